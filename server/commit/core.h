@@ -1,0 +1,142 @@
+// The writer's work on one batch, without the thread: judge, commit, publish.
+//
+// Every command that is waiting is judged against the tables plus what was accepted before it in the same batch; what is
+// accepted goes to the store in one write with one sync; after that, and only then, it is published. If the store fails,
+// nothing has changed.
+//
+// Revisions: every accepted command that changes something gets the next one. Commands whose durability is kBuffered may
+// be lost with the power, and their revisions with them, although watchers have seen those. So that such a revision is
+// never given to something else, a store that was last written under another boot id and not closed skips
+// kMaxUnsyncedRevisions and drops its change log: resuming a watch from before then gives REVISION_COMPACTED.
+//
+// Thread rules: Run, Tick and Close on one thread at a time; everything else from any thread.
+
+#ifndef VIOMMU_SERVER_COMMIT_CORE_H_
+#define VIOMMU_SERVER_COMMIT_CORE_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "common/clock.h"
+#include "common/mutex.h"
+#include "server/commit/change_log.h"
+#include "server/commit/command.h"
+#include "server/commit/requests.h"
+#include "server/fleet/tables.h"
+#include "server/store/store.h"
+
+namespace viommu::server {
+
+// Identity of the store and of this start of the server on it.
+struct Identity {
+  std::string cluster_id;
+  std::string store_incarnation;
+  int64_t epoch = 0;
+};
+
+// Follows the record. Called on the writer's thread after publication, in order; must not block.
+class Listener {
+ public:
+  virtual ~Listener() = default;
+  virtual void OnCommit(const std::vector<ChangeSetPtr>& sets) = 0;
+};
+
+struct CommitStats {
+  uint64_t batches = 0;          // written to the store
+  uint64_t commands = 0;         // judged
+  uint64_t refused = 0;          // by the rules
+  uint64_t replayed = 0;         // answered from their request id
+  uint64_t store_failures = 0;   // batches that the store did not take
+};
+
+class CommitCore {
+ public:
+  struct Options {
+    std::string cluster_id;  // of a new store; an existing one must have the same. Empty: any, made up for a new one.
+    std::string boot_id;     // of this machine
+    ChangeLog::Options change_log;
+    Requests::Options requests;
+  };
+
+  static constexpr int64_t kMaxUnsyncedRevisions = 65536;
+
+  // Reads the record from the store, checks it, and begins a new epoch. DATA_LOSS when the record is damaged or breaks
+  // an invariant: it is not repaired. `store`, `clock` must outlive the core.
+  static absl::StatusOr<std::unique_ptr<CommitCore>> Open(Store& store, const Clock& clock,
+                                                          std::function<std::string()> new_uid,
+                                                          const Options& options);
+
+  // What became of one command of a batch.
+  struct Outcome {
+    absl::Status status;
+    int64_t revision = 0;
+  };
+
+  // Carries out a batch. The outcomes are in the order of the commands; the caller passes them to Command::Done.
+  std::vector<Outcome> Run(std::span<Command* const> commands);
+
+  // To be called about once a second: tries to recover a failed store, expires what is old.
+  void Tick();
+
+  // Marks the store as closed in good order.
+  absl::Status Close();
+
+  // Reads the published record: calls read(const Tables&, int64_t revision) while no change is being published. Keep it
+  // short: take the records (they are shared) and work on them outside.
+  template <typename F>
+  auto Read(F&& read) const {
+    ReaderLock lock(mu_);
+    return std::forward<F>(read)(std::as_const(tables_), revision_);
+  }
+
+  int64_t revision() const;
+  const ChangeLog& log() const { return log_; }
+  const Identity& identity() const { return identity_; }
+
+  // OK, or why the store takes no writes.
+  absl::Status writable() const;
+
+  CommitStats stats() const;
+
+  // Listeners are called in the order of their addition. Not while Run is running.
+  void AddListener(Listener* listener) { listeners_.push_back(listener); }
+
+ private:
+  CommitCore(Store& store, const Clock& clock, std::function<std::string()> new_uid, const Options& options);
+
+  struct Accepted;
+
+  absl::Status Load(const Options& options);
+  absl::Status LoadMeta(const Options& options, bool* fresh);
+  absl::Status Begin(const Options& options, bool fresh);
+  absl::Status RefuseWhileBroken() const;
+  void Publish(std::vector<Accepted>& accepted, int64_t now_s);
+  int64_t NowSeconds() const;
+
+  Store& store_;
+  const Clock& clock_;
+  const std::function<std::string()> new_uid_;
+  Identity identity_;
+  std::string boot_id_;
+  ChangeLog log_;
+  Requests requests_;
+  std::vector<Listener*> listeners_;
+  int64_t unsynced_revisions_ = 0;
+
+  mutable SharedMutex mu_;
+  Tables tables_ ABSL_GUARDED_BY(mu_);
+  int64_t revision_ ABSL_GUARDED_BY(mu_) = 0;
+  absl::Status broken_ ABSL_GUARDED_BY(mu_);  // why the store takes no writes
+  CommitStats stats_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace viommu::server
+
+#endif  // VIOMMU_SERVER_COMMIT_CORE_H_
