@@ -1,0 +1,63 @@
+// The sessions of the connected agents: one per host.
+//
+// A session learns from the writer which resources of its host changed, remembers only their names (so however fast they
+// change, each is sent once, in its latest state), and sends when its stream has room. What the agent answers becomes
+// commands to the writer. docs/protocol.md tells what goes over the stream.
+//
+// Thread-safe.
+
+#ifndef VIOMMU_SERVER_SYNC_SESSIONS_H_
+#define VIOMMU_SERVER_SYNC_SESSIONS_H_
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/clock.h"
+#include "server/commit/committer.h"
+#include "server/commit/core.h"
+#include "viommu/v1/agent_service.pb.h"
+
+namespace viommu::server {
+
+class Sessions : public Listener {
+ public:
+  struct Options {
+    std::chrono::milliseconds min_lease{10'000};       // lease = max(min_lease, hosts / max_heartbeats_per_s * 3)
+    int64_t max_heartbeats_per_s = 1000;               // over all agents
+    std::chrono::milliseconds start_grace{60'000};     // after a start: nobody is declared disconnected before
+    size_t max_sessions = 20'000;
+    size_t max_concurrent_syncs = 64;                  // agents that are being sent what they lack after their hello
+    size_t max_message_bytes = size_t{1} << 20;        // of one Desired message
+    size_t max_invalidate_calls = 256;                 // in flight, per session
+  };
+
+  struct Stats {
+    int64_t connected = 0;
+    int64_t synced = 0;             // whose agent has everything recorded
+    int64_t pending_resources = 0;  // to be sent, over all sessions
+    int64_t max_lag_revisions = 0;  // of the agent furthest behind
+  };
+
+  using InvalidateCallback = std::function<void(absl::StatusOr<v1::InvalidationResult>)>;
+
+  virtual ~Sessions() = default;
+
+  // Sends invalidations to the agent of `host` and calls `done` once, on any thread: with what the agent answered, or
+  //   UNAVAILABLE, HOST_DISCONNECTED: there is no session, or it ended; some may have been carried out.
+  //   RESOURCE_EXHAUSTED, OVERLOADED: too many calls in flight for this host.
+  //   DEADLINE_EXCEEDED: no answer before `deadline`.
+  virtual void Invalidate(const std::string& host, const std::string& target_uid,
+                          const std::vector<v1::Command>& commands, std::chrono::system_clock::time_point deadline,
+                          InvalidateCallback done) = 0;
+
+  virtual Stats stats() const = 0;
+};
+
+}  // namespace viommu::server
+
+#endif  // VIOMMU_SERVER_SYNC_SESSIONS_H_
