@@ -1,0 +1,128 @@
+// Stream table entries (IHI 0070, 5.2): the part that a guest writes (vSTE) with Linux's rules for it, and the physical
+// entry that comes out of it.
+
+#ifndef VIOMMU_AGENT_SMMUV3_SPEC_STE_H_
+#define VIOMMU_AGENT_SMMUV3_SPEC_STE_H_
+
+#include <array>
+#include <cstdint>
+
+#include "agent/smmuv3/spec/bits.h"
+#include "agent/smmuv3/spec/words.h"
+
+namespace viommu::smmuv3 {
+
+// A physical stream table entry: 64 bytes.
+struct RawSte {
+  std::array<uint64_t, 8> dw = {};
+
+  friend bool operator==(const RawSte&, const RawSte&) = default;
+};
+
+// STE.Config, bits 3:1 of the first word.
+enum class SteConfig : uint8_t {
+  kAbort = 0,
+  kBypass = 4,
+  kStage1 = 5,
+  kStage2 = 6,
+  kNested = 7,  // stage 1, then stage 2
+};
+
+namespace ste {
+// First word.
+inline constexpr BitField kValid{0, 0};
+inline constexpr BitField kConfig{3, 1};
+inline constexpr BitField kS1Fmt{5, 4};
+inline constexpr BitField kS1ContextPtr{51, 6};  // in place: the address without its low 6 bits
+inline constexpr BitField kS1CdMax{63, 59};
+// Second word.
+inline constexpr BitField kS1Dss{1, 0};
+inline constexpr BitField kS1Cir{3, 2};
+inline constexpr BitField kS1Cor{5, 4};
+inline constexpr BitField kS1Csh{7, 6};
+inline constexpr BitField kMev{19, 19};
+inline constexpr BitField kS2Fwb{25, 25};
+inline constexpr BitField kS1Stalld{27, 27};
+inline constexpr BitField kEats{29, 28};
+inline constexpr BitField kShCfg{45, 44};
+// Third word.
+inline constexpr BitField kS2Vmid{15, 0};
+inline constexpr BitField kVtcr{50, 32};
+inline constexpr BitField kS2Aa64{51, 51};
+inline constexpr BitField kS2Ptw{54, 54};
+inline constexpr BitField kS2R{58, 58};
+// Fourth word.
+inline constexpr BitField kS2Ttb{51, 4};  // in place
+}  // namespace ste
+
+// STE.EATS (5.2): what becomes of ATS requests.
+inline constexpr uint8_t kEatsAbort = 0;
+inline constexpr uint8_t kEatsTranslate = 1;
+// STE.SHCFG: the shareability that came in.
+inline constexpr uint8_t kShCfgIncoming = 1;
+
+// ---- What a guest wrote -------------------------------------------------------------------------------------------
+
+// The bits that Linux takes from a guest's entry (include/uapi/linux/iommufd.h, struct iommu_hwpt_arm_smmuv3); a VMM
+// clears all others before it hands an entry over.
+inline constexpr RawVste kVsteAllowed = {0xf80f'ffff'ffff'ffff, 0x0000'0000'3800'00ff};
+
+// The rule of Linux that a vSTE breaks, in the order in which Linux looks. An entry with V = 0 breaks none.
+enum class VsteRule : uint8_t {
+  kNone,            // acceptable
+  kReservedWord0,   // a bit of the first word outside kVsteAllowed
+  kReservedWord1,   // a bit of the second word outside kVsteAllowed
+  kConfigStage2,    // Config 6 or 7: stage 2 is the host's
+  kConfigReserved,  // Config 1, 2 or 3
+  kEats,            // EATS 2 or 3
+};
+
+VsteRule ValidateVste(uint64_t dw0, uint64_t dw1);
+inline VsteRule ValidateVste(const RawVste& vste) { return ValidateVste(vste.dw0, vste.dw1); }
+
+// For people: the rule, and the way out.
+const char* DescribeVsteRule(VsteRule rule);
+
+enum class VsteKind : uint8_t { kAbort, kBypass, kTranslate };
+
+// What a valid vSTE asks for; V = 0 asks for abort.
+VsteKind VsteKindOf(const RawVste& vste);
+
+// The plainest vSTEs of the two kinds that need no stage 1.
+inline constexpr RawVste kAbortVste = {ste::kValid.mask(), 0};
+inline constexpr RawVste kBypassVste = {ste::kConfig.Set(ste::kValid.mask(), static_cast<uint64_t>(SteConfig::kBypass)),
+                                        0};
+
+// ---- What the SMMU reads ------------------------------------------------------------------------------------------
+
+// The host's half of an entry with a stage 2.
+struct Stage2Config {
+  uint16_t vmid = 0;
+  uint32_t vtcr = 0;   // STE.VTCR, 19 bits
+  uint64_t s2ttb = 0;  // physical address of the tables, 16-byte aligned
+  bool fwb = false;    // STE.S2FWB
+  bool shcfg_incoming = true;
+
+  friend bool operator==(const Stage2Config&, const Stage2Config&) = default;
+};
+
+// STE.VTCR for 4 KiB tables with an input as wide as the output: `oas_bits` as in Features::oas_bits. 52 bits, which 4
+// KiB tables reach with IDR5.DS alone, are taken as 48.
+uint32_t Vtcr4k(uint32_t oas_bits);
+
+// Every access is aborted.
+RawSte MakeAbortSte();
+// Stage 2 alone; `ats` lets ATS requests through.
+RawSte MakeStage2Ste(const Stage2Config& stage2, bool ats);
+// The entry for a valid vSTE: abort, stage 2 alone, or both stages. `ats_capable` is whether the host lets the device
+// use ATS; with both stages the guest must also ask for it, because it then owes the CMD_ATC_INVs.
+RawSte MakeNestedSte(const RawVste& vste, const Stage2Config& stage2, bool ats_capable);
+
+SteConfig ConfigOf(const RawSte& entry);
+bool IsValid(const RawSte& entry);
+uint16_t VmidOf(const RawSte& entry);
+bool AtsEnabled(const RawSte& entry);
+
+}  // namespace viommu::smmuv3
+
+#endif  // VIOMMU_AGENT_SMMUV3_SPEC_STE_H_
