@@ -29,7 +29,7 @@ def cc_proto(name, src, deps = [], grpc = False, visibility = None):
         visibility = visibility,
     )
     package = native.package_name()
-    root = package
+    root = ""
     for candidate in _ROOTS:
         if package == candidate or package.startswith(candidate + "/"):
             root = candidate

@@ -1,0 +1,16 @@
+// CRC-32C (Castagnoli polynomial, reflected; RFC 3720, B.4), which guards the frames of the journal.
+
+#ifndef VIOMMU_AGENT_RECONCILE_CRC32C_H_
+#define VIOMMU_AGENT_RECONCILE_CRC32C_H_
+
+#include <cstdint>
+#include <string_view>
+
+namespace viommu::agent {
+
+// The checksum of `data`, continuing from `seed`, the checksum of what comes before it.
+uint32_t Crc32c(std::string_view data, uint32_t seed = 0);
+
+}  // namespace viommu::agent
+
+#endif  // VIOMMU_AGENT_RECONCILE_CRC32C_H_

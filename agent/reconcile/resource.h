@@ -1,0 +1,42 @@
+// The fields that the kinds of resources an agent holds have in common.
+
+#ifndef VIOMMU_AGENT_RECONCILE_RESOURCE_H_
+#define VIOMMU_AGENT_RECONCILE_RESOURCE_H_
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "viommu/v1/resources.pb.h"
+
+namespace viommu::agent {
+
+// In the order in which they are made; the reverse is the order in which they go.
+enum class ItemKind {
+  kStage2Domain,
+  kViommu,
+  kNestedDomain,
+  kVdevice,
+};
+inline constexpr int kItemKinds = 4;
+
+// "stage2", "viommu", "nested", "vdevice": the words of HeldObject.kernel_ids and of the metrics.
+std::string_view ItemKindName(ItemKind kind);
+
+// Whether an agent holds resources of this kind; the functions below need one that it does.
+bool IsHeldKind(const v1::Resource& resource);
+
+ItemKind KindOf(const v1::Resource& resource);
+const std::string& UidOf(const v1::Resource& resource);
+const std::string& NameOf(const v1::Resource& resource);
+int64_t GenerationOf(const v1::Resource& resource);
+bool IsDeleting(const v1::Resource& resource);
+void SetDeleting(v1::Resource& resource);
+
+// Whether `next` differs from `held` in a field that can not change while the uid stays. Returns the field's name, or
+// an empty string.
+std::string_view ChangedImmutableField(const v1::Resource& held, const v1::Resource& next);
+
+}  // namespace viommu::agent
+
+#endif  // VIOMMU_AGENT_RECONCILE_RESOURCE_H_
