@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -19,6 +20,8 @@ class Draft final : public View {
  public:
   // `base` must outlive the draft and must not change while the draft is in use.
   explicit Draft(const View& base) : base_(base) {}
+  Draft(const Draft&) = delete;
+  Draft& operator=(const Draft&) = delete;
 
   RecordPtr FindRecord(Kind kind, const std::string& name) const override;
   void ScanRecords(Kind kind, const std::string& prefix, const std::string& after,
@@ -44,15 +47,29 @@ class Draft final : public View {
   void Absorb(const std::vector<Change>& changes);
 
  private:
-  using Key = std::pair<Kind, std::string>;
+  struct Key {
+    Kind kind;
+    std::string name;
+    friend bool operator<(const Key& a, const Key& b) { return std::tie(a.kind, a.name) < std::tie(b.kind, b.name); }
+  };
+  struct Entry {
+    RecordPtr before;  // in the base; null: not there
+    RecordPtr after;   // null: gone
+  };
+  using Entries = std::map<Key, Entry>;
+
+  // How a parent's children differ from the base: by +1 or -1 each, and in sum.
+  struct EdgeChange {
+    int64_t sum = 0;
+    std::map<std::string, int> children;  // stays empty for relations that are counted only
+  };
 
   void Set(Kind kind, std::string name, RecordPtr after);
 
   const View& base_;
-  std::map<Key, RecordPtr> records_;  // null: gone
-  std::vector<Key> order_;            // of the first touch
-  // (relation, parent, child) -> whether it is there, where that differs from the base.
-  std::map<std::pair<Relation, std::string>, std::map<std::string, bool>> edges_;
+  Entries records_;
+  std::vector<Entries::const_iterator> order_;  // of the first touch
+  std::map<std::pair<Relation, std::string>, EdgeChange> edges_;
 };
 
 }  // namespace viommu::server

@@ -68,16 +68,28 @@ struct KindOf<v1::NestedDomain> {
 // "hosts", "devices", "stage2Domains", …: for messages and metrics.
 std::string_view KindName(Kind kind);
 
+// A broken promise of the program itself: says what on stderr and ends the process.
+[[noreturn]] void BrokenInvariant(std::string_view what);
+
 // Relations that a rule asks for, from a parent's name to the names of its children. They follow from the records.
 // Devices of a host, vdevices and nested domains of a viommu need none: their names begin with their parent's.
 enum class Relation : uint8_t {
-  kHostStage2s,     // host -> its stage-2 domains
-  kSmmuStage2s,     // SMMU -> stage-2 domains that belong to it alone
-  kSmmuViommus,     // SMMU -> its viommus
-  kStage2Viommus,   // stage-2 domain -> viommus on it
-  kNestedVdevices,  // nested domain -> vdevices attached to it
-  kReservedNames,   // name a vdevice had before a rebind that is not confirmed -> its present name
+  kHostStage2s,         // host -> its stage-2 domains
+  kSmmuStage2s,         // SMMU -> stage-2 domains that belong to it alone
+  kSmmuViommus,         // SMMU -> its viommus
+  kSmmuHwQueueViommus,  // SMMU -> those of its viommus that take a hardware queue interface
+  kStage2Viommus,       // stage-2 domain -> viommus on it
+  kNestedVdevices,      // nested domain -> vdevices attached to it
+  kReservedNames,       // name a vdevice had before a rebind that is not confirmed -> its present name
+  kSmmuDevices,         // SMMU -> devices behind it; counted only
+  kSmmuTakenDevices,    // SMMU -> devices behind it that a vdevice holds; counted only
 };
+inline constexpr size_t kRelations = 9;
+
+// Relations of which only Count is kept: there are as many children as devices in the fleet.
+constexpr bool IsCountedOnly(Relation relation) {
+  return relation == Relation::kSmmuDevices || relation == Relation::kSmmuTakenDevices;
+}
 
 class View {
  public:
@@ -91,10 +103,10 @@ class View {
   virtual void ScanRecords(Kind kind, const std::string& prefix, const std::string& after,
                            absl::FunctionRef<bool(const RecordPtr&)> visit) const = 0;
 
-  // How many children; O(1) in the tables, O(changes) in a draft.
+  // How many children. Constant time.
   virtual int64_t Count(Relation relation, const std::string& parent) const = 0;
 
-  // The children, ordered.
+  // The children, ordered. Not for relations that are counted only.
   virtual std::vector<std::string> Children(Relation relation, const std::string& parent) const = 0;
 
   template <typename T>
@@ -133,6 +145,7 @@ struct ChangeSet {
 std::string HostOf(Kind kind, const google::protobuf::Message& record);
 
 // The common fields, whatever the kind.
+const std::string& NameOf(Kind kind, const google::protobuf::Message& record);
 const std::string& UidOf(Kind kind, const google::protobuf::Message& record);
 int64_t GenerationOf(Kind kind, const google::protobuf::Message& record);
 

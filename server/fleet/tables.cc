@@ -1,0 +1,226 @@
+#include "server/fleet/tables.h"
+
+#include <fmt/format.h>
+
+#include <cstring>
+#include <limits>
+#include <utility>
+
+#include "server/fleet/names.h"
+
+namespace viommu::server {
+namespace {
+
+bool BeginsWith(std::string_view text, std::string_view prefix) { return text.substr(0, prefix.size()) == prefix; }
+
+size_t Index(Relation relation) { return static_cast<size_t>(relation); }
+
+// Where a scan begins, given that names greater than `after` are wanted.
+template <typename Container>
+auto Begin(const Container& records, const std::string& prefix, const std::string& after) {
+  return after < prefix ? records.lower_bound(std::string_view(prefix)) : records.upper_bound(std::string_view(after));
+}
+
+// A record is in few relations: at most three at a time.
+struct Edge {
+  Relation relation;
+  std::string parent;
+};
+
+std::vector<Edge> EdgesOf(Kind kind, const RecordPtr& record) {
+  std::vector<Edge> edges;
+  if (record == nullptr) return edges;
+  ForEachEdge(kind, *record, [&](Relation relation, const std::string& parent) {
+    edges.push_back({relation, parent});
+  });
+  return edges;
+}
+
+bool Has(const std::vector<Edge>& edges, const Edge& wanted) {
+  for (const Edge& edge : edges) {
+    if (edge.relation == wanted.relation && edge.parent == wanted.parent) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+void ForEachEdge(Kind kind, const google::protobuf::Message& record,
+                 absl::FunctionRef<void(Relation, const std::string& parent)> visit) {
+  switch (kind) {
+    case Kind::kHost:
+    case Kind::kNestedDomain:
+      return;
+    case Kind::kDevice: {
+      const auto& device = static_cast<const v1::Device&>(record);
+      visit(Relation::kSmmuDevices, device.smmu());
+      if (!device.owner().empty()) visit(Relation::kSmmuTakenDevices, device.smmu());
+      return;
+    }
+    case Kind::kStage2Domain: {
+      const auto& stage2 = static_cast<const v1::Stage2Domain&>(record);
+      visit(Relation::kHostStage2s, stage2.host());
+      if (!stage2.smmu().empty()) visit(Relation::kSmmuStage2s, stage2.smmu());
+      return;
+    }
+    case Kind::kViommu: {
+      const auto& viommu = static_cast<const v1::Viommu&>(record);
+      visit(Relation::kSmmuViommus, viommu.smmu());
+      visit(Relation::kStage2Viommus, viommu.stage2_domain());
+      if (viommu.type() == v1::VIOMMU_TYPE_TEGRA241_CMDQV) visit(Relation::kSmmuHwQueueViommus, viommu.smmu());
+      return;
+    }
+    case Kind::kVdevice: {
+      const auto& vdevice = static_cast<const v1::Vdevice&>(record);
+      if (!vdevice.nested_domain().empty()) visit(Relation::kNestedVdevices, vdevice.nested_domain());
+      if (vdevice.has_previous_vdev_id()) {
+        visit(Relation::kReservedNames, VdeviceName(vdevice.viommu(), vdevice.previous_vdev_id()));
+      }
+      return;
+    }
+  }
+}
+
+void ForEachEdgeChange(Kind kind, const RecordPtr& before, const RecordPtr& after,
+                       absl::FunctionRef<void(Relation, const std::string& parent, int by)> visit) {
+  const std::vector<Edge> old_edges = EdgesOf(kind, before);
+  const std::vector<Edge> new_edges = EdgesOf(kind, after);
+  for (const Edge& edge : old_edges) {
+    if (!Has(new_edges, edge)) visit(edge.relation, edge.parent, -1);
+  }
+  for (const Edge& edge : new_edges) {
+    if (!Has(old_edges, edge)) visit(edge.relation, edge.parent, +1);
+  }
+}
+
+Tables::Packed::Packed(const google::protobuf::Message& record, const std::string& name) {
+  const size_t size = record.ByteSizeLong();
+  block_ = std::make_unique<char[]>(sizeof(Header) + size);
+  char* const bytes = block_.get() + sizeof(Header);
+  record.SerializeWithCachedSizesToArray(reinterpret_cast<uint8_t*>(bytes));
+  // The name is the first field, so it is found at once; any place with the same text would do.
+  const size_t offset = std::string_view(bytes, size).find(name);
+  constexpr size_t kMax = std::numeric_limits<uint16_t>::max();
+  if (name.empty() || offset > kMax || name.size() > kMax || size > std::numeric_limits<uint32_t>::max()) {
+    BrokenInvariant(fmt::format("a record named '{}' of {} bytes cannot be kept", name, size));
+  }
+  const Header header{static_cast<uint32_t>(size), static_cast<uint16_t>(offset), static_cast<uint16_t>(name.size())};
+  std::memcpy(block_.get(), &header, sizeof(header));
+}
+
+std::string_view Tables::Packed::name() const {
+  Header header;
+  std::memcpy(&header, block_.get(), sizeof(header));
+  return {block_.get() + sizeof(Header) + header.name_offset, header.name_size};
+}
+
+std::string_view Tables::Packed::bytes() const {
+  Header header;
+  std::memcpy(&header, block_.get(), sizeof(header));
+  return {block_.get() + sizeof(Header), header.size};
+}
+
+RecordPtr Tables::FindRecord(Kind kind, const std::string& name) const {
+  if (kind == Kind::kHost) {
+    const auto found = hosts_.find(name);
+    return found == hosts_.end() ? nullptr : found->second;
+  }
+  const PackedSet& records = packed(kind);
+  const auto found = records.find(std::string_view(name));
+  return found == records.end() ? nullptr : ParseRecord(kind, found->bytes());
+}
+
+void Tables::ScanRecords(Kind kind, const std::string& prefix, const std::string& after,
+                         absl::FunctionRef<bool(const RecordPtr&)> visit) const {
+  if (kind == Kind::kHost) {
+    for (auto it = Begin(hosts_, prefix, after); it != hosts_.end() && BeginsWith(it->first, prefix); ++it) {
+      if (!visit(it->second)) return;
+    }
+    return;
+  }
+  const PackedSet& records = packed(kind);
+  for (auto it = Begin(records, prefix, after); it != records.end() && BeginsWith(it->name(), prefix); ++it) {
+    if (!visit(ParseRecord(kind, it->bytes()))) return;
+  }
+}
+
+int64_t Tables::Count(Relation relation, const std::string& parent) const {
+  if (IsCountedOnly(relation)) {
+    const auto& counts = counts_[Index(relation)];
+    const auto found = counts.find(parent);
+    return found == counts.end() ? 0 : found->second;
+  }
+  const auto& children = children_[Index(relation)];
+  const auto found = children.find(parent);
+  return found == children.end() ? 0 : static_cast<int64_t>(found->second.size());
+}
+
+std::vector<std::string> Tables::Children(Relation relation, const std::string& parent) const {
+  const auto& children = children_[Index(relation)];
+  const auto found = children.find(parent);
+  if (found == children.end()) return {};
+  return {found->second.begin(), found->second.end()};
+}
+
+void Tables::Apply(const Change& change) {
+  ApplyRecord(change);
+  ForEachEdgeChange(
+      change.kind, change.before, change.after,
+      [&](Relation relation, const std::string& parent, int by) { ApplyEdge(relation, parent, change.name, by); });
+}
+
+void Tables::ApplyRecord(const Change& change) {
+  const auto check = [&](bool there) {
+    if (there != (change.before != nullptr)) {
+      BrokenInvariant(fmt::format("a change of {} expects it {}, and it is {}", change.name,
+                                  change.before != nullptr ? "there" : "absent", there ? "there" : "absent"));
+    }
+  };
+  if (change.kind == Kind::kHost) {
+    const auto found = hosts_.find(change.name);
+    check(found != hosts_.end());
+    if (change.after == nullptr) {
+      if (found != hosts_.end()) hosts_.erase(found);
+    } else {
+      hosts_.insert_or_assign(change.name, change.after);
+    }
+    return;
+  }
+  PackedSet& records = packed_[static_cast<size_t>(change.kind)];
+  const auto found = records.lower_bound(std::string_view(change.name));
+  const bool there = found != records.end() && found->name() == change.name;
+  check(there);
+  if (change.after == nullptr) {
+    if (there) records.erase(found);
+  } else if (there) {
+    found->Replace(Packed(*change.after, change.name));
+  } else {
+    records.insert(found, Packed(*change.after, change.name));
+  }
+}
+
+void Tables::ApplyEdge(Relation relation, const std::string& parent, const std::string& child, int by) {
+  if (IsCountedOnly(relation)) {
+    auto& counts = counts_[Index(relation)];
+    const auto count = counts.try_emplace(parent, 0).first;
+    count->second += by;
+    if (count->second == 0) counts.erase(count);
+    return;
+  }
+  auto& children = children_[Index(relation)];
+  if (by > 0) {
+    children[parent].insert(child);
+    return;
+  }
+  const auto found = children.find(parent);
+  if (found == children.end() || found->second.erase(child) == 0) {
+    BrokenInvariant(fmt::format("{} is not recorded under {}", child, parent));
+  }
+  if (found->second.empty()) children.erase(found);
+}
+
+int64_t Tables::size(Kind kind) const {
+  return static_cast<int64_t>(kind == Kind::kHost ? hosts_.size() : packed(kind).size());
+}
+
+}  // namespace viommu::server
