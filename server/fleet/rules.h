@@ -20,6 +20,7 @@
 #include "absl/status/statusor.h"
 #include "server/fleet/draft.h"
 #include "viommu/v1/agent_service.pb.h"
+#include "viommu/v1/errors.pb.h"
 #include "viommu/v1/fleet_service.pb.h"
 
 namespace viommu::server {

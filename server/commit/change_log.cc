@@ -1,0 +1,192 @@
+#include "server/commit/change_log.h"
+
+#include <algorithm>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "common/error.h"
+#include "server/commit/codec.h"
+
+namespace viommu::server {
+namespace {
+
+absl::Status Damaged(int64_t revision) {
+  return absl::DataLossError(fmt::format("the change log's entry of revision {} is damaged", revision));
+}
+
+absl::StatusOr<ChangeSetPtr> Decode(int64_t revision, std::string_view bytes) {
+  ChangeRecord record;
+  if (!record.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) return Damaged(revision);
+  auto set = std::make_shared<ChangeSet>();
+  set->revision = revision;
+  set->changes.reserve(static_cast<size_t>(record.entries_size()));
+  for (const auto& entry : record.entries()) {
+    const auto kind = static_cast<Kind>(entry.kind());
+    RecordPtr resource = ParseRecord(kind, entry.resource());
+    if (resource == nullptr) return Damaged(revision);
+    Change change{kind, entry.name(), nullptr, nullptr};
+    (entry.deleted() ? change.before : change.after) = std::move(resource);
+    set->changes.push_back(std::move(change));
+  }
+  return set;
+}
+
+}  // namespace
+
+absl::Status ChangeLog::Load(int64_t oldest, int64_t head) {
+  MutexLock lock(mu_);
+  oldest_ = oldest;
+  head_ = head;
+  absl::Status bad;
+  const absl::Status scanned =
+      store_.Scan(KeySpace::kChanges, EncodeNumber(oldest + 1), "", [&](std::string_view key, std::string_view value) {
+        const auto revision = DecodeNumber(key);
+        ChangeRecord record;
+        if (!revision.has_value() || *revision > head ||
+            !record.ParseFromArray(value.data(), static_cast<int>(value.size()))) {
+          bad = Damaged(revision.value_or(-1));
+          return false;
+        }
+        Account(*revision, static_cast<int64_t>(value.size()), record.time_s());
+        return true;
+      });
+  return bad.ok() ? scanned : bad;
+}
+
+absl::StatusOr<std::vector<ChangeSetPtr>> ChangeLog::ReadAfter(int64_t revision, size_t max_sets) const {
+  {
+    MutexLock lock(mu_);
+    if (revision > head_) {
+      return Error(absl::StatusCode::kOutOfRange, v1::ERROR_REASON_REVISION_UNKNOWN)
+          .Message("revision {} has not happened in this store, whose newest is {}; it belongs to another store: list anew",
+                   revision, head_)
+          .Meta("newest_revision", std::to_string(head_));
+    }
+    if (revision < oldest_) {
+      return Error(absl::StatusCode::kOutOfRange, v1::ERROR_REASON_REVISION_COMPACTED)
+          .Message("changes after revision {} are partly compacted away; the oldest that can be resumed from is {}: list "
+                   "anew and watch from the revision of that",
+                   revision, oldest_)
+          .Meta("oldest_revision", std::to_string(oldest_));
+    }
+    if (revision == head_) return std::vector<ChangeSetPtr>();
+    if (!recent_.empty() && recent_.front().set->revision <= revision + 1) {
+      const auto begin =
+          std::upper_bound(recent_.begin(), recent_.end(), revision,
+                           [](int64_t after, const Recent& recent) { return after < recent.set->revision; });
+      std::vector<ChangeSetPtr> sets;
+      for (auto it = begin; it != recent_.end() && sets.size() < max_sets; ++it) sets.push_back(it->set);
+      return sets;
+    }
+  }
+  absl::StatusOr<std::vector<ChangeSetPtr>> sets = ReadStore(revision, max_sets);
+  // What was there when we looked may have been compacted away while we read: then the first one may be missing.
+  if (sets.ok() && revision < oldest()) return ReadAfter(revision, max_sets);
+  return sets;
+}
+
+absl::StatusOr<std::vector<ChangeSetPtr>> ChangeLog::ReadStore(int64_t revision, size_t max_sets) const {
+  std::vector<ChangeSetPtr> sets;
+  absl::Status bad;
+  // Up to the published head only: the store may be ahead of what is published.
+  const absl::Status scanned =
+      store_.Scan(KeySpace::kChanges, EncodeNumber(revision + 1), EncodeNumber(head() + 1),
+                  [&](std::string_view key, std::string_view value) {
+                    if (sets.size() == max_sets) return false;
+                    auto set = Decode(DecodeNumber(key).value_or(-1), value);
+                    if (!set.ok()) {
+                      bad = set.status();
+                      return false;
+                    }
+                    sets.push_back(*std::move(set));
+                    return true;
+                  });
+  if (!bad.ok()) return bad;
+  if (!scanned.ok()) return scanned;
+  return sets;
+}
+
+int64_t ChangeLog::oldest() const {
+  MutexLock lock(mu_);
+  return oldest_;
+}
+
+int64_t ChangeLog::head() const {
+  MutexLock lock(mu_);
+  return head_;
+}
+
+int64_t ChangeLog::Encode(const ChangeSet& set, int64_t time_s, Batch& batch) {
+  ChangeRecord record;
+  record.set_time_s(time_s);
+  for (const Change& change : set.changes) {
+    auto* entry = record.add_entries();
+    entry->set_kind(static_cast<uint32_t>(change.kind));
+    entry->set_name(change.name);
+    entry->set_deleted(change.after == nullptr);
+    (change.after != nullptr ? change.after : change.before)->SerializeToString(entry->mutable_resource());
+  }
+  std::string bytes = record.SerializeAsString();
+  const auto size = static_cast<int64_t>(bytes.size());
+  batch.Put(KeySpace::kChanges, EncodeNumber(set.revision), std::move(bytes));
+  return size;
+}
+
+void ChangeLog::Publish(const std::vector<ChangeSetPtr>& sets, const std::vector<int64_t>& bytes, int64_t time_s) {
+  MutexLock lock(mu_);
+  for (size_t i = 0; i < sets.size(); ++i) {
+    recent_.push_back({sets[i], bytes[i]});
+    recent_bytes_ += bytes[i];
+    head_ = sets[i]->revision;
+    Account(head_, bytes[i], time_s);
+  }
+  while (!recent_.empty() &&
+         (recent_.size() > options_.max_memory_sets || recent_bytes_ > options_.max_memory_bytes)) {
+    recent_bytes_ -= recent_.front().bytes;
+    recent_.pop_front();
+  }
+}
+
+void ChangeLog::Account(int64_t revision, int64_t bytes, int64_t time_s) {
+  if (segments_.empty() || segments_.back().sets == kSegmentSets) segments_.push_back({revision, time_s, 0, 0});
+  Segment& segment = segments_.back();
+  segment.last_revision = revision;
+  segment.last_time_s = time_s;
+  segment.bytes += bytes;
+  ++segment.sets;
+  store_bytes_ += bytes;
+}
+
+int64_t ChangeLog::PlanCompaction(int64_t now_s, Batch& batch) const {
+  MutexLock lock(mu_);
+  int64_t oldest = oldest_;
+  int64_t bytes = store_bytes_;
+  // The newest segment stays, whatever its age: it is still growing.
+  for (size_t i = 0; i + 1 < segments_.size(); ++i) {
+    const Segment& segment = segments_[i];
+    if (segment.last_time_s + options_.max_age_s >= now_s && bytes <= options_.max_bytes) break;
+    oldest = segment.last_revision;
+    bytes -= segment.bytes;
+  }
+  if (oldest > oldest_) {
+    batch.DeleteRange(KeySpace::kChanges, EncodeNumber(0), EncodeNumber(oldest + 1));
+    batch.Put(KeySpace::kMeta, std::string(kMetaOldestRevision), EncodeNumber(oldest));
+  }
+  return oldest;
+}
+
+void ChangeLog::Compacted(int64_t oldest) {
+  MutexLock lock(mu_);
+  oldest_ = std::max(oldest_, oldest);
+  while (!segments_.empty() && segments_.front().last_revision <= oldest_) {
+    store_bytes_ -= segments_.front().bytes;
+    segments_.pop_front();
+  }
+  while (!recent_.empty() && recent_.front().set->revision <= oldest_) {
+    recent_bytes_ -= recent_.front().bytes;
+    recent_.pop_front();
+  }
+}
+
+}  // namespace viommu::server

@@ -1,0 +1,341 @@
+#include "server/commit/core.h"
+
+#include <algorithm>
+#include <chrono>
+#include <optional>
+
+#include <fmt/format.h>
+
+#include "absl/container/flat_hash_map.h"
+#include "common/error.h"
+#include "common/timestamp.h"
+#include "server/commit/codec.h"
+
+namespace viommu::server {
+namespace {
+
+// A status-only commit is synced anyway when this many revisions would hang on the next sync.
+constexpr int64_t kSyncAfterUnsyncedRevisions = CommitCore::kMaxUnsyncedRevisions / 2;
+
+absl::Status Damaged(const Store& store, std::string_view what) {
+  return absl::DataLossError(
+      fmt::format("{} is damaged: {}. It is left as it is; restore it from a backup", store.Describe(), what));
+}
+
+absl::StatusOr<int64_t> NumberOf(const Store& store, std::string_view key, int64_t if_absent) {
+  VIOMMU_ASSIGN_OR_RETURN(const std::optional<std::string> bytes, store.Get(KeySpace::kMeta, key));
+  if (!bytes.has_value()) return if_absent;
+  const auto number = DecodeNumber(*bytes);
+  if (!number.has_value()) return Damaged(store, fmt::format("{} is no number", key));
+  return *number;
+}
+
+}  // namespace
+
+// A command of the batch that changes something.
+struct CommitCore::Accepted {
+  ChangeSetPtr set;  // null: only a request id to remember
+  int64_t bytes = 0;
+  int64_t revision = 0;
+  const Command* command = nullptr;
+};
+
+CommitCore::CommitCore(Store& store, const Clock& clock, std::function<std::string()> new_uid, const Options& options)
+    : store_(store),
+      clock_(clock),
+      new_uid_(std::move(new_uid)),
+      boot_id_(options.boot_id),
+      log_(store, options.change_log),
+      requests_(options.requests) {}
+
+absl::StatusOr<std::unique_ptr<CommitCore>> CommitCore::Open(Store& store, const Clock& clock,
+                                                             std::function<std::string()> new_uid,
+                                                             const Options& options) {
+  auto core = std::unique_ptr<CommitCore>(new CommitCore(store, clock, std::move(new_uid), options));
+  VIOMMU_RETURN_IF_ERROR(core->Load(options));
+  return core;
+}
+
+absl::Status CommitCore::Load(const Options& options) {
+  bool fresh = false;
+  VIOMMU_RETURN_IF_ERROR(LoadMeta(options, &fresh));
+  {
+    WriterLock lock(mu_);
+    absl::Status bad;
+    VIOMMU_RETURN_IF_ERROR(
+        store_.Scan(KeySpace::kResources, "", "", [&](std::string_view key, std::string_view value) {
+          const Kind kind = key.empty() ? Kind{} : static_cast<Kind>(key[0]);
+          RecordPtr record = key.empty() ? nullptr : ParseRecord(kind, value);
+          if (record == nullptr) {
+            bad = Damaged(store_, fmt::format("resource {} cannot be read", key.empty() ? key : key.substr(1)));
+            return false;
+          }
+          tables_.Apply({kind, std::string(key.substr(1)), nullptr, std::move(record)});
+          return true;
+        }));
+    VIOMMU_RETURN_IF_ERROR(bad);
+    if (const absl::Status broken = CheckInvariants(tables_); !broken.ok()) {
+      return Damaged(store_, std::string(broken.message()));
+    }
+  }
+  VIOMMU_RETURN_IF_ERROR(requests_.Load(store_));
+  return Begin(options, fresh);
+}
+
+absl::Status CommitCore::LoadMeta(const Options& options, bool* fresh) {
+  VIOMMU_ASSIGN_OR_RETURN(const auto incarnation, store_.Get(KeySpace::kMeta, kMetaIncarnation));
+  VIOMMU_ASSIGN_OR_RETURN(const auto cluster, store_.Get(KeySpace::kMeta, kMetaClusterId));
+  *fresh = !incarnation.has_value() && !cluster.has_value();
+  if (*fresh) {
+    identity_.store_incarnation = new_uid_();
+    identity_.cluster_id = options.cluster_id.empty() ? new_uid_() : options.cluster_id;
+    return absl::OkStatus();
+  }
+  if (!incarnation.has_value() || !cluster.has_value()) return Damaged(store_, "its identity is incomplete");
+  identity_.store_incarnation = *incarnation;
+  identity_.cluster_id = *cluster;
+  if (!options.cluster_id.empty() && options.cluster_id != *cluster) {
+    return Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_CLUSTER_MISMATCH)
+        .Message("{} belongs to cluster {}, but this server is configured for cluster {}; correct the cluster id or the "
+                 "store's path",
+                 store_.Describe(), *cluster, options.cluster_id);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CommitCore::Begin(const Options& options, bool fresh) {
+  VIOMMU_ASSIGN_OR_RETURN(const int64_t epoch, NumberOf(store_, kMetaEpoch, 0));
+  VIOMMU_ASSIGN_OR_RETURN(int64_t revision, NumberOf(store_, kMetaRevision, 0));
+  VIOMMU_ASSIGN_OR_RETURN(int64_t oldest, NumberOf(store_, kMetaOldestRevision, 0));
+  VIOMMU_ASSIGN_OR_RETURN(const auto last_boot, store_.Get(KeySpace::kMeta, kMetaBootId));
+
+  Batch batch;
+  if (last_boot.has_value() && *last_boot != options.boot_id) {
+    // See the header: what was not synced may be gone, and must not be confused with what comes now.
+    revision += kMaxUnsyncedRevisions;
+    oldest = revision;
+    batch.DeleteRange(KeySpace::kChanges, EncodeNumber(0), EncodeNumber(revision + 1));
+    batch.Put(KeySpace::kMeta, std::string(kMetaOldestRevision), EncodeNumber(oldest));
+  }
+  identity_.epoch = epoch + 1;
+  if (fresh) {
+    batch.Put(KeySpace::kMeta, std::string(kMetaIncarnation), identity_.store_incarnation);
+    batch.Put(KeySpace::kMeta, std::string(kMetaClusterId), identity_.cluster_id);
+  }
+  batch.Put(KeySpace::kMeta, std::string(kMetaEpoch), EncodeNumber(identity_.epoch));
+  batch.Put(KeySpace::kMeta, std::string(kMetaRevision), EncodeNumber(revision));
+  batch.Put(KeySpace::kMeta, std::string(kMetaBootId), options.boot_id);
+  VIOMMU_RETURN_IF_ERROR(store_.Commit(batch, Durability::kSynced));
+  {
+    WriterLock lock(mu_);
+    revision_ = revision;
+  }
+  return log_.Load(oldest, revision);
+}
+
+std::vector<CommitCore::Outcome> CommitCore::Run(std::span<Command* const> commands) {
+  std::vector<Outcome> outcomes(commands.size());
+  if (const absl::Status refused = RefuseWhileBroken(); !refused.ok()) {
+    for (Outcome& outcome : outcomes) outcome = {refused, revision()};
+    return outcomes;
+  }
+
+  const int64_t now_s = NowSeconds();
+  const google::protobuf::Timestamp now = ToTimestamp(clock_.Now());
+  Batch batch;
+  std::vector<Accepted> accepted;
+  absl::flat_hash_map<std::string, size_t> batch_requests;  // request id -> index of the command that carries it out
+  std::vector<std::pair<size_t, size_t>> repeats;           // a command and the one of this batch that it repeats
+  Durability durability = Durability::kBuffered;
+  uint64_t refused = 0;
+  uint64_t replayed = 0;
+  int64_t last_revision = 0;
+  {
+    // The writer is the only one to change the tables, so holding the lock shared keeps nobody from reading.
+    ReaderLock lock(mu_);
+    last_revision = revision_;
+    Draft batch_draft(tables_);
+    for (size_t i = 0; i < commands.size(); ++i) {
+      Command& command = *commands[i];
+      const bool repeatable = !command.request_id.empty() && !command.validate_only;
+      if (repeatable) {
+        const auto in_batch = batch_requests.find(command.request_id);
+        const Requests::Entry* known = requests_.Find(command.request_id);
+        if (in_batch != batch_requests.end() || known != nullptr) {
+          const std::string& fingerprint =
+              known != nullptr ? known->fingerprint : commands[in_batch->second]->fingerprint;
+          if (fingerprint != command.fingerprint) {
+            ++refused;
+            outcomes[i].revision = last_revision;
+            outcomes[i].status =
+                Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_REQUEST_ID_REUSED)
+                    .Message("request_id {} was used for another request; make a new one for each request",
+                             command.request_id)
+                    .Meta("request_id", command.request_id);
+            continue;
+          }
+          ++replayed;
+          if (known == nullptr) {
+            repeats.emplace_back(i, in_batch->second);
+            continue;
+          }
+          outcomes[i].revision = known->revision;
+          absl::StatusOr<std::optional<std::string>> bytes = store_.Get(KeySpace::kRequests, command.request_id);
+          RequestRecord record;
+          if (!bytes.ok() || !bytes->has_value() || !record.ParseFromString(**bytes)) {
+            outcomes[i].status = Damaged(store_, fmt::format("the answer to request id {}", command.request_id));
+          } else {
+            outcomes[i].status = command.Replay(record.response());
+          }
+          continue;
+        }
+      }
+
+      Draft draft(static_cast<const View&>(batch_draft));
+      const Context context{now, last_revision + 1, new_uid_};
+      outcomes[i].status = command.Judge(context, draft);
+      outcomes[i].revision = last_revision;
+      if (!outcomes[i].status.ok()) {
+        ++refused;
+        continue;
+      }
+      if (command.validate_only) continue;
+      std::vector<Change> changes = draft.Changes();
+      if (changes.empty() && !repeatable) continue;
+
+      Accepted change{nullptr, 0, last_revision, &command};
+      if (!changes.empty()) {
+        batch_draft.Absorb(changes);
+        auto set = std::make_shared<ChangeSet>();
+        set->revision = ++last_revision;
+        set->changes = std::move(changes);
+        change.bytes = ChangeLog::Encode(*set, now_s, batch);
+        for (const Change& each : set->changes) {
+          std::string key = ResourceKey(each.kind, each.name);
+          if (each.after != nullptr) {
+            batch.Put(KeySpace::kResources, std::move(key), each.after->SerializeAsString());
+          } else {
+            batch.Delete(KeySpace::kResources, std::move(key));
+          }
+        }
+        change.set = std::move(set);
+        change.revision = last_revision;
+        outcomes[i].revision = last_revision;
+      }
+      if (repeatable) {
+        Requests::Encode(command.request_id, command.fingerprint, outcomes[i].revision, now_s, command.Response(),
+                         batch);
+        batch_requests.emplace(command.request_id, i);
+      }
+      if (command.durability == Durability::kSynced) durability = Durability::kSynced;
+      accepted.push_back(std::move(change));
+    }
+  }
+
+  absl::Status committed;
+  if (!batch.empty()) {
+    batch.Put(KeySpace::kMeta, std::string(kMetaRevision), EncodeNumber(last_revision));
+    unsynced_revisions_ += static_cast<int64_t>(accepted.size());
+    if (unsynced_revisions_ > kSyncAfterUnsyncedRevisions) durability = Durability::kSynced;
+    committed = store_.Commit(batch, durability);
+    if (committed.ok() && durability == Durability::kSynced) unsynced_revisions_ = 0;
+  }
+  for (const auto& [repeat, original] : repeats) {
+    outcomes[repeat].revision = outcomes[original].revision;
+    outcomes[repeat].status = commands[repeat]->Replay(commands[original]->Response());
+  }
+
+  if (!committed.ok()) {
+    const absl::Status unavailable =
+        Error(absl::StatusCode::kUnavailable, v1::ERROR_REASON_STORE_UNAVAILABLE)
+            .Message("the store does not take writes ({}); nothing was changed, try again later", std::string(committed.message()))
+            .RetryAfter(std::chrono::seconds(1));
+    // Whoever was judged against the changes that are lost is answered alike, refusals included: they may be wrong.
+    for (Outcome& outcome : outcomes) outcome = {unavailable, revision()};
+    WriterLock lock(mu_);
+    broken_ = unavailable;
+    ++stats_.store_failures;
+    return outcomes;
+  }
+  Publish(accepted, now_s);
+
+  WriterLock lock(mu_);
+  stats_.batches += batch.empty() ? 0 : 1;
+  stats_.commands += commands.size();
+  stats_.refused += refused;
+  stats_.replayed += replayed;
+  return outcomes;
+}
+
+void CommitCore::Publish(std::vector<Accepted>& accepted, int64_t now_s) {
+  std::vector<ChangeSetPtr> sets;
+  std::vector<int64_t> bytes;
+  {
+    WriterLock lock(mu_);
+    for (Accepted& each : accepted) {
+      if (each.set == nullptr) continue;
+      for (const Change& change : each.set->changes) tables_.Apply(change);
+      revision_ = each.set->revision;
+      sets.push_back(std::move(each.set));
+      bytes.push_back(each.bytes);
+    }
+  }
+  for (const Accepted& each : accepted) {
+    const Command& command = *each.command;
+    if (!command.request_id.empty()) {
+      requests_.Add(command.request_id, command.fingerprint, each.revision, now_s);
+    }
+  }
+  if (sets.empty()) return;
+  log_.Publish(sets, bytes, now_s);
+  for (Listener* listener : listeners_) listener->OnCommit(sets);
+}
+
+void CommitCore::Tick() {
+  if (!writable().ok()) {
+    if (!store_.Recover().ok()) return;
+    WriterLock lock(mu_);
+    broken_ = absl::OkStatus();
+  }
+  Batch batch;
+  const int64_t oldest = log_.PlanCompaction(NowSeconds(), batch);
+  const size_t expired = requests_.PlanExpiry(NowSeconds(), batch);
+  if (batch.empty()) return;
+  const absl::Status committed = store_.Commit(batch, Durability::kBuffered);
+  if (!committed.ok()) {
+    WriterLock lock(mu_);
+    broken_ = committed;
+    return;
+  }
+  log_.Compacted(oldest);
+  requests_.Expired(expired);
+}
+
+absl::Status CommitCore::Close() {
+  Batch batch;
+  batch.Delete(KeySpace::kMeta, std::string(kMetaBootId));
+  return store_.Commit(batch, Durability::kSynced);
+}
+
+int64_t CommitCore::revision() const {
+  ReaderLock lock(mu_);
+  return revision_;
+}
+
+absl::Status CommitCore::writable() const {
+  ReaderLock lock(mu_);
+  return broken_;
+}
+
+CommitStats CommitCore::stats() const {
+  ReaderLock lock(mu_);
+  return stats_;
+}
+
+absl::Status CommitCore::RefuseWhileBroken() const { return writable(); }
+
+int64_t CommitCore::NowSeconds() const {
+  return std::chrono::duration_cast<std::chrono::seconds>(clock_.Now().time_since_epoch()).count();
+}
+
+}  // namespace viommu::server

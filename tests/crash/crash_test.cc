@@ -1,0 +1,453 @@
+// kill -9 under load: what was acknowledged is there afterwards, what was not happened wholly or not at all, and a watch
+// that is resumed across all of it has seen every change once and in order.
+//
+//   VIOMMU_CRASH_KILLS   kills of the server and of the agent each, instead of the numbers below
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <cstdlib>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "common/error.h"
+#include "common/grpc_error.h"
+#include "common/uuid.h"
+#include "tests/harness/cluster.h"
+
+namespace viommu::tests {
+namespace {
+
+using Stub = v1::FleetService::Stub;
+
+constexpr int kServerKills = 50;
+constexpr int kAgentKills = 20;
+constexpr int kWorkers = 4;
+constexpr char kHost[] = "grace-01";
+constexpr char kInventory[] = "deploy/inventory/grace.yaml";
+
+int Kills(int if_not_set) {
+  const char* value = std::getenv("VIOMMU_CRASH_KILLS");
+  return value != nullptr ? std::atoi(value) : if_not_set;
+}
+
+// A violated promise, with the server's state to look at; the first one counts.
+class Verdict {
+ public:
+  void Fail(const std::string& what) {
+    std::lock_guard lock(mu_);
+    if (what_.empty()) what_ = what;
+    failed_ = true;
+  }
+  bool failed() const { return failed_; }
+  std::string what() const {
+    std::lock_guard lock(mu_);
+    return what_;
+  }
+
+ private:
+  mutable std::mutex mu_;
+  std::string what_;
+  std::atomic<bool> failed_ = false;
+};
+
+bool Unknown(const absl::Status& status) {
+  return status.code() == absl::StatusCode::kUnavailable || status.code() == absl::StatusCode::kDeadlineExceeded ||
+         status.code() == absl::StatusCode::kCancelled;
+}
+
+// One device and what its worker knows of it. Every request is repeated under its id until its fate is known, so the
+// worker always knows what must be true.
+class Worker {
+ public:
+  Worker(Cluster& cluster, std::string viommu, std::string device, uint64_t first_id, uint64_t seed,
+         std::atomic<bool>& stop, std::atomic<int64_t>& acknowledged, Verdict& verdict)
+      : stub_(cluster.NewStub()),
+        viommu_(std::move(viommu)),
+        device_(std::move(device)),
+        next_id_(first_id),
+        random_(seed),
+        stop_(stop),
+        acknowledged_(acknowledged),
+        verdict_(verdict) {}
+
+  void Run() {
+    while (!stop_ && !verdict_.failed()) {
+      CheckOwner();
+      if (!owner_.empty()) {
+        random_() % 2 == 0 ? Rebind() : Unset();
+      } else {
+        Set();
+      }
+    }
+  }
+
+  const std::string& owner() const { return owner_; }
+  const std::string& device() const { return device_; }
+  int64_t changes() const { return changes_; }
+
+ private:
+  // Calls until the answer is a definite one; nullopt when the test ended before that.
+  template <typename Request, typename Response>
+  std::optional<absl::Status> Definite(Cluster::Method<Request, Response> method, Request request,
+                                       Response* response) {
+    request.set_request_id(NewUuid());
+    while (!verdict_.failed()) {
+      const absl::Status status = FromGrpcStatus(Cluster::Call(*stub_, method, request, response, 5));
+      if (status.ok()) Acknowledge(response->revision());
+      if (!Unknown(status)) return status;
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+    return std::nullopt;
+  }
+
+  void Acknowledge(int64_t revision) {
+    int64_t seen = acknowledged_;
+    while (revision > seen && !acknowledged_.compare_exchange_weak(seen, revision)) {
+    }
+    ++changes_;
+  }
+
+  void CheckOwner() {
+    v1::GetDeviceRequest request;
+    v1::GetDeviceResponse response;
+    request.set_name(device_);
+    const absl::Status status = FromGrpcStatus(Cluster::Call(*stub_, &Stub::GetDevice, request, &response));
+    if (!status.ok()) return;  // asked again before the next change
+    const std::string& owner = response.device().owner();
+    const bool right = releasing_.empty() ? owner == owner_ : owner.empty() || owner == releasing_;
+    if (!right) {
+      verdict_.Fail("device " + device_ + " belongs to \"" + owner + "\", but what was acknowledged last is \"" +
+                    owner_ + "\" (releasing \"" + releasing_ + "\")");
+    }
+  }
+
+  void Set() {
+    v1::SetVdevIdRequest request;
+    v1::SetVdevIdResponse response;
+    request.set_viommu(viommu_);
+    request.set_device(device_);
+    request.set_vdev_id(NextId());
+    const auto status = Definite(&Stub::SetVdevId, request, &response);
+    if (!status.has_value()) return;
+    if (status->ok()) {
+      owner_ = response.vdevice().name();
+      releasing_.clear();
+    } else if (ReasonOf(*status) != v1::ERROR_REASON_DEVICE_TAKEN || releasing_.empty()) {
+      verdict_.Fail("set " + device_ + ": " + status->ToString());
+    } else {
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));  // the agent has not confirmed the release yet
+    }
+  }
+
+  void Unset() {
+    v1::UnsetVdevIdRequest request;
+    v1::UnsetVdevIdResponse response;
+    request.set_name(owner_);
+    const auto status = Definite(&Stub::UnsetVdevId, request, &response);
+    if (!status.has_value()) return;
+    if (!status->ok()) {
+      verdict_.Fail("unset " + owner_ + ": " + status->ToString());
+      return;
+    }
+    releasing_ = owner_;
+    owner_.clear();
+  }
+
+  void Rebind() {
+    v1::RebindVdevIdRequest request;
+    v1::RebindVdevIdResponse response;
+    request.set_name(owner_);
+    request.set_new_vdev_id(NextId());
+    const auto status = Definite(&Stub::RebindVdevId, request, &response);
+    if (!status.has_value()) return;
+    if (status->ok()) {
+      owner_ = response.vdevice().name();
+    } else if (ReasonOf(*status) == v1::ERROR_REASON_REBIND_PENDING) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    } else {
+      verdict_.Fail("rebind " + owner_ + ": " + status->ToString());
+    }
+  }
+
+  // From a range of its own, and not one that may still be held by an unconfirmed rebind or release.
+  uint64_t NextId() { return first_id() + (next_id_++ % 512); }
+  uint64_t first_id() const { return next_id_ / 4096 * 4096; }
+
+  std::unique_ptr<Stub> stub_;
+  const std::string viommu_;
+  const std::string device_;
+  uint64_t next_id_;
+  std::mt19937_64 random_;
+  std::atomic<bool>& stop_;
+  std::atomic<int64_t>& acknowledged_;
+  Verdict& verdict_;
+  std::string owner_;      // vdevice that was acknowledged last; empty: none
+  std::string releasing_;  // vdevice whose release was acknowledged and may not be confirmed yet
+  int64_t changes_ = 0;
+};
+
+// Follows the vdevices across all crashes and keeps what it was told.
+class Watcher {
+ public:
+  Watcher(Cluster& cluster, Verdict& verdict) : stub_(cluster.NewStub()), verdict_(verdict) {
+    thread_ = std::thread([this] { Run(); });
+  }
+  ~Watcher() { Stop(); }
+
+  // Waits until everything up to `revision` was seen.
+  bool ReachesRevision(int64_t revision, double seconds) {
+    return Eventually(seconds, [&] { return revision_ >= revision || verdict_.failed(); });
+  }
+
+  void Stop() {
+    stop_ = true;
+    {
+      std::lock_guard lock(mu_);
+      if (context_ != nullptr) context_->TryCancel();
+    }
+    if (thread_.joinable()) thread_.join();
+  }
+
+  // After Stop.
+  const std::map<std::string, int64_t>& vdevices() const { return vdevices_; }
+  int64_t resumed() const { return resumed_; }
+
+ private:
+  void Run() {
+    while (!stop_) {
+      auto context = std::make_unique<grpc::ClientContext>();
+      {
+        std::lock_guard lock(mu_);
+        context_ = context.get();
+      }
+      v1::WatchRequest request;
+      request.set_start_revision(revision_);
+      request.add_kinds(v1::RESOURCE_KIND_VDEVICE);
+      request.set_progress(true);
+      auto reader = stub_->Watch(context.get(), request);
+      v1::WatchResponse response;
+      while (reader->Read(&response)) Take(response);
+      const absl::Status status = FromGrpcStatus(reader->Finish());
+      {
+        std::lock_guard lock(mu_);
+        context_ = nullptr;
+      }
+      if (!Unknown(status) && !stop_) verdict_.Fail("watch from " + std::to_string(revision_) + ": " + status.ToString());
+      ++resumed_;
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+  }
+
+  void Take(const v1::WatchResponse& response) {
+    if (response.has_events()) {
+      for (const auto& event : response.events().events()) {
+        const v1::Vdevice& vdevice = event.resource().vdevice();
+        if (event.type() == v1::EVENT_TYPE_EXISTING) {
+          // Before the sync mark revisions do not matter; a broken one begins anew.
+          if (existing_from_ != context_) vdevices_.clear();
+          existing_from_ = context_;
+          vdevices_[vdevice.name()] = vdevice.revision();
+          continue;
+        }
+        if (response.revision() <= revision_ && !(response.revision() == revision_ && more_)) {
+          verdict_.Fail("watch: revision " + std::to_string(response.revision()) + " after " +
+                        std::to_string(revision_));
+        }
+        if (event.type() == v1::EVENT_TYPE_DELETED) {
+          if (vdevices_.erase(vdevice.name()) == 0) {
+            verdict_.Fail("watch: " + vdevice.name() + " deleted at revision " + std::to_string(response.revision()) +
+                          ", but it was never there");
+          }
+        } else {
+          vdevices_[vdevice.name()] = vdevice.revision();
+        }
+      }
+      if (existing_from_ == context_ && revision_ == 0) return;  // part of what was there: not resumable from
+      more_ = response.events().more();
+      if (!more_) revision_ = response.revision();
+      return;
+    }
+    revision_ = std::max<int64_t>(revision_, response.revision());  // a sync or progress mark
+  }
+
+  std::unique_ptr<Stub> stub_;
+  Verdict& verdict_;
+  std::atomic<bool> stop_ = false;
+  std::atomic<int64_t> revision_ = 0;
+  bool more_ = false;
+  const grpc::ClientContext* existing_from_ = nullptr;
+  std::map<std::string, int64_t> vdevices_;  // name -> revision of its last change
+  int64_t resumed_ = 0;
+  std::mutex mu_;
+  grpc::ClientContext* context_ = nullptr;
+  std::thread thread_;
+};
+
+class CrashTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    cluster_.StartServer();
+    cluster_.StartAgent(kHost, kInventory);
+    cluster_.WaitConnected(kHost);
+    Must(&Stub::CreateStage2Domain, [](v1::CreateStage2DomainRequest& request) {
+      request.set_stage2_domain_id("vm-1");
+      request.mutable_stage2_domain()->set_host(std::string("hosts/") + kHost);
+      request.mutable_stage2_domain()->set_vm("vm-1");
+    });
+    v1::ListDevicesRequest request;
+    v1::ListDevicesResponse response;
+    request.set_host(std::string("hosts/") + kHost);
+    ASSERT_TRUE(Cluster::Call(cluster_.stub(), &Stub::ListDevices, request, &response).ok());
+    ASSERT_GE(response.devices_size(), kWorkers);
+    for (const auto& device : response.devices()) {
+      if (viommu_of_.count(device.smmu()) == 0) {
+        const std::string id = "v" + std::to_string(viommu_of_.size());
+        Must(&Stub::CreateViommu, [&](v1::CreateViommuRequest& create) {
+          create.set_viommu_id(id);
+          create.mutable_viommu()->set_smmu(device.smmu());
+          create.mutable_viommu()->set_stage2_domain("stage2Domains/vm-1");
+        });
+        viommu_of_[device.smmu()] = "viommus/" + id;
+      }
+      devices_.push_back(device);
+    }
+    for (int i = 0; i < kWorkers; ++i) {
+      const v1::Device& device = devices_[static_cast<size_t>(i)];
+      workers_.push_back(std::make_unique<Worker>(cluster_, viommu_of_[device.smmu()], device.name(),
+                                                  static_cast<uint64_t>(i + 1) * 4096, static_cast<uint64_t>(i), stop_,
+                                                  acknowledged_, verdict_));
+    }
+  }
+
+  template <typename Request, typename Response, typename Fill>
+  void Must(Cluster::Method<Request, Response> method, Fill fill) {
+    Request request;
+    Response response;
+    fill(request);
+    const grpc::Status status = Cluster::Call(cluster_.stub(), method, request, &response);
+    ASSERT_TRUE(status.ok()) << FromGrpcStatus(status) << cluster_.Outputs();
+  }
+
+  void StartWorkers() {
+    for (auto& worker : workers_) threads_.emplace_back([&worker] { worker->Run(); });
+  }
+
+  void StopWorkers() {
+    stop_ = true;
+    for (std::thread& thread : threads_) thread.join();
+    threads_.clear();
+  }
+
+  int64_t Revision() {
+    v1::GetServerStatusRequest request;
+    v1::GetServerStatusResponse response;
+    const grpc::Status status = Cluster::Call(cluster_.stub(), &Stub::GetServerStatus, request, &response);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    return response.revision();
+  }
+
+  std::map<std::string, v1::Vdevice> Vdevices() {
+    v1::ListVdevicesRequest request;
+    v1::ListVdevicesResponse response;
+    request.set_page_size(1000);
+    const grpc::Status status = Cluster::Call(cluster_.stub(), &Stub::ListVdevices, request, &response);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    std::map<std::string, v1::Vdevice> vdevices;
+    for (const auto& vdevice : response.vdevices()) vdevices[vdevice.name()] = vdevice;
+    return vdevices;
+  }
+
+  // Everything that is recorded is in effect on the host, and nothing else is recorded than what was acknowledged.
+  void ExpectConverged() {
+    const auto settled = [&] {
+      const auto vdevices = Vdevices();
+      for (const auto& [name, vdevice] : vdevices) {
+        if (vdevice.state() != v1::STATE_READY || vdevice.observed_generation() != vdevice.generation()) return false;
+      }
+      return true;
+    };
+    EXPECT_TRUE(Eventually(30, settled)) << cluster_.Outputs();
+    const auto vdevices = Vdevices();
+    size_t owned = 0;
+    for (const auto& worker : workers_) {
+      if (worker->owner().empty()) continue;
+      ++owned;
+      ASSERT_EQ(vdevices.count(worker->owner()), 1u) << worker->owner() << " was acknowledged and is gone";
+      EXPECT_EQ(vdevices.at(worker->owner()).device(), worker->device());
+    }
+    EXPECT_EQ(vdevices.size(), owned);
+  }
+
+  std::mt19937_64 random_{20260101};
+  Cluster cluster_;
+  Verdict verdict_;
+  std::atomic<bool> stop_ = false;
+  std::atomic<int64_t> acknowledged_ = 0;
+  std::vector<v1::Device> devices_;
+  std::map<std::string, std::string> viommu_of_;  // SMMU -> viommu
+  std::vector<std::unique_ptr<Worker>> workers_;
+  std::vector<std::thread> threads_;
+};
+
+// Promises 6, 7 and 8.
+TEST_F(CrashTest, KillingTheServerLosesNothing) {
+  const int kills = Kills(kServerKills);
+  Watcher watcher(cluster_, verdict_);
+  StartWorkers();
+  for (int kill = 0; kill < kills && !verdict_.failed(); ++kill) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20 + random_() % 200));
+    cluster_.server().Kill();
+    const int64_t acknowledged = acknowledged_;
+    cluster_.StartServer();
+    if (const int64_t revision = Revision(); revision < acknowledged) {
+      verdict_.Fail("revision " + std::to_string(revision) + " after kill " + std::to_string(kill) + ", but " +
+                    std::to_string(acknowledged) + " was acknowledged");
+    }
+  }
+  StopWorkers();
+  ASSERT_FALSE(verdict_.failed()) << verdict_.what() << cluster_.Outputs();
+  ExpectConverged();
+  EXPECT_TRUE(watcher.ReachesRevision(Revision(), 20)) << "the watch does not catch up";
+  watcher.Stop();
+  ASSERT_FALSE(verdict_.failed()) << verdict_.what();
+  std::map<std::string, int64_t> recorded;
+  for (const auto& [name, vdevice] : Vdevices()) recorded[name] = vdevice.revision();
+  EXPECT_EQ(watcher.vdevices(), recorded) << "what the watch told does not add up to what is there";
+  int64_t changes = 0;
+  for (const auto& worker : workers_) changes += worker->changes();
+  RecordProperty("kills", kills);
+  RecordProperty("acknowledged_changes", static_cast<int>(changes));
+  std::printf("%d kills of the server, %ld acknowledged changes, watch resumed %ld times\n", kills,
+              static_cast<long>(changes), static_cast<long>(watcher.resumed()));
+  EXPECT_GT(changes, kills) << "the load was no load";
+}
+
+// Promises 5 and 10.
+TEST_F(CrashTest, KillingTheAgentLosesNothing) {
+  const int kills = Kills(kAgentKills);
+  StartWorkers();
+  for (int kill = 0; kill < kills && !verdict_.failed(); ++kill) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50 + random_() % 300));
+    cluster_.agent(kHost).Kill();
+    cluster_.StartAgent(kHost, kInventory);
+  }
+  StopWorkers();
+  ASSERT_FALSE(verdict_.failed()) << verdict_.what() << cluster_.Outputs();
+  cluster_.WaitConnected(kHost);
+  ExpectConverged();
+  int64_t changes = 0;
+  for (const auto& worker : workers_) changes += worker->changes();
+  std::printf("%d kills of the agent, %ld acknowledged changes\n", kills, static_cast<long>(changes));
+}
+
+}  // namespace
+}  // namespace viommu::tests
