@@ -1,7 +1,8 @@
 // Errors with a reason.
 //
 // Inside, every error is an absl::Status whose payloads are the messages of google.rpc (ErrorInfo always; BadRequest,
-// PreconditionFailure, ResourceInfo, RetryInfo where they fit). common/grpc_error.h carries them over the wire and back.
+// PreconditionFailure, ResourceInfo, RetryInfo where they fit). common/grpc_error.h carries them over the wire and
+// back.
 //
 //   return Error(absl::StatusCode::kAlreadyExists, ERROR_REASON_DEVICE_TAKEN)
 //       .Message("device {} belongs to {}; unset that vdevice first", device, holder)
@@ -13,12 +14,12 @@
 #ifndef VIOMMU_COMMON_ERROR_H_
 #define VIOMMU_COMMON_ERROR_H_
 
+#include <fmt/format.h>
+
 #include <chrono>
 #include <string>
 #include <string_view>
 #include <utility>
-
-#include <fmt/format.h>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -103,16 +104,15 @@ v1::ErrorReason ReasonOf(const absl::Status& status);
 }  // namespace viommu
 
 // Returns from the enclosing function when `expr` is an error.
-#define VIOMMU_RETURN_IF_ERROR(expr)                               \
-  do {                                                             \
+#define VIOMMU_RETURN_IF_ERROR(expr)                                \
+  do {                                                              \
     if (absl::Status status_macro_ = (expr); !status_macro_.ok()) { \
-      return status_macro_;                                        \
-    }                                                              \
+      return status_macro_;                                         \
+    }                                                               \
   } while (false)
 
 // Declares or assigns `lhs` from a StatusOr, or returns its error.
-#define VIOMMU_ASSIGN_OR_RETURN(lhs, expr) \
-  VIOMMU_ASSIGN_OR_RETURN_IMPL(VIOMMU_CONCAT(status_or_, __LINE__), lhs, expr)
+#define VIOMMU_ASSIGN_OR_RETURN(lhs, expr) VIOMMU_ASSIGN_OR_RETURN_IMPL(VIOMMU_CONCAT(status_or_, __LINE__), lhs, expr)
 #define VIOMMU_CONCAT_INNER(a, b) a##b
 #define VIOMMU_CONCAT(a, b) VIOMMU_CONCAT_INNER(a, b)
 #define VIOMMU_ASSIGN_OR_RETURN_IMPL(tmp, lhs, expr) \

@@ -1,7 +1,7 @@
 // A mutex, its scoped lock and a condition variable that clang's thread-safety analysis understands.
 //
-// They wrap the standard ones instead of using absl::Mutex, because the sanitizer for data races must see every lock and
-// the system's Abseil is not built for it (docs/adr/0003-std-mutex.md).
+// They wrap the standard ones instead of using absl::Mutex, because the sanitizer for data races must see every lock
+// and the system's Abseil is not built for it (docs/adr/0003-std-mutex.md).
 //
 //   class Counter {
 //    public:

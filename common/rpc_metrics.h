@@ -1,0 +1,34 @@
+// Counts and times every RPC of a gRPC server, by method and code.
+//
+// Exports
+//   <prefix>_rpcs_total{method, code}   finished RPCs; method is "viommu.v1.FleetService/GetHost", code is "OK"…
+//   <prefix>_rpc_seconds{method}        from the arrival of an RPC to its status; of a stream that is its whole life
+//   <prefix>_rpcs_in_flight             RPCs that have no status yet
+//
+// It is an interceptor: it sees every service of the server, also those that gRPC itself answers (health, reflection),
+// which are counted under "other", as are methods that do not exist here. It costs two reads of the clock, one look-up
+// and four relaxed atomic additions per RPC, and no lock.
+
+#ifndef VIOMMU_COMMON_RPC_METRICS_H_
+#define VIOMMU_COMMON_RPC_METRICS_H_
+
+#include <grpcpp/server_builder.h>
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/metrics.h"
+
+namespace viommu {
+
+// Before builder.BuildAndStart(). It takes the builder's only slot for interceptors. `services` are full names
+// ("viommu.v1. FleetService") of generated services that are linked in; any other name is a mistake in the program and
+// ends it.
+void InstallRpcMetrics(grpc::ServerBuilder& builder, std::shared_ptr<MetricSet> metrics, std::string_view prefix,
+                       const std::vector<std::string>& services);
+
+}  // namespace viommu
+
+#endif  // VIOMMU_COMMON_RPC_METRICS_H_
