@@ -107,11 +107,13 @@ constexpr void VisitFields(AnyCommand& c, Visitor& visit) {
       visit.Value(c.response, 1, BitField{13, 12});
       break;
     case Opcode::kResume:
+      visit.Value(c.ssec, 0, kSsec);
       visit.Value(c.response, 0, BitField{13, 12});
       visit.Value(c.sid, 0, kSidField);
       visit.Value(c.tag, 1, BitField{15, 0});
       break;
     case Opcode::kStallTerm:
+      visit.Value(c.ssec, 0, kSsec);
       visit.Value(c.sid, 0, kSidField);
       break;
     case Opcode::kSync:

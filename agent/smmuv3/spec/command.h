@@ -36,8 +36,8 @@ enum class Opcode : uint8_t {
   kTlbiNsnhAll = 0x30,     // 4.4.4.1
   kAtcInv = 0x40,          // 4.5.1
   kPriResp = 0x41,         // 4.5.2
-  kResume = 0x44,          // 4.6.1
-  kStallTerm = 0x45,       // 4.6.2
+  kResume = 0x44,          // 4.7.1
+  kStallTerm = 0x45,       // 4.7.2
   kSync = 0x46,            // 4.7.3
 };
 
