@@ -1,7 +1,8 @@
 // Where the record is kept: a small ordered key-value store with atomic batches.
 //
-// The one writer (server/commit) is the only caller of Commit and Recover; Get and Scan may be called from any thread at
-// any time. What the keys and values mean is the business of commit/ (docs/store-format.md); an engine only promises:
+// The one writer (server/commit) is the only caller of Commit and Recover; Get and Scan may be called from any thread
+// at any time. What the keys and values mean is the business of commit/ (docs/store-format.md); an engine only
+// promises:
 //   - a batch is applied wholly or not at all, and batches take effect in the order of the calls;
 //   - after Commit(kSynced) returned OK, the batch and every batch before it survive kill -9 and loss of power;
 //   - after Commit(kBuffered) returned OK, the batch survives kill -9;
