@@ -1,0 +1,85 @@
+# shellcheck shell=bash
+# Installs what a script needs and sets its environment. To be sourced by the scripts at the root:
+#
+#   source "$(dirname "${BASH_SOURCE[0]}")/tools/setup.sh"
+#   viommu_setup build test     # groups of tools/packages.txt; "npm" adds buf and buildifier
+#
+# Afterwards the working directory is the root of the repository, ${BAZEL[@]} runs Bazel, and with "npm" buf and buildifier
+# are on the PATH.
+
+VIOMMU_ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+VIOMMU_CACHE="${XDG_CACHE_HOME:-${HOME:-/var/tmp}/.cache}/viommu"
+
+viommu_say() { printf '\n== %s\n' "$*" >&2; }
+
+viommu_die() {
+  printf 'error: %s\n' "$*" >&2
+  exit 1
+}
+
+# Whether a person is there to be asked.
+viommu_interactive() { [[ -t 0 && -t 2 && -z "${CI:-}" ]]; }
+
+# Names of the packages of the groups "$@" that are not installed, one per line.
+viommu_missing_packages() {
+  local package group rest
+  while read -r package group rest; do
+    [[ -z "$package" || "$package" == \#* ]] && continue
+    [[ " $* " == *" $group "* ]] || continue
+    [[ "$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null)" == installed ]] || printf '%s\n' "$package"
+  done <"$VIOMMU_ROOT/tools/packages.txt"
+}
+
+# Installs the packages "$@", after asking where somebody can answer.
+viommu_install() {
+  command -v apt-get >/dev/null || viommu_die "this is not Debian; please install: $*"
+  local run=()
+  if [[ "$(id -u)" != 0 ]]; then
+    command -v sudo >/dev/null || viommu_die "installing needs root; run as root: apt-get install --no-install-recommends $*"
+    run=(sudo)
+  fi
+  viommu_say "Missing packages: $*"
+  if viommu_interactive; then
+    local answer
+    read -r -p "Install them with apt-get? [Y/n] " answer
+    [[ "$answer" == [nN]* ]] && viommu_die "nothing installed; install them yourself and try again"
+  fi
+  run+=(env DEBIAN_FRONTEND=noninteractive apt-get -q)
+  "${run[@]}" update
+  "${run[@]}" install -y --no-install-recommends "$@"
+}
+
+# buf and buildifier, which Debian does not have: the exact versions of tools/package.json, outside of the repository. There is
+# no lock file: it would name the machine's registry, and one that is made on one platform misses the binaries of others.
+viommu_npm_tools() {
+  command -v npm >/dev/null || viommu_install npm
+  local pins dir
+  pins="$(sha256sum "$VIOMMU_ROOT/tools/package.json")"
+  dir="$VIOMMU_CACHE/npm-${pins:0:16}"
+  if [[ ! -e "$dir/complete" ]]; then
+    viommu_say "Installing buf and buildifier with npm in $dir"
+    mkdir -p "$dir"
+    cp "$VIOMMU_ROOT/tools/package.json" "$dir/"
+    # Their binaries are packages too: no install script has to run.
+    npm install --prefix "$dir" --no-package-lock --ignore-scripts --no-audit --no-fund --loglevel=error >&2
+    touch "$dir/complete"
+  fi
+  PATH="$dir/node_modules/.bin:$PATH"
+}
+
+viommu_setup() {
+  cd "$VIOMMU_ROOT" || viommu_die "cannot enter $VIOMMU_ROOT"
+  # A bare system has only this locale; tools then agree on how to sort and to print.
+  export LC_ALL=C.UTF-8
+  PATH="$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+  # Everything is asked for and installed before any work begins.
+  local missing=()
+  mapfile -t missing < <(viommu_missing_packages "$@")
+  ((${#missing[@]} == 0)) || viommu_install "${missing[@]}"
+  [[ " $* " == *" npm "* ]] && viommu_npm_tools
+  export PATH
+  BAZEL=(bazel)
+  # Results of earlier builds, also of other clones. A user.bazelrc that names a cache of its own wins.
+  VIOMMU_BAZEL_FLAGS=()
+  grep -qs disk_cache user.bazelrc || VIOMMU_BAZEL_FLAGS+=("--disk_cache=$VIOMMU_CACHE/bazel")
+}
