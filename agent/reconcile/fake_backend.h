@@ -1,0 +1,239 @@
+// A backend in memory with the reference rules of agent/backend.h, for tests of the layers above the seam: calls are
+// logged, and any of them can be made to fail.
+//
+// Host "h1": SMMUs s0 and s1; devices 0000:01:00.0 to .3 behind s0 and 0000:01:01.0 to .3 behind s1. VMIDs belong to
+// viommus, one stage 2 serves both SMMUs.
+
+#ifndef VIOMMU_AGENT_RECONCILE_FAKE_BACKEND_H_
+#define VIOMMU_AGENT_RECONCILE_FAKE_BACKEND_H_
+
+#include <fmt/format.h>
+
+#include <cerrno>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "agent/backend.h"
+#include "agent/errno_status.h"
+#include "common/mutex.h"
+
+namespace viommu::agent {
+
+class FakeBackend : public Backend {
+ public:
+  // "BindDevice 0000:01:00.0", "AllocVdevice 7", …: every call that changed something, in order.
+  std::vector<std::string> log;
+  // The next calls of that name ("AllocViommu") fail with these errnos; 0 lets one pass.
+  std::map<std::string, std::deque<int>> faults;
+  uint32_t vmids = 255;
+  // Called in Invalidate() with no lock held. Returns what Invalidate() returns.
+  std::function<InvalidateResult(ObjectId, std::span<const smmuv3::RawCommand>)> on_invalidate;
+  Capabilities capabilities = {.backend = "fake",
+                               .stage2_sharing = Stage2Sharing::kShared,
+                               .vmid_owner = VmidOwner::kViommu,
+                               .invalidate_by_nested = true,
+                               .reports_vmid = true,
+                               .others = {{"exact_handled", true, ""}}};
+  int contexts = 0;
+  std::set<std::string> bound;  // PCI addresses
+  std::set<uint16_t> vmids_in_use;
+
+  absl::StatusOr<Inventory> Discover() override {
+    Inventory inventory;
+    for (const char* name : {"s0", "s1"}) {
+      SmmuInfo smmu;
+      smmu.name = name;
+      // ATS, 16-bit ASIDs and VMIDs; 16-bit StreamIDs, 8-bit SubstreamIDs; range invalidation.
+      smmu.idr = {(1u << 0) | (1u << 1) | (1u << 10) | (1u << 12) | (1u << 18), 16u | (8u << 6), 0, 1u << 10, 0, 0};
+      smmu.vmid_bits = 16;
+      smmu.sid_bits = 16;
+      smmu.ssid_bits = 8;
+      smmu.ats = true;
+      inventory.smmus.push_back(smmu);
+    }
+    for (int bus_device = 0; bus_device < 2; ++bus_device) {
+      for (int function = 0; function < 4; ++function) {
+        DeviceInfo device;
+        device.pci_address = fmt::format("0000:01:0{}.{}", bus_device, function);
+        device.smmu = bus_device == 0 ? "s0" : "s1";
+        device.stream_id = static_cast<uint32_t>(0x100 + 8 * bus_device + function);
+        inventory.devices.push_back(device);
+      }
+    }
+    return inventory;
+  }
+  Capabilities GetCapabilities() const override { return capabilities; }
+  std::vector<SmmuStats> GetStats() const override { return {{.smmu = "s0"}, {.smmu = "s1"}}; }
+  absl::StatusOr<std::unique_ptr<Context>> OpenContext() override;
+
+  // The fault that the next call of that name is to have.
+  absl::Status Fault(const std::string& call) {
+    auto it = faults.find(call);
+    if (it == faults.end() || it->second.empty()) return absl::OkStatus();
+    const int error_number = it->second.front();
+    it->second.pop_front();
+    return error_number == 0 ? absl::OkStatus() : ErrnoStatus(error_number, call, "injected");
+  }
+};
+
+class FakeContext : public Context {
+ public:
+  explicit FakeContext(FakeBackend& backend) : backend_(backend) { ++backend_.contexts; }
+  ~FakeContext() override {
+    --backend_.contexts;
+    for (const auto& [pci, device] : devices_) backend_.bound.erase(pci);
+    for (const auto& [id, object] : objects_) backend_.vmids_in_use.erase(object.vmid);
+    backend_.log.push_back("CloseContext");
+  }
+
+  absl::StatusOr<ObjectId> BindDevice(std::string_view pci_address) override {
+    const std::string pci(pci_address);
+    if (auto s = backend_.Fault("BindDevice"); !s.ok()) return s;
+    if (pci.substr(0, 6) != "0000:0") return ErrnoStatus(ENODEV, "BindDevice", pci);
+    if (!backend_.bound.insert(pci).second) return ErrnoStatus(EBUSY, "BindDevice", pci);
+    const ObjectId id = Add({.kind = "device", .smmu = pci[9] == '0' ? "s0" : "s1"});
+    devices_[pci] = id;
+    Log("BindDevice " + pci);
+    return id;
+  }
+  absl::Status UnbindDevice(std::string_view pci_address) override {
+    if (auto s = backend_.Fault("UnbindDevice"); !s.ok()) return s;
+    const auto it = devices_.find(std::string(pci_address));
+    if (it == devices_.end()) return ErrnoStatus(ENOENT, "UnbindDevice", std::string(pci_address));
+    objects_.erase(it->second);
+    backend_.bound.erase(it->first);
+    Log("UnbindDevice " + it->first);
+    devices_.erase(it);
+    return absl::OkStatus();
+  }
+  absl::StatusOr<ObjectId> AllocIoas() override {
+    if (auto s = backend_.Fault("AllocIoas"); !s.ok()) return s;
+    return Add({.kind = "ioas"});
+  }
+  absl::Status MapIoas(ObjectId, uint64_t, uint64_t, const MemoryHandle&) override { return absl::OkStatus(); }
+  absl::StatusOr<uint64_t> UnmapIoas(ObjectId, uint64_t, uint64_t) override { return 0; }
+  absl::StatusOr<ObjectId> AllocStage2(ObjectId device, ObjectId ioas) override {
+    if (auto s = backend_.Fault("AllocStage2"); !s.ok()) return s;
+    if (!Is(device, "device")) return ErrnoStatus(ENOENT, "AllocStage2", "device");
+    if (!Is(ioas, "ioas")) return ErrnoStatus(EINVAL, "AllocStage2", "ioas");
+    Log("AllocStage2");
+    return Add({.kind = "stage2", .parent = ioas});
+  }
+  absl::StatusOr<ViommuHandle> AllocViommu(ObjectId device, ObjectId stage2, ViommuType) override {
+    if (auto s = backend_.Fault("AllocViommu"); !s.ok()) return s;
+    if (!Is(device, "device") || !Is(stage2, "stage2")) return ErrnoStatus(ENOENT, "AllocViommu", "id");
+    uint16_t vmid = 1;
+    while (backend_.vmids_in_use.contains(vmid)) ++vmid;
+    if (vmid > backend_.vmids) return ErrnoStatus(ENOSPC, "AllocViommu", "VMIDs used up");
+    backend_.vmids_in_use.insert(vmid);
+    Log("AllocViommu " + objects_[device].smmu);
+    return ViommuHandle{Add({.kind = "viommu", .smmu = objects_[device].smmu, .parent = stage2, .vmid = vmid}), vmid};
+  }
+  absl::StatusOr<ObjectId> AllocVdevice(ObjectId viommu, ObjectId device, uint64_t virt_id) override {
+    if (auto s = backend_.Fault("AllocVdevice"); !s.ok()) return s;
+    if (!Is(viommu, "viommu") || !Is(device, "device")) return ErrnoStatus(ENOENT, "AllocVdevice", "id");
+    if (objects_[viommu].smmu != objects_[device].smmu) return ErrnoStatus(EINVAL, "AllocVdevice", "SMMU");
+    for (const auto& [id, object] : objects_) {
+      if (object.kind != "vdevice") continue;
+      if (object.device == device || (object.parent == viommu && object.virt_id == virt_id)) {
+        return ErrnoStatus(EEXIST, "AllocVdevice", "taken");
+      }
+    }
+    Log(fmt::format("AllocVdevice {}", virt_id));
+    return Add({.kind = "vdevice", .parent = viommu, .device = device, .virt_id = virt_id});
+  }
+  absl::StatusOr<ObjectId> AllocNested(ObjectId viommu, ObjectId device, const smmuv3::RawVste& vste) override {
+    if (auto s = backend_.Fault("AllocNested"); !s.ok()) return s;
+    if (!Is(device, "device")) return ErrnoStatus(ENOENT, "AllocNested", "device");
+    if (!Is(viommu, "viommu")) return ErrnoStatus(EINVAL, "AllocNested", "viommu");
+    Log(fmt::format("AllocNested {:#x}", vste.dw0));
+    return Add({.kind = "nested", .parent = viommu});
+  }
+  absl::Status Attach(ObjectId device, ObjectId pt) override {
+    if (auto s = backend_.Fault("Attach"); !s.ok()) return s;
+    if (!Is(device, "device") || (!Is(pt, "nested") && !Is(pt, "stage2"))) return ErrnoStatus(ENOENT, "Attach", "id");
+    if (Is(pt, "nested")) {
+      bool has_vdevice = false;
+      for (const auto& [id, object] : objects_) {
+        has_vdevice |= object.kind == "vdevice" && object.device == device && object.parent == objects_[pt].parent;
+      }
+      if (!has_vdevice) return ErrnoStatus(ENOENT, "Attach", "no vdevice");
+    }
+    objects_[device].parent = pt;
+    Log("Attach " + objects_[pt].kind);
+    return absl::OkStatus();
+  }
+  absl::Status Detach(ObjectId device) override {
+    if (auto s = backend_.Fault("Detach"); !s.ok()) return s;
+    objects_[device].parent = 0;
+    Log("Detach");
+    return absl::OkStatus();
+  }
+  InvalidateResult Invalidate(ObjectId id, InvalidateDataType, std::span<const smmuv3::RawCommand> commands) override {
+    if (backend_.on_invalidate) return backend_.on_invalidate(id, commands);
+    return {absl::OkStatus(), static_cast<uint32_t>(commands.size())};
+  }
+  absl::StatusOr<ObjectId> AllocVeventq(ObjectId, VeventqType, uint32_t) override {
+    return ErrnoStatus(EOPNOTSUPP, "AllocVeventq", "none here");
+  }
+  absl::StatusOr<std::vector<Vevent>> ReadVeventq(ObjectId, uint32_t) override {
+    return ErrnoStatus(ENOENT, "ReadVeventq", "none here");
+  }
+  absl::StatusOr<ObjectId> AllocHwQueue(ObjectId, HwQueueType, uint32_t, uint64_t, uint64_t) override {
+    return ErrnoStatus(EOPNOTSUPP, "AllocHwQueue", "none here");
+  }
+  absl::StatusOr<HwInfo> GetHwInfo(ObjectId) override { return HwInfo{}; }
+  absl::Status Destroy(ObjectId id) override {
+    if (auto s = backend_.Fault("Destroy"); !s.ok()) return s;
+    const auto it = objects_.find(id);
+    if (it == objects_.end()) return ErrnoStatus(ENOENT, "Destroy", "id");
+    if (it->second.kind == "device") return ErrnoStatus(EBUSY, "Destroy", "a device");
+    for (const auto& [other, object] : objects_) {
+      if (object.parent == id) return ErrnoStatus(EBUSY, "Destroy", object.kind + " stands on it");
+    }
+    Log("Destroy " + it->second.kind);
+    backend_.vmids_in_use.erase(it->second.vmid);
+    objects_.erase(it);
+    return absl::OkStatus();
+  }
+
+ private:
+  struct Object {
+    std::string kind;
+    std::string smmu = {};
+    ObjectId parent = 0;  // of a device: what it is attached to
+    ObjectId device = 0;
+    uint64_t virt_id = 0;
+    uint16_t vmid = 0;
+  };
+  ObjectId Add(Object object) {
+    ObjectId id = 1;
+    while (objects_.contains(id)) ++id;
+    objects_[id] = std::move(object);
+    return id;
+  }
+  bool Is(ObjectId id, const std::string& kind) const {
+    const auto it = objects_.find(id);
+    return it != objects_.end() && it->second.kind == kind;
+  }
+  void Log(std::string what) { backend_.log.push_back(std::move(what)); }
+
+  FakeBackend& backend_;
+  std::map<ObjectId, Object> objects_;
+  std::map<std::string, ObjectId> devices_;
+};
+
+inline absl::StatusOr<std::unique_ptr<Context>> FakeBackend::OpenContext() {
+  if (auto s = Fault("OpenContext"); !s.ok()) return s;
+  log.push_back("OpenContext");
+  return std::make_unique<FakeContext>(*this);
+}
+
+}  // namespace viommu::agent
+
+#endif  // VIOMMU_AGENT_RECONCILE_FAKE_BACKEND_H_

@@ -1,0 +1,348 @@
+#include "agent/reconcile/realizer.h"
+
+#include <fmt/format.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "agent/errno_status.h"
+#include "agent/smmuv3/spec/ste.h"
+
+namespace viommu::agent {
+namespace {
+
+// "0000:01:00.0" of "hosts/h/devices/0000:01:00.0".
+std::string LastSegment(std::string_view name) { return std::string(name.substr(name.rfind('/') + 1)); }
+
+Step Failed(Operation operation, const absl::Status& status) {
+  return {.kind = Step::Kind::kFailed, .reason = ReasonOfFailure(operation, status)};
+}
+
+smmuv3::RawVste VsteOf(const v1::NestedConfig& config) {
+  switch (config.kind_case()) {
+    case v1::NestedConfig::kBypass:
+      return smmuv3::kBypassVste;
+    case v1::NestedConfig::kTranslate:
+      return {config.translate().word0(), config.translate().word1()};
+    default:
+      return smmuv3::kAbortVste;
+  }
+}
+
+ViommuType BackendType(v1::ViommuType type) {
+  return type == v1::VIOMMU_TYPE_TEGRA241_CMDQV ? ViommuType::kTegra241Cmdqv : ViommuType::kArmSmmuv3;
+}
+
+}  // namespace
+
+Realizer::Realizer(Backend& backend, Targets& targets, const HeldState& held, const Inventory& inventory, Hooks hooks)
+    : backend_(backend), targets_(targets), held_(held), hooks_(std::move(hooks)) {
+  for (const auto& smmu : inventory.smmus) features_[smmu.name] = smmuv3::DecodeIdRegisters(smmu.idr);
+}
+
+template <typename F>
+std::optional<Step> Realizer::Try(const HeldItem& item, Operation operation, F&& change) {
+  if (absl::Status begun = hooks_.begin(item, operation); !begun.ok()) return Failed(Operation::kJournal, begun);
+  if (absl::Status status = change(); !status.ok()) return Failed(operation, status);
+  ++changes_;
+  return std::nullopt;
+}
+
+template <typename F>
+std::optional<Step> Realizer::TryEnd(const HeldItem& item, Operation operation, F&& change) {
+  return Try(item, operation, [&change]() -> absl::Status {
+    absl::Status status = change();
+    if (StatusErrno(status) == ENOENT) return absl::OkStatus();
+    return status;
+  });
+}
+
+Step Realizer::Advance(const HeldItem& item) {
+  if (item.deleting) return Release(item);
+  switch (item.kind) {
+    case ItemKind::kStage2Domain:
+      return AdvanceStage2(item);
+    case ItemKind::kViommu:
+      return AdvanceViommu(item);
+    case ItemKind::kNestedDomain:
+      return AdvanceNested(item);
+    case ItemKind::kVdevice:
+      return AdvanceVdevice(item);
+  }
+  return {};
+}
+
+Step Realizer::Bind(const HeldItem& item) {
+  const auto& vdevice = item.resource.vdevice();
+  const Lineage lineage = LineageOf(vdevice.viommu());
+  if (!lineage.whole()) return WaitFor(lineage.viommu, vdevice.viommu());
+  const std::string pci_address = LastSegment(vdevice.device());
+  const auto it = made_.find(item.uid());
+  if (it != made_.end()) {
+    Made& made = it->second;
+    if (made.parent == lineage.viommu->uid() && made.device != 0) return {.kind = Step::Kind::kApplied};
+    // The viommu's name has another bearer now: nothing of the old one can be kept.
+    if (Step step = ReleaseVdevice(item, made); step.kind != Step::Kind::kReleased) return step;
+  }
+  for (const auto& [uid, other] : made_) {
+    if (other.device == 0 || other.pci_address != pci_address) continue;
+    return WaitFor(held_.Find(uid), uid);  // its release comes first
+  }
+  const std::string& vm = lineage.stage2->resource.stage2_domain().vm();
+  Vm& context = contexts_[vm];
+  std::optional<Step> failure;
+  if (context.context == nullptr) {
+    failure = Try(item, Operation::kOpenContext, [&]() -> absl::Status {
+      auto opened = backend_.OpenContext();
+      if (!opened.ok()) return opened.status();
+      context.context = *std::move(opened);
+      return absl::OkStatus();
+    });
+  }
+  Made made = {.kind = ItemKind::kVdevice, .vm = vm, .parent = lineage.viommu->uid(), .pci_address = pci_address};
+  if (!failure) {
+    failure = Try(item, Operation::kBind, [&]() -> absl::Status {
+      auto device = context.context->BindDevice(pci_address);
+      if (!device.ok()) return device.status();
+      made.device = *device;
+      return absl::OkStatus();
+    });
+  }
+  if (failure) {
+    CloseIfUnused(vm);
+    return *failure;
+  }
+  made_[item.uid()] = made;
+  return {.kind = Step::Kind::kApplied};
+}
+
+Step Realizer::AdvanceStage2(const HeldItem& item) {
+  if (Find(item.uid()) != nullptr) return {.kind = Step::Kind::kApplied};
+  const ObjectId device = DeviceOfStage2(item.uid());
+  if (device == 0) return {.kind = Step::Kind::kDormant};
+  Made made = {.kind = ItemKind::kStage2Domain, .vm = item.resource.stage2_domain().vm()};
+  Vm& vm = contexts_.at(made.vm);
+  if (vm.ioas == 0) {
+    const auto failure = Try(item, Operation::kAllocIoas, [&]() -> absl::Status {
+      auto ioas = vm.context->AllocIoas();
+      if (!ioas.ok()) return ioas.status();
+      vm.ioas = *ioas;
+      return absl::OkStatus();
+    });
+    if (failure) return *failure;
+  }
+  const auto failure = Try(item, Operation::kAllocStage2, [&]() -> absl::Status {
+    auto id = vm.context->AllocStage2(device, vm.ioas);
+    if (!id.ok()) return id.status();
+    made.id = *id;
+    return absl::OkStatus();
+  });
+  if (failure) return *failure;
+  made_[item.uid()] = made;
+  return {.kind = Step::Kind::kApplied};
+}
+
+Step Realizer::AdvanceViommu(const HeldItem& item) {
+  if (const Made* made = Find(item.uid())) return {.kind = Step::Kind::kApplied, .vmid = made->vmid};
+  const auto& viommu = item.resource.viommu();
+  const ObjectId device = DeviceOfViommu(item.uid());
+  if (device == 0) return {.kind = Step::Kind::kDormant};
+  const HeldItem* stage2 = held_.FindLive(viommu.stage2_domain());
+  const Made* below = stage2 != nullptr ? Find(stage2->uid()) : nullptr;
+  if (below == nullptr) return WaitFor(stage2, viommu.stage2_domain());
+  Made made = {.kind = ItemKind::kViommu, .vm = below->vm, .parent = stage2->uid()};
+  Context* const context = contexts_.at(made.vm).context.get();
+  const auto failure = Try(item, Operation::kAllocViommu, [&]() -> absl::Status {
+    auto handle = context->AllocViommu(device, below->id, BackendType(viommu.type()));
+    if (!handle.ok()) return handle.status();
+    made.id = handle->id;
+    made.vmid = handle->vmid.value_or(0);
+    return absl::OkStatus();
+  });
+  if (failure) return *failure;
+  made_[item.uid()] = made;
+  targets_.Publish(item.uid(), {.context = context, .id = made.id, .kind = item.kind, .features = FeaturesOf(item)});
+  return {.kind = Step::Kind::kApplied, .vmid = made.vmid};
+}
+
+Step Realizer::AdvanceNested(const HeldItem& item) {
+  if (Find(item.uid()) != nullptr) return {.kind = Step::Kind::kApplied};
+  const auto& nested = item.resource.nested_domain();
+  const HeldItem* viommu = held_.FindLive(nested.viommu());
+  if (viommu == nullptr) return WaitFor(nullptr, nested.viommu());
+  const ObjectId device = DeviceOfViommu(viommu->uid());
+  if (device == 0) return {.kind = Step::Kind::kDormant};
+  const Made* below = Find(viommu->uid());
+  if (below == nullptr) return WaitFor(viommu, nested.viommu());
+  Made made = {.kind = ItemKind::kNestedDomain, .vm = below->vm, .parent = viommu->uid()};
+  Context* const context = contexts_.at(made.vm).context.get();
+  const auto failure = Try(item, Operation::kAllocNested, [&]() -> absl::Status {
+    auto id = context->AllocNested(below->id, device, VsteOf(nested.config()));
+    if (!id.ok()) return id.status();
+    made.id = *id;
+    return absl::OkStatus();
+  });
+  if (failure) return *failure;
+  made_[item.uid()] = made;
+  targets_.Publish(item.uid(), {.context = context, .id = made.id, .kind = item.kind, .features = FeaturesOf(*viommu)});
+  return {.kind = Step::Kind::kApplied};
+}
+
+Step Realizer::AdvanceVdevice(const HeldItem& item) {
+  if (Step bound = Bind(item); bound.kind != Step::Kind::kApplied) return bound;
+  const auto& vdevice = item.resource.vdevice();
+  const Lineage lineage = LineageOf(vdevice.viommu());
+  Made& made = made_.at(item.uid());
+  if (made.id != 0 && made.virt_id != vdevice.vdev_id()) {
+    // The guest's StreamID of an attached device is fixed at attach time: away first, then the other vdevice.
+    if (auto step = Unset(item, made)) return *step;
+  }
+  if (Find(lineage.stage2->uid()) == nullptr) return WaitFor(lineage.stage2, lineage.stage2->name());
+  const Made* viommu = Find(lineage.viommu->uid());
+  if (viommu == nullptr) return WaitFor(lineage.viommu, vdevice.viommu());
+  if (made.id == 0) {
+    for (const auto& [uid, other] : made_) {
+      if (uid != item.uid() && other.kind == ItemKind::kVdevice && other.parent == made.parent && other.id != 0 &&
+          other.virt_id == vdevice.vdev_id()) {
+        return WaitFor(held_.Find(uid), uid);  // its release or rebind comes first
+      }
+    }
+    const auto failure = Try(item, Operation::kAllocVdevice, [&]() -> absl::Status {
+      auto id = contexts_.at(made.vm).context->AllocVdevice(viommu->id, made.device, vdevice.vdev_id());
+      if (!id.ok()) return id.status();
+      made.id = *id;
+      made.virt_id = vdevice.vdev_id();
+      return absl::OkStatus();
+    });
+    if (failure) return *failure;
+  }
+  return AttachVdevice(item, made, lineage.stage2->uid());
+}
+
+Step Realizer::AttachVdevice(const HeldItem& item, Made& made, const std::string& stage2_uid) {
+  const std::string& nested_name = item.resource.vdevice().nested_domain();
+  std::string wanted = stage2_uid;
+  if (!nested_name.empty()) {
+    const HeldItem* nested = held_.FindLive(nested_name);
+    if (nested == nullptr || Find(nested->uid()) == nullptr) return WaitFor(nested, nested_name);
+    wanted = nested->uid();
+  }
+  if (made.attached_to == wanted) return {.kind = Step::Kind::kApplied};
+  const auto failure = Try(item, Operation::kAttach,
+                           [&] { return contexts_.at(made.vm).context->Attach(made.device, Find(wanted)->id); });
+  if (failure) return *failure;
+  made.attached_to = wanted;
+  return {.kind = Step::Kind::kApplied};
+}
+
+std::optional<Step> Realizer::Unset(const HeldItem& item, Made& made) {
+  Context& context = *contexts_.at(made.vm).context;
+  if (!made.attached_to.empty()) {
+    if (auto failure = TryEnd(item, Operation::kDetach, [&] { return context.Detach(made.device); })) return failure;
+    made.attached_to.clear();
+  }
+  if (made.id != 0) {
+    if (auto failure = TryEnd(item, Operation::kDestroy, [&] { return context.Destroy(made.id); })) return failure;
+    made.id = 0;
+  }
+  return std::nullopt;
+}
+
+Step Realizer::ReleaseVdevice(const HeldItem& item, Made& made) {
+  if (auto failure = Unset(item, made)) return *failure;
+  if (made.device != 0) {
+    Context& context = *contexts_.at(made.vm).context;
+    if (auto failure = TryEnd(item, Operation::kUnbind, [&] { return context.UnbindDevice(made.pci_address); })) {
+      return *failure;
+    }
+  }
+  const std::string vm = made.vm;
+  made_.erase(item.uid());
+  CloseIfUnused(vm);
+  return {.kind = Step::Kind::kReleased};
+}
+
+Step Realizer::Release(const HeldItem& item) {
+  const auto it = made_.find(item.uid());
+  if (it == made_.end()) return {.kind = Step::Kind::kReleased};
+  Made& made = it->second;
+  if (item.kind == ItemKind::kVdevice) return ReleaseVdevice(item, made);
+  if (SomethingStandsOn(item.uid())) return {.kind = Step::Kind::kWaiting};
+  targets_.Withdraw(item.uid());
+  Context& context = *contexts_.at(made.vm).context;
+  if (auto failure = TryEnd(item, Operation::kDestroy, [&] { return context.Destroy(made.id); })) return *failure;
+  const std::string vm = made.vm;
+  made_.erase(it);
+  CloseIfUnused(vm);
+  return {.kind = Step::Kind::kReleased};
+}
+
+Realizer::Lineage Realizer::LineageOf(std::string_view viommu_name) const {
+  Lineage lineage;
+  lineage.viommu = held_.FindLive(viommu_name);
+  if (lineage.viommu != nullptr) {
+    lineage.stage2 = held_.FindLive(lineage.viommu->resource.viommu().stage2_domain());
+  }
+  return lineage;
+}
+
+Step Realizer::WaitFor(const HeldItem* needed, std::string_view name) const {
+  if (needed == nullptr || !hooks_.has_failed(needed->uid())) return {.kind = Step::Kind::kWaiting};
+  return {.kind = Step::Kind::kBlocked,
+          .reason = MakeReason(v1::ERROR_REASON_DEPENDENCY_NOT_READY,
+                               fmt::format("needs {}, which has failed; it goes on by itself once that is in place",
+                                           IsHeldKind(needed->resource) ? needed->name() : std::string(name)))};
+}
+
+const Realizer::Made* Realizer::Find(const std::string& uid) const {
+  const auto it = made_.find(uid);
+  return it == made_.end() ? nullptr : &it->second;
+}
+
+ObjectId Realizer::DeviceOfViommu(const std::string& viommu_uid) const {
+  for (const auto& [uid, made] : made_) {
+    if (made.kind == ItemKind::kVdevice && made.device != 0 && made.parent == viommu_uid) return made.device;
+  }
+  return 0;
+}
+
+ObjectId Realizer::DeviceOfStage2(const std::string& stage2_uid) const {
+  for (const auto& [uid, made] : made_) {
+    if (made.kind != ItemKind::kVdevice || made.device == 0) continue;
+    const HeldItem* viommu = held_.Find(made.parent);
+    if (viommu == nullptr || viommu->deleting) continue;
+    const HeldItem* stage2 = held_.FindLive(viommu->resource.viommu().stage2_domain());
+    if (stage2 != nullptr && stage2->uid() == stage2_uid) return made.device;
+  }
+  return 0;
+}
+
+bool Realizer::SomethingStandsOn(const std::string& uid) const {
+  for (const auto& [other, made] : made_) {
+    if (made.parent == uid || made.attached_to == uid) return true;
+  }
+  return false;
+}
+
+void Realizer::CloseIfUnused(const std::string& vm) {
+  for (const auto& [uid, made] : made_) {
+    if (made.vm == vm) return;
+  }
+  contexts_.erase(vm);
+}
+
+smmuv3::Features Realizer::FeaturesOf(const HeldItem& viommu) const {
+  const auto it = features_.find(LastSegment(viommu.resource.viommu().smmu()));
+  return it == features_.end() ? smmuv3::Features{} : it->second;
+}
+
+std::map<std::string, uint32_t> Realizer::KernelIds(const std::string& uid) const {
+  std::map<std::string, uint32_t> ids;
+  const Made* made = Find(uid);
+  if (made == nullptr) return ids;
+  if (made->id != 0) ids[std::string(ItemKindName(made->kind))] = made->id;
+  if (made->device != 0) ids["device"] = made->device;
+  return ids;
+}
+
+}  // namespace viommu::agent

@@ -1,0 +1,175 @@
+// The agent's core: what should be, what is, and the way from one to the other.
+//
+// It takes commands (Accept), writes them to the journal before anything is done about them, and works them off in the
+// order of their dependencies (Run), with waits between failed attempts that grow per resource. What became of each is
+// collected for the session (TakeResults).
+//
+//   vdevices that go → devices of vdevices that come → stage 2 → viommu → nested domain → vdevice, attach →
+//   nested domains, viommus, stage 2s that go
+//
+// Beliefs. In the boot in which the server last said that the agent has everything, the journal is enough to work from,
+// also without a server. In another boot nothing from before is believed: no step is taken before the server's next
+// sync mark. The objects of an earlier process are gone in either case: they ended with the process that had them open.
+//
+// Deterministic: time and randomness come in through Options, the backend and the journal's disk are seams. No threads
+// of its own; not thread-safe (reconcile/driver.h makes it so).
+
+#ifndef VIOMMU_AGENT_RECONCILE_RECONCILER_H_
+#define VIOMMU_AGENT_RECONCILE_RECONCILER_H_
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/container/btree_map.h"
+#include "absl/container/btree_set.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "agent/backend.h"
+#include "agent/reconcile/backoff.h"
+#include "agent/reconcile/journal.h"
+#include "agent/reconcile/realizer.h"
+#include "agent/reconcile/targets.h"
+#include "common/clock.h"
+#include "viommu/v1/agent_service.pb.h"
+#include "viommu/v1/local_service.pb.h"
+
+namespace viommu::agent {
+
+class Reconciler {
+ public:
+  struct Options {
+    std::string host;        // "hosts/h1"
+    std::string boot_id;     // of the running system
+    std::string cluster_id;  // obey servers of this cluster only; empty: of the first one met
+    const Clock* clock = &RealClock();
+    RandomSource random;
+    std::chrono::nanoseconds first_retry = std::chrono::milliseconds(500);
+    std::chrono::nanoseconds longest_retry = std::chrono::seconds(30);
+    // Each outcome as it becomes known. Optional.
+    std::function<void(ItemKind, v1::Outcome)> on_outcome;
+  };
+
+  // Everything must outlive it. Gives a new journal its identity.
+  //   FAILED_PRECONDITION  the journal is of another host
+  static absl::StatusOr<std::unique_ptr<Reconciler>> Open(Journal& journal, Backend& backend, Targets& targets,
+                                                          const Inventory& inventory, Options options);
+
+  // ---- The session
+
+  // Fills in who the agent is and what it holds.
+  void FillHello(v1::Hello& hello) const;
+
+  // A session begins. Remembers the server's identity; results from here on are collected for it, beginning with a
+  // repetition of everything that is known: the server may have lost it.
+  //   FAILED_PRECONDITION  CLUSTER_MISMATCH, STORE_INCARNATION_MISMATCH, STALE_EPOCH: not to be obeyed
+  //   UNAVAILABLE          the journal
+  absl::Status BeginSession(const v1::Welcome& welcome);
+  void EndSession();
+
+  // Takes commands. What is older than what is held, or was released, is answered and changes nothing.
+  //   FAILED_PRECONDITION  STALE_EPOCH
+  //   INVALID_ARGUMENT     PROTOCOL_VIOLATION
+  //   UNAVAILABLE          the journal; nothing was taken
+  absl::Status Accept(const v1::Desired& desired);
+
+  // Up to `max` results of the session, of each resource the latest. False when there are none.
+  bool TakeResults(int max, v1::Results& results);
+  bool has_results() const { return !outbox_.empty(); }
+
+  // ---- The work
+
+  // Works until about `max_changes` changes were made at the backend or nothing is due. Returns when to come again: now
+  // or earlier when there is more to do; nothing when only a command can change something.
+  std::optional<MonotonicTime> Run(int max_changes);
+
+  // ---- How it stands
+
+  const HeldState& held() const { return journal_.state(); }
+  int64_t revision() const { return revision_; }
+  // Whether work may be done: see Beliefs.
+  bool believes() const { return believes_; }
+  // "applied", "dormant", "failed", "releasing", "waiting".
+  std::map<std::string, uint64_t> Counts() const;
+  // Up to `max` held objects behind (name, uid) in the order of both.
+  std::vector<v1::HeldObject> List(const std::pair<std::string, std::string>& after, size_t max) const;
+
+ private:
+  struct Runtime {
+    Step last;
+    bool attempted = false;  // `last` speaks of the current generation
+    std::optional<v1::ItemResult> answer;
+    Backoff backoff;
+    MonotonicTime due{};
+    uint64_t seen_version = 0;
+    std::vector<int64_t> nonces;  // messages that wait for an answer
+
+    explicit Runtime(Backoff b) : backoff(b) {}
+  };
+  enum class Phase {
+    kReleaseVdevices,
+    kBind,
+    kStage2,
+    kViommu,
+    kNested,
+    kVdevice,
+    kReleaseNested,
+    kReleaseViommu,
+    kReleaseStage2
+  };
+
+  Reconciler(Journal& journal, Backend& backend, Targets& targets, const Inventory& inventory, Options options);
+
+  // Anything that could let a waiting resource go on changes it.
+  uint64_t version() const { return realizer_.changes() + bumps_; }
+  static bool InPhase(const HeldItem& item, Phase phase);
+  bool IsDue(const Runtime& runtime, MonotonicTime now) const;
+  void Settle(const std::string& uid, const Step& step);
+  void SettleReleased(const HeldItem& item, Runtime& runtime);
+  void Answer(Runtime& runtime, v1::ItemResult result, ItemKind kind);
+  // Queues the result for the session, if there is one.
+  void Send(const v1::ItemResult& result);
+  Runtime& RuntimeOf(const std::string& uid);
+  void Activate(const std::string& uid);
+  // What a message comes to.
+  struct Sorting {
+    journal::Record intent;
+    journal::Record gone;                   // tombstones of what was never held
+    std::map<std::string, int> in_message;  // uid → index in the intent
+    std::vector<v1::ItemResult> answers;    // known at once
+    std::vector<std::string> repeated;      // uids held already whose answer is still to come
+  };
+  // The fate of one item of a message.
+  absl::Status Sort(const v1::Resource& item, Sorting& sorting) const;
+  void Expect(const std::string& uid, int64_t nonce);
+  absl::Status AdvanceRevision(const v1::Desired& desired);
+  absl::Status Begin(const HeldItem& item, Operation operation);
+
+  Journal& journal_;
+  Targets& targets_;
+  const Options options_;
+  Realizer realizer_;
+  bool believes_ = false;
+  absl::btree_map<std::string, std::unique_ptr<Runtime>> runtimes_;  // by uid, of held items
+  absl::btree_set<std::string> active_;                              // uids that are not as they should be
+  uint64_t bumps_ = 0;
+
+  // Of the session.
+  bool in_session_ = false;
+  bool in_sync_ = false;
+  int64_t epoch_ = 0;
+  int64_t revision_ = 0;
+  int64_t last_nonce_ = 0;
+  int64_t answered_nonce_ = 0;                           // as last told
+  absl::btree_map<int64_t, int> open_nonces_;            // items without an answer, by message
+  absl::btree_map<std::string, v1::ItemResult> outbox_;  // by uid
+};
+
+}  // namespace viommu::agent
+
+#endif  // VIOMMU_AGENT_RECONCILE_RECONCILER_H_

@@ -1,0 +1,517 @@
+#include "agent/reconcile/reconciler.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <stdlib.h>
+
+#include <cerrno>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "agent/reconcile/fake_backend.h"
+#include "agent/reconcile/testing.h"
+#include "common/error.h"
+#include "common/fake_clock.h"
+
+namespace viommu::agent {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+using testing::ElementsAre;
+using testing::IsEmpty;
+
+class ReconcilerTest : public testing::Test {
+ protected:
+  ReconcilerTest() {
+    std::string path = testing::TempDir() + "/reconciler-XXXXXX";
+    directory_ = ::mkdtemp(path.data());
+    Start();
+  }
+
+  // A process begins; the objects of the one before are gone with it.
+  void Start() {
+    reconciler_.reset();
+    journal_.reset();
+    targets_ = std::make_unique<Targets>();
+    backend_.log.clear();
+    auto journal = Journal::Open(PosixFileSystem(), directory_, {});
+    ASSERT_TRUE(journal.ok()) << journal.status();
+    journal_ = *std::move(journal);
+    Reconciler::Options options;
+    options.host = "hosts/h1";
+    options.boot_id = boot_id_;
+    options.clock = &clock_;
+    options.random = [] { return 1.0 - 1e-9; };
+    auto reconciler = Reconciler::Open(*journal_, backend_, *targets_, backend_.Discover().value(), std::move(options));
+    ASSERT_TRUE(reconciler.ok()) << reconciler.status();
+    reconciler_ = *std::move(reconciler);
+  }
+
+  v1::Welcome Welcome(int64_t epoch = 1) {
+    v1::Welcome welcome;
+    welcome.set_cluster_id("cluster");
+    welcome.set_store_incarnation("store");
+    welcome.set_epoch(epoch);
+    return welcome;
+  }
+
+  // A session that is in sync.
+  void Connect(int64_t revision = 1) {
+    ASSERT_TRUE(reconciler_->BeginSession(Welcome()).ok());
+    nonce_ = 0;
+    v1::Desired desired;
+    desired.set_sync_mark(true);
+    desired.set_revision(revision);
+    ASSERT_TRUE(Send(desired).ok());
+  }
+
+  absl::Status Send(v1::Desired desired) {
+    desired.set_nonce(++nonce_);
+    desired.set_epoch(1);
+    return reconciler_->Accept(desired);
+  }
+  absl::Status Send(const std::vector<v1::Resource>& items, const std::vector<std::string>& unknown = {}) {
+    v1::Desired desired;
+    for (const auto& item : items) *desired.add_items() = item;
+    for (const auto& uid : unknown) desired.add_unknown_uids(uid);
+    return Send(desired);
+  }
+
+  // Works off what is due. "uid@generation OUTCOME [REASON]" of each result.
+  std::vector<std::string> Run() {
+    next_ = reconciler_->Run(1000);
+    return Results();
+  }
+  std::vector<std::string> Results() {
+    v1::Results results;
+    std::vector<std::string> lines;
+    while (reconciler_->TakeResults(1000, results)) {
+      for (const auto& r : results.items()) {
+        std::string line = fmt::format("{}@{} {}", r.uid(), r.generation(), v1::Outcome_Name(r.outcome()).substr(8));
+        if (!r.reason().reason().empty()) line += " " + r.reason().reason();
+        lines.push_back(line);
+        last_[r.uid()] = r;
+      }
+      acknowledged_ = results.nonce();
+    }
+    return lines;
+  }
+
+  // A VM with one device attached to a nested domain.
+  void MakeVm() {
+    Connect();
+    ASSERT_TRUE(
+        Send({Vdevice("d", "v", 7, 5, 0, "n"), Nested("n", "v", "n", 4), Viommu("v", "v", 3), Stage2("s", "s2", 2)})
+            .ok());
+    ASSERT_THAT(Run(), ElementsAre("d@5 APPLIED", "n@4 APPLIED", "s@2 APPLIED", "v@3 APPLIED"));
+    backend_.log.clear();
+  }
+
+  std::string directory_;
+  std::string boot_id_ = "boot-1";
+  FakeClock clock_;
+  FakeBackend backend_;
+  std::unique_ptr<Targets> targets_;
+  std::unique_ptr<Journal> journal_;
+  std::unique_ptr<Reconciler> reconciler_;
+  std::optional<MonotonicTime> next_;
+  std::map<std::string, v1::ItemResult> last_;
+  int64_t nonce_ = 0;
+  int64_t acknowledged_ = 0;
+};
+
+TEST_F(ReconcilerTest, MakesThingsInTheOrderOfTheirDependencies) {
+  Connect();
+  ASSERT_TRUE(
+      Send({Vdevice("d", "v", 7, 5, 0, "n"), Nested("n", "v", "n", 4), Viommu("v", "v", 3), Stage2("s", "s2", 2)})
+          .ok());
+  EXPECT_THAT(Run(), ElementsAre("d@5 APPLIED", "n@4 APPLIED", "s@2 APPLIED", "v@3 APPLIED"));
+  EXPECT_THAT(backend_.log, ElementsAre("OpenContext", "BindDevice 0000:01:00.0", "AllocStage2", "AllocViommu s0",
+                                        "AllocNested 0xb", "AllocVdevice 7", "Attach nested"));
+  EXPECT_EQ(last_["v"].vmid(), 1u);
+  EXPECT_EQ(acknowledged_, 2);
+  EXPECT_FALSE(next_.has_value());
+}
+
+TEST_F(ReconcilerTest, WithoutADeviceThingsAreDormant) {
+  Connect();
+  ASSERT_TRUE(Send({Stage2("s", "s2", 2), Viommu("v", "v", 3), Nested("n", "v", "n", 4)}).ok());
+  EXPECT_THAT(Run(), ElementsAre("n@4 DORMANT", "s@2 DORMANT", "v@3 DORMANT"));
+  EXPECT_THAT(backend_.log, IsEmpty());
+  EXPECT_EQ(ReasonOf(targets_->Acquire("viommus/v").status()), v1::ERROR_REASON_NOT_REALIZED);
+  ASSERT_TRUE(Send({Vdevice("d", "v", 7, 5)}).ok());
+  EXPECT_THAT(Run(), ElementsAre("d@5 APPLIED", "n@4 APPLIED", "s@2 APPLIED", "v@3 APPLIED"));
+  EXPECT_EQ(backend_.log.back(), "Attach stage2");
+  EXPECT_TRUE(targets_->Acquire("viommus/v").ok());
+  EXPECT_TRUE(targets_->Acquire("n").ok());
+}
+
+TEST_F(ReconcilerTest, OneContextAndStage2ServeTwoSmmus) {
+  Connect();
+  v1::Resource second = Vdevice("d1", "v1", 7, 6);
+  second.mutable_vdevice()->set_device("hosts/h1/devices/0000:01:01.0");
+  ASSERT_TRUE(Send({Stage2("s", "s2", 2), Viommu("v0", "v0", 3), Viommu("v1", "v1", 4, "s2", "s1"),
+                    Vdevice("d0", "v0", 7, 5), second})
+                  .ok());
+  Run();
+  EXPECT_EQ(backend_.contexts, 1);
+  EXPECT_EQ(std::count(backend_.log.begin(), backend_.log.end(), "AllocStage2"), 1);
+  EXPECT_EQ(reconciler_->Counts()["applied"], 5u);
+}
+
+TEST_F(ReconcilerTest, TearsDownInReverse) {
+  MakeVm();
+  ASSERT_TRUE(Send({Deleting(Stage2("s", "s2", 0), 10), Deleting(Viommu("v", "v", 0), 11),
+                    Deleting(Nested("n", "v", "n", 0), 12), Deleting(Vdevice("d", "v", 7, 0, 0, "n"), 13)})
+                  .ok());
+  EXPECT_THAT(Run(), ElementsAre("d@13 RELEASED", "n@12 RELEASED", "s@10 RELEASED", "v@11 RELEASED"));
+  EXPECT_THAT(backend_.log, ElementsAre("Detach", "Destroy vdevice", "UnbindDevice 0000:01:00.0", "Destroy nested",
+                                        "Destroy viommu", "Destroy stage2", "CloseContext"));
+  EXPECT_EQ(backend_.contexts, 0);
+  EXPECT_TRUE(reconciler_->held().items().empty());
+  EXPECT_EQ(ReasonOf(targets_->Acquire("viommus/v").status()), v1::ERROR_REASON_VIOMMU_NOT_FOUND);
+}
+
+TEST_F(ReconcilerTest, WhatStandsBelowStaysWithoutDevices) {
+  MakeVm();
+  ASSERT_TRUE(Send({Deleting(Vdevice("d", "v", 7, 0, 0, "n"), 10)}).ok());
+  EXPECT_THAT(Run(), ElementsAre("d@10 RELEASED"));
+  EXPECT_THAT(backend_.log, ElementsAre("Detach", "Destroy vdevice", "UnbindDevice 0000:01:00.0"));
+  EXPECT_EQ(backend_.vmids_in_use.size(), 1u);
+  ASSERT_TRUE(Send({Nested("n2", "v", "n2", 11)}).ok());
+  EXPECT_THAT(Run(), ElementsAre("n2@11 DORMANT"));
+  ASSERT_TRUE(Send({Vdevice("e", "v", 7, 12, 0, "n2")}).ok());
+  EXPECT_THAT(Run(), ElementsAre("e@12 APPLIED", "n2@11 APPLIED"));
+}
+
+TEST_F(ReconcilerTest, ARebindGoesAwayBeforeItComesBack) {
+  MakeVm();
+  ASSERT_TRUE(Send({Vdevice("d", "v", 9, 20, 0, "n")}).ok());
+  EXPECT_THAT(Run(), ElementsAre("d@20 APPLIED"));
+  EXPECT_THAT(backend_.log, ElementsAre("Detach", "Destroy vdevice", "AllocVdevice 9", "Attach nested"));
+}
+
+TEST_F(ReconcilerTest, AFailedRebindIsToldAndTriedAgain) {
+  MakeVm();
+  backend_.faults["AllocVdevice"] = {EEXIST, EEXIST};
+  ASSERT_TRUE(Send({Vdevice("d", "v", 9, 20, 0, "n")}).ok());
+  EXPECT_THAT(Run(), ElementsAre("d@20 FAILED BACKEND_FAILED"));
+  EXPECT_EQ(last_["d"].reason().error_number(), EEXIST);
+  EXPECT_THAT(backend_.log, ElementsAre("Detach", "Destroy vdevice"));
+  clock_.Advance(milliseconds(500));
+  EXPECT_THAT(Run(), IsEmpty()) << "the same failure is not told twice";
+  clock_.Advance(seconds(1));
+  EXPECT_THAT(Run(), ElementsAre("d@20 APPLIED"));
+}
+
+TEST_F(ReconcilerTest, TwoVdevicesCanSwapTheirVdevIds) {
+  MakeVm();
+  ASSERT_TRUE(Send({Vdevice("e", "v", 8, 6, 1)}).ok());
+  Run();
+  ASSERT_TRUE(Send({Vdevice("d", "v", 8, 20, 0, "n"), Vdevice("e", "v", 7, 21, 1)}).ok());
+  EXPECT_THAT(Run(), ElementsAre("d@20 APPLIED", "e@21 APPLIED"));
+}
+
+TEST_F(ReconcilerTest, AttachesToAnotherNestedDomainAndToNone) {
+  MakeVm();
+  ASSERT_TRUE(
+      Send({Nested("n2", "v", "n2", 20), Vdevice("d", "v", 7, 21, 0, "n2"), Deleting(Nested("n", "v", "n", 0), 22)})
+          .ok());
+  EXPECT_THAT(Run(), ElementsAre("d@21 APPLIED", "n@22 RELEASED", "n2@20 APPLIED"));
+  EXPECT_THAT(backend_.log, ElementsAre("AllocNested 0xb", "Attach nested", "Destroy nested"));
+  backend_.log.clear();
+  ASSERT_TRUE(Send({Vdevice("d", "v", 7, 23)}).ok());
+  Run();
+  EXPECT_THAT(backend_.log, ElementsAre("Attach stage2"));
+}
+
+TEST_F(ReconcilerTest, LateCommandsBringNothingBack) {
+  MakeVm();
+  ASSERT_TRUE(Send({Deleting(Vdevice("d", "v", 7, 0), 10)}).ok());
+  EXPECT_THAT(Run(), ElementsAre("d@10 RELEASED"));
+  backend_.log.clear();
+  // Late, for the same uid and for an older bearer of the name; a repeated deletion.
+  ASSERT_TRUE(Send({Vdevice("d", "v", 7, 5, 0, "n"), Vdevice("old", "v", 7, 9)}).ok());
+  EXPECT_THAT(Run(), ElementsAre("d@5 FAILED BEING_DELETED", "old@9 FAILED BEING_DELETED"));
+  ASSERT_TRUE(Send({Deleting(Vdevice("d", "v", 7, 0), 10)}).ok());
+  EXPECT_THAT(Run(), ElementsAre("d@10 RELEASED"));
+  EXPECT_THAT(backend_.log, IsEmpty());
+  // The name again, later.
+  ASSERT_TRUE(Send({Vdevice("new", "v", 7, 11)}).ok());
+  EXPECT_THAT(Run(), ElementsAre("new@11 APPLIED"));
+  // Still so after a restart.
+  Start();
+  Connect();
+  ASSERT_TRUE(Send({Vdevice("d", "v", 7, 5)}).ok());
+  EXPECT_THAT(Results(), ElementsAre("d@5 FAILED BEING_DELETED"));
+}
+
+TEST_F(ReconcilerTest, ReorderedCommandsDoNotGoBack) {
+  MakeVm();
+  ASSERT_TRUE(Send({Vdevice("d", "v", 9, 20, 0, "n"), Vdevice("d", "v", 8, 19, 0, "n")}).ok());
+  EXPECT_THAT(Run(), ElementsAre("d@20 APPLIED"));
+  ASSERT_TRUE(Send({Vdevice("d", "v", 8, 19, 0, "n")}).ok());
+  EXPECT_THAT(Run(), ElementsAre("d@20 APPLIED")) << "answered with what stands";
+  EXPECT_EQ(reconciler_->held().Find("d")->resource.vdevice().vdev_id(), 9u);
+}
+
+TEST_F(ReconcilerTest, ARepeatedCommandIsAnsweredAgain) {
+  MakeVm();
+  ASSERT_TRUE(Send({Viommu("v", "v", 3)}).ok());
+  EXPECT_THAT(Run(), ElementsAre("v@3 APPLIED"));
+  EXPECT_EQ(acknowledged_, 3);
+  EXPECT_THAT(backend_.log, IsEmpty());
+}
+
+TEST_F(ReconcilerTest, AnUnheldReleaseLeavesATombstone) {
+  Connect();
+  ASSERT_TRUE(Send({Deleting(Viommu("v", "v", 0), 9)}).ok());
+  EXPECT_THAT(Run(), ElementsAre("v@9 RELEASED"));
+  ASSERT_TRUE(Send({Viommu("v", "v", 8)}).ok());
+  EXPECT_THAT(Run(), ElementsAre("v@8 FAILED BEING_DELETED"));
+}
+
+TEST_F(ReconcilerTest, RetriesWithGrowingBoundedWaits) {
+  Connect();
+  backend_.faults["BindDevice"] = std::deque<int>(20, EBUSY);
+  ASSERT_TRUE(Send({Stage2("s", "s2", 2), Viommu("v", "v", 3), Vdevice("d", "v", 7, 5)}).ok());
+  Run();
+  std::vector<int64_t> waits_ms;
+  for (int i = 0; i < 10; ++i) {
+    ASSERT_TRUE(next_.has_value());
+    const auto wait = *next_ - clock_.Monotonic();
+    waits_ms.push_back(std::chrono::round<milliseconds>(wait).count());
+    clock_.Advance(wait - std::chrono::nanoseconds(1));
+    const auto left = backend_.faults["BindDevice"].size();
+    Run();
+    EXPECT_EQ(backend_.faults["BindDevice"].size(), left) << "not before its time";
+    clock_.Advance(std::chrono::nanoseconds(1));
+    Run();
+    EXPECT_EQ(backend_.faults["BindDevice"].size(), left - 1);
+  }
+  EXPECT_THAT(waits_ms, ElementsAre(500, 1000, 2000, 4000, 8000, 16000, 30000, 30000, 30000, 30000));
+  EXPECT_EQ(last_["d"].reason().error_number(), EBUSY);
+  // A new generation does not wait.
+  backend_.faults.clear();
+  ASSERT_TRUE(Send({Vdevice("d", "v", 8, 6)}).ok());
+  EXPECT_THAT(Run(), ElementsAre("d@6 APPLIED", "s@2 APPLIED", "v@3 APPLIED"));
+}
+
+TEST_F(ReconcilerTest, DependentsOfAFailureSaySoAndGoOnByThemselves) {
+  Connect();
+  backend_.vmids = 0;
+  ASSERT_TRUE(
+      Send({Stage2("s", "s2", 2), Viommu("v", "v", 3), Nested("n", "v", "n", 4), Vdevice("d", "v", 7, 5, 0, "n")})
+          .ok());
+  EXPECT_THAT(Run(), ElementsAre("d@5 FAILED DEPENDENCY_NOT_READY", "n@4 FAILED DEPENDENCY_NOT_READY", "s@2 APPLIED",
+                                 "v@3 FAILED VMID_EXHAUSTED"));
+  EXPECT_EQ(last_["v"].reason().error_number(), ENOSPC);
+  backend_.vmids = 1;
+  clock_.Advance(seconds(1));
+  EXPECT_THAT(Run(), ElementsAre("d@5 APPLIED", "n@4 APPLIED", "v@3 APPLIED"));
+}
+
+TEST_F(ReconcilerTest, WhatIsNotThereYetIsWaitedForInSilence) {
+  Connect();
+  ASSERT_TRUE(Send({Vdevice("d", "v", 7, 5)}).ok());
+  EXPECT_THAT(Run(), IsEmpty());
+  EXPECT_EQ(reconciler_->Counts()["waiting"], 1u);
+  ASSERT_TRUE(Send({Stage2("s", "s2", 2)}).ok());
+  EXPECT_THAT(Run(), ElementsAre("s@2 DORMANT"));
+  EXPECT_EQ(acknowledged_, 1) << "the vdevice's message has not been answered";
+  ASSERT_TRUE(Send({Viommu("v", "v", 3)}).ok());
+  EXPECT_THAT(Run(), ElementsAre("d@5 APPLIED", "s@2 APPLIED", "v@3 APPLIED"));
+  EXPECT_EQ(acknowledged_, 4);
+}
+
+TEST_F(ReconcilerTest, ADeviceIsHandedOverOnlyAfterItsRelease) {
+  MakeVm();
+  backend_.faults["UnbindDevice"] = {EIO};
+  ASSERT_TRUE(Send({Deleting(Vdevice("d", "v", 7, 0, 0, "n"), 10), Stage2("s9", "s9", 11, "vm9"),
+                    Viommu("v9", "v9", 12, "s9"), Vdevice("e", "v9", 7, 13)})
+                  .ok());
+  EXPECT_THAT(Run(), ElementsAre("d@10 FAILED BACKEND_FAILED", "e@13 FAILED DEPENDENCY_NOT_READY", "s9@11 DORMANT",
+                                 "v9@12 DORMANT"));
+  clock_.Advance(seconds(1));
+  EXPECT_THAT(Run(), ElementsAre("d@10 RELEASED", "e@13 APPLIED", "s9@11 APPLIED", "v9@12 APPLIED"));
+  EXPECT_EQ(backend_.contexts, 2);
+}
+
+TEST_F(ReconcilerTest, AFailedReleaseIsNeverToldAsReleased) {
+  MakeVm();
+  backend_.faults["Destroy"] = {EBUSY, EBUSY};
+  ASSERT_TRUE(Send({Deleting(Vdevice("d", "v", 7, 0, 0, "n"), 10)}).ok());
+  EXPECT_THAT(Run(), ElementsAre("d@10 FAILED BACKEND_FAILED"));
+  EXPECT_EQ(reconciler_->Counts()["releasing"], 1u);
+  clock_.Advance(milliseconds(500));
+  EXPECT_THAT(Run(), IsEmpty());
+  EXPECT_NE(reconciler_->held().Find("d"), nullptr);
+  clock_.Advance(seconds(1));
+  EXPECT_THAT(Run(), ElementsAre("d@10 RELEASED"));
+  EXPECT_EQ(std::count(backend_.log.begin(), backend_.log.end(), "Detach"), 1);
+}
+
+TEST_F(ReconcilerTest, OrphansAreTornDownFromTheJournal) {
+  MakeVm();
+  ASSERT_TRUE(Send({}, {"d", "n", "v", "s", "never-held"}).ok());
+  EXPECT_THAT(Run(), ElementsAre("d@5 RELEASED", "n@4 RELEASED", "s@2 RELEASED", "v@3 RELEASED"));
+  EXPECT_EQ(backend_.contexts, 0);
+}
+
+TEST_F(ReconcilerTest, ARestartAppliesFromTheJournalWithoutAServer) {
+  MakeVm();
+  Start();
+  EXPECT_TRUE(reconciler_->believes());
+  EXPECT_THAT(Run(), IsEmpty()) << "there is no session to tell";
+  EXPECT_EQ(reconciler_->Counts()["applied"], 4u);
+  EXPECT_THAT(backend_.log, ElementsAre("OpenContext", "BindDevice 0000:01:00.0", "AllocStage2", "AllocViommu s0",
+                                        "AllocNested 0xb", "AllocVdevice 7", "Attach nested"));
+  v1::Hello hello;
+  reconciler_->FillHello(hello);
+  ASSERT_EQ(hello.held_size(), 4);
+  EXPECT_TRUE(hello.held(0).settled());
+  EXPECT_EQ(hello.cluster_id(), "cluster");
+  // Everything is told again: the server may have lost it.
+  ASSERT_TRUE(reconciler_->BeginSession(Welcome()).ok());
+  EXPECT_THAT(Results(), ElementsAre("d@5 APPLIED", "n@4 APPLIED", "s@2 APPLIED", "v@3 APPLIED"));
+}
+
+TEST_F(ReconcilerTest, AReleaseThatARestartInterruptedIsToldLater) {
+  MakeVm();
+  ASSERT_TRUE(Send({Deleting(Vdevice("d", "v", 7, 0, 0, "n"), 10)}).ok());
+  Start();
+  Run();
+  Connect();
+  ASSERT_TRUE(Send({Deleting(Vdevice("d", "v", 7, 0, 0, "n"), 10)}).ok());
+  EXPECT_THAT(Results(), testing::Contains("d@10 RELEASED"));
+}
+
+TEST_F(ReconcilerTest, AfterARebootNothingOldIsBelieved) {
+  MakeVm();
+  boot_id_ = "boot-2";
+  Start();
+  EXPECT_FALSE(reconciler_->believes());
+  Run();
+  EXPECT_THAT(backend_.log, IsEmpty());
+  v1::Hello hello;
+  reconciler_->FillHello(hello);
+  for (const auto& held : hello.held()) EXPECT_FALSE(held.settled());
+  // Also not after another start without a server.
+  Start();
+  Run();
+  EXPECT_THAT(backend_.log, IsEmpty());
+  // The server takes the device back before the mark.
+  ASSERT_TRUE(reconciler_->BeginSession(Welcome()).ok());
+  nonce_ = 0;
+  ASSERT_TRUE(Send({Deleting(Vdevice("d", "v", 7, 0, 0, "n"), 30)}).ok());
+  EXPECT_THAT(Run(), IsEmpty());
+  EXPECT_THAT(backend_.log, IsEmpty());
+  v1::Desired mark;
+  mark.set_sync_mark(true);
+  mark.set_revision(30);
+  ASSERT_TRUE(Send(mark).ok());
+  EXPECT_THAT(Run(), ElementsAre("d@30 RELEASED", "n@4 DORMANT", "s@2 DORMANT", "v@3 DORMANT"));
+  EXPECT_THAT(backend_.log, IsEmpty()) << "nothing of the old boot was touched or made again";
+}
+
+TEST_F(ReconcilerTest, ObeysOneClusterStoreAndRisingEpochs) {
+  ASSERT_TRUE(reconciler_->BeginSession(Welcome(5)).ok());
+  Start();
+  EXPECT_EQ(ReasonOf(reconciler_->BeginSession(Welcome(4))), v1::ERROR_REASON_STALE_EPOCH);
+  v1::Welcome welcome = Welcome(6);
+  welcome.set_cluster_id("other");
+  EXPECT_EQ(ReasonOf(reconciler_->BeginSession(welcome)), v1::ERROR_REASON_CLUSTER_MISMATCH);
+  welcome = Welcome(6);
+  welcome.set_store_incarnation("restored");
+  EXPECT_EQ(ReasonOf(reconciler_->BeginSession(welcome)), v1::ERROR_REASON_STORE_INCARNATION_MISMATCH);
+  EXPECT_FALSE(Send({Viommu("v", "v", 3)}).ok()) << "a refused server is not obeyed";
+  ASSERT_TRUE(reconciler_->BeginSession(Welcome(6)).ok());
+  v1::Desired desired;
+  desired.set_epoch(5);
+  EXPECT_EQ(ReasonOf(reconciler_->Accept(desired)), v1::ERROR_REASON_STALE_EPOCH);
+}
+
+TEST_F(ReconcilerTest, RefusesAnotherHostsJournal) {
+  Reconciler::Options options;
+  options.host = "hosts/h2";
+  const auto other = Reconciler::Open(*journal_, backend_, *targets_, {}, options);
+  EXPECT_EQ(other.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_NE(other.status().message().find("--host h1"), std::string::npos) << other.status();
+}
+
+TEST_F(ReconcilerTest, RefusesWhatCanNotBe) {
+  MakeVm();
+  EXPECT_EQ(ReasonOf(Send({Viommu("", "v", 3)})), v1::ERROR_REASON_PROTOCOL_VIOLATION);
+  EXPECT_EQ(ReasonOf(Send({Viommu("x", "x", 0)})), v1::ERROR_REASON_PROTOCOL_VIOLATION);
+  v1::Resource host;
+  host.mutable_host()->set_uid("h");
+  EXPECT_EQ(ReasonOf(Send({host})), v1::ERROR_REASON_PROTOCOL_VIOLATION);
+  ASSERT_TRUE(Send({Viommu("v", "v", 30, "s2", "s1")}).ok());
+  EXPECT_THAT(Run(), ElementsAre("v@30 FAILED PROTOCOL_VIOLATION"));
+  EXPECT_EQ(reconciler_->held().Find("v")->generation(), 3);
+}
+
+TEST_F(ReconcilerTest, WorksInBoundedPortions) {
+  Connect();
+  ASSERT_TRUE(Send({Stage2("s", "s2", 2), Viommu("v", "v", 3), Vdevice("d0", "v", 1, 5, 0), Vdevice("d1", "v", 2, 6, 1),
+                    Vdevice("d2", "v", 3, 7, 2)})
+                  .ok());
+  int portions = 1;
+  for (; reconciler_->Run(2) == clock_.Monotonic(); ++portions)
+    ASSERT_LE(backend_.log.size(), 4u * static_cast<size_t>(portions));
+  EXPECT_GT(portions, 3);
+  EXPECT_EQ(reconciler_->Counts()["applied"], 5u);
+}
+
+TEST_F(ReconcilerTest, ListsByNameInPages) {
+  MakeVm();
+  const auto first = reconciler_->List({}, 3);
+  ASSERT_EQ(first.size(), 3u);
+  EXPECT_EQ(first[0].resource().stage2_domain().name(), "stage2Domains/s2");
+  EXPECT_EQ(first[1].resource().viommu().name(), "viommus/v");
+  EXPECT_EQ(first[2].resource().nested_domain().name(), "viommus/v/nestedDomains/n");
+  const auto rest = reconciler_->List({"viommus/v/nestedDomains/n", "n"}, 3);
+  ASSERT_EQ(rest.size(), 1u);
+  EXPECT_EQ(rest[0].outcome(), v1::HeldObject::OUTCOME_APPLIED);
+  EXPECT_TRUE(rest[0].kernel_ids().contains("vdevice"));
+}
+
+// Whatever fails, wherever: in the end everything is as it should be, and then everything is gone.
+TEST_F(ReconcilerTest, EveryFaultIsSurvived) {
+  for (const char* call : {"OpenContext", "BindDevice", "AllocIoas", "AllocStage2", "AllocViommu", "AllocVdevice",
+                           "AllocNested", "Attach", "Detach", "Destroy", "UnbindDevice"}) {
+    for (int nth = 0; nth < 4; ++nth) {
+      SCOPED_TRACE(fmt::format("{} {}", call, nth));
+      std::string path = testing::TempDir() + "/reconciler-XXXXXX";
+      directory_ = ::mkdtemp(path.data());
+      Start();
+      Connect();
+      backend_.faults = {{call, std::deque<int>(static_cast<size_t>(nth), 0)}};
+      backend_.faults[call].push_back(EIO);
+      ASSERT_TRUE(Send({Vdevice("d", "v", 7, 5, 0, "n"), Vdevice("e", "v", 8, 6, 1), Nested("n", "v", "n", 4),
+                        Viommu("v", "v", 3), Stage2("s", "s2", 2)})
+                      .ok());
+      Run();
+      clock_.Advance(seconds(60));
+      Run();
+      EXPECT_EQ(reconciler_->Counts()["applied"], 5u);
+      ASSERT_TRUE(Send({Deleting(Stage2("s", "s2", 0), 10), Deleting(Viommu("v", "v", 0), 11),
+                        Deleting(Nested("n", "v", "n", 0), 12), Deleting(Vdevice("d", "v", 7, 0, 0, "n"), 13),
+                        Deleting(Vdevice("e", "v", 8, 0, 1), 14)})
+                      .ok());
+      Run();
+      clock_.Advance(seconds(60));
+      Run();
+      EXPECT_TRUE(reconciler_->held().items().empty());
+      EXPECT_EQ(backend_.contexts, 0);
+      EXPECT_TRUE(backend_.bound.empty());
+      EXPECT_TRUE(backend_.vmids_in_use.empty());
+    }
+  }
+}
+
+}  // namespace
+}  // namespace viommu::agent
