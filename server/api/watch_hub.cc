@@ -1,0 +1,106 @@
+#include "server/api/watch_hub.h"
+
+#include <chrono>
+#include <utility>
+
+#include "common/error.h"
+
+namespace viommu::server {
+namespace {
+
+// Progress marks are exact to this.
+constexpr std::chrono::seconds kTick(1);
+
+absl::Status ShuttingDown() {
+  return Error(absl::StatusCode::kUnavailable, v1::ERROR_REASON_SHUTTING_DOWN)
+      .Message("the server is stopping; watch again from the last revision you were sent");
+}
+
+}  // namespace
+
+WatchHub::WatchHub(size_t max_watches) : max_watches_(max_watches), thread_([this] { Loop(); }) {}
+
+WatchHub::~WatchHub() {
+  {
+    MutexLock lock(mu_);
+    stop_ = true;
+  }
+  work_.NotifyOne();
+  thread_.join();
+}
+
+absl::Status WatchHub::Add(const std::shared_ptr<Watch>& watch) {
+  MutexLock lock(mu_);
+  if (ending_) return ShuttingDown();
+  if (watches_.size() >= max_watches_) {
+    return Error(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_OVERLOADED)
+        .Message("there are {} watches already, which is the limit; try again later, or share a watch", max_watches_)
+        .RetryAfter(std::chrono::seconds(5));
+  }
+  watches_.emplace(watch.get(), watch);
+  return absl::OkStatus();
+}
+
+void WatchHub::Remove(const Watch* watch) {
+  MutexLock lock(mu_);
+  watches_.erase(watch);
+}
+
+uint64_t WatchHub::commits() const {
+  MutexLock lock(mu_);
+  return commits_;
+}
+
+void WatchHub::Park(const std::shared_ptr<Watch>& watch, uint64_t commits_seen) {
+  {
+    MutexLock lock(mu_);
+    parked_.push_back(watch);
+    if (commits_ == commits_seen || due_) return;
+    due_ = true;
+  }
+  work_.NotifyOne();
+}
+
+void WatchHub::OnCommit(const std::vector<ChangeSetPtr>& /*sets*/) {
+  {
+    MutexLock lock(mu_);
+    ++commits_;
+    if (parked_.empty() || due_) return;
+    due_ = true;
+  }
+  work_.NotifyOne();
+}
+
+void WatchHub::EndAll() {
+  std::vector<std::shared_ptr<Watch>> watches;
+  {
+    MutexLock lock(mu_);
+    ending_ = true;
+    for (const auto& entry : watches_) {
+      if (auto watch = entry.second.lock()) watches.push_back(std::move(watch));
+    }
+  }
+  for (const auto& watch : watches) watch->End(ShuttingDown());
+}
+
+int64_t WatchHub::count() const {
+  MutexLock lock(mu_);
+  return static_cast<int64_t>(watches_.size());
+}
+
+void WatchHub::Loop() {
+  while (true) {
+    std::vector<std::shared_ptr<Watch>> woken;
+    {
+      MutexLock lock(mu_);
+      while (!stop_ && !due_ && work_.WaitFor(mu_, kTick)) {
+      }
+      if (stop_) return;
+      due_ = false;
+      woken.swap(parked_);
+    }
+    for (const auto& watch : woken) watch->Wake();
+  }
+}
+
+}  // namespace viommu::server

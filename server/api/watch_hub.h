@@ -1,0 +1,71 @@
+// Wakes the watches that have nothing to send when there is something new.
+//
+// A commit costs the writer's thread one flag; a thread of the hub's own lets the watches look. A watch that is sending
+// looks by itself when it is done and does not concern the hub.
+//
+// Thread-safe.
+
+#ifndef VIOMMU_SERVER_API_WATCH_HUB_H_
+#define VIOMMU_SERVER_API_WATCH_HUB_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "common/mutex.h"
+#include "server/commit/core.h"
+
+namespace viommu::server {
+
+class WatchHub final : public Listener {
+ public:
+  class Watch {
+   public:
+    virtual ~Watch() = default;
+    // There may be something to send, or it is time for a progress mark.
+    virtual void Wake() = 0;
+    // Ends the watch with `status` as soon as no message is under way. Any number of times.
+    virtual void End(const absl::Status& status) = 0;
+  };
+
+  explicit WatchHub(size_t max_watches);
+  ~WatchHub() override;
+
+  // RESOURCE_EXHAUSTED, OVERLOADED: there are too many. UNAVAILABLE, SHUTTING_DOWN.
+  absl::Status Add(const std::shared_ptr<Watch>& watch);
+  void Remove(const Watch* watch);
+
+  // Number of the last commit that the hub knows of. A watch takes it before it looks for something to send…
+  uint64_t commits() const;
+  // … and, having found nothing, asks to be woken when there were commits since, at the latest after a second.
+  void Park(const std::shared_ptr<Watch>& watch, uint64_t commits_seen);
+
+  // Ends every watch with SHUTTING_DOWN and takes no more. Returns at once.
+  void EndAll();
+
+  void OnCommit(const std::vector<ChangeSetPtr>& sets) override;
+
+  int64_t count() const;
+
+ private:
+  void Loop();
+
+  const size_t max_watches_;
+  mutable Mutex mu_;
+  CondVar work_;
+  absl::flat_hash_map<const Watch*, std::weak_ptr<Watch>> watches_ ABSL_GUARDED_BY(mu_);
+  std::vector<std::shared_ptr<Watch>> parked_ ABSL_GUARDED_BY(mu_);
+  uint64_t commits_ ABSL_GUARDED_BY(mu_) = 0;
+  bool due_ ABSL_GUARDED_BY(mu_) = false;     // wake the parked ones now
+  bool ending_ ABSL_GUARDED_BY(mu_) = false;  // no more watches
+  bool stop_ ABSL_GUARDED_BY(mu_) = false;    // the thread
+  std::thread thread_;
+};
+
+}  // namespace viommu::server
+
+#endif  // VIOMMU_SERVER_API_WATCH_HUB_H_
