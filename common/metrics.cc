@@ -1,13 +1,18 @@
 #include "common/metrics.h"
 
+#include <arpa/inet.h>
 #include <fmt/format.h>
+#include <netinet/in.h>
 #include <prometheus/check_names.h>
 #include <prometheus/exposer.h>
 #include <prometheus/metric_family.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <future>
 #include <limits>
 #include <stdexcept>
 #include <type_traits>
@@ -53,6 +58,26 @@ void Fill(ClientMetric& metric, const Histogram& histogram) {
   }
   metric.histogram.sample_count = count;
   metric.histogram.sample_sum = static_cast<double>(histogram.sum()) * scale;
+}
+
+// Connects and hangs up.
+void Knock(const Address& address) {
+  const int fd = socket(address.host.find(':') == std::string::npos ? AF_INET : AF_INET6,
+                        SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (fd < 0) return;
+  // An address to listen everywhere (0.0.0.0, [::]) reaches this machine when it is connected to.
+  sockaddr_in v4 = {};
+  v4.sin_family = AF_INET;
+  v4.sin_port = htons(address.port);
+  sockaddr_in6 v6 = {};
+  v6.sin6_family = AF_INET6;
+  v6.sin6_port = htons(address.port);
+  if (inet_pton(AF_INET, address.host.c_str(), &v4.sin_addr) == 1) {
+    connect(fd, reinterpret_cast<sockaddr*>(&v4), sizeof(v4));
+  } else if (inet_pton(AF_INET6, address.host.c_str(), &v6.sin6_addr) == 1) {
+    connect(fd, reinterpret_cast<sockaddr*>(&v6), sizeof(v6));
+  }
+  close(fd);
 }
 
 }  // namespace
@@ -188,7 +213,15 @@ MetricsExporter::MetricsExporter(Address address, std::shared_ptr<MetricSet> met
                                  std::unique_ptr<prometheus::Exposer> exposer)
     : address_(std::move(address)), metrics_(std::move(metrics)), exposer_(std::move(exposer)) {}
 
-MetricsExporter::~MetricsExporter() = default;
+// The HTTP server notices that it should stop only when its wait for connections ends, which takes up to two seconds; a
+// connection ends it at once. One that comes before the stop is noticed is in vain, hence the loop.
+MetricsExporter::~MetricsExporter() {
+  constexpr std::chrono::milliseconds kBetweenKnocks(10);
+  auto stopped = std::async(std::launch::async, [this] { exposer_.reset(); });
+  do {
+    Knock(address_);
+  } while (stopped.wait_for(kBetweenKnocks) != std::future_status::ready);
+}
 
 absl::StatusOr<std::unique_ptr<MetricsExporter>> MetricsExporter::Start(const Address& address,
                                                                         std::shared_ptr<MetricSet> metrics) {
