@@ -43,6 +43,9 @@ class Draft final : public View {
   // gone again) are left out.
   std::vector<Change> Changes() const;
 
+  // How many records were touched.
+  size_t size() const { return records_.size(); }
+
   // Takes over the changes of a draft that was made on top of this one.
   void Absorb(const std::vector<Change>& changes);
 

@@ -8,7 +8,6 @@
 namespace viommu::server {
 namespace {
 
-constexpr size_t kMaxOwnIdBytes = 63;
 constexpr std::string_view kHosts = "hosts/";
 constexpr std::string_view kSmmus = "/smmus/";
 constexpr std::string_view kDevices = "/devices/";
@@ -78,7 +77,7 @@ bool Is(std::string_view name, std::string_view collection, IsParent is_parent, 
 }  // namespace
 
 bool IsId(std::string_view text) {
-  return !text.empty() && text.size() <= kMaxOwnIdBytes && IsLower(text.front()) &&
+  return !text.empty() && text.size() <= kMaxIdBytes && IsLower(text.front()) &&
          std::all_of(text.begin(), text.end(), [](char c) { return IsLower(c) || IsDigit(c) || c == '-'; });
 }
 

@@ -23,6 +23,7 @@
 
 namespace viommu::server {
 
+inline constexpr int kMaxIdBytes = 63;       // length of a caller-chosen id
 inline constexpr int kMaxHostIdBytes = 253;  // length of a host's id
 inline constexpr int kMaxSmmuIdBytes = 63;   // length of an SMMU's id
 

@@ -1,39 +1,41 @@
 // THE RULES: which changes the record takes, and what follows from them (docs/rules.md).
 //
-// Pure functions from (request, view) to (changes in a draft, answer) or an error. No I/O, threads, clock, randomness or
-// gRPC: time and uids come in through the Context. On an error the draft is to be thrown away.
+// Pure functions from (request, view) to (changes in a draft, answer) or an error. No I/O, threads, clock, randomness
+// or gRPC: time and uids come in through the Context. On an error the draft is to be thrown away.
 //
-// One overload of Judge for each mutating method of the fleet service; the request is the command. Limits and formats of
-// fields are checked here as well, so that there is one place for them. request_id, validate_only and wait are not the
-// rules' business (server/commit, server/api).
+// One overload of Judge for each mutating method of the fleet service; the request is the command. Limits and formats
+// of fields are checked here as well, so that there is one place for them. request_id, validate_only and wait are not
+// the rules' business (server/commit, server/api).
 
 #ifndef VIOMMU_SERVER_FLEET_RULES_H_
 #define VIOMMU_SERVER_FLEET_RULES_H_
 
+#include <google/protobuf/timestamp.pb.h>
+
 #include <cstdint>
 #include <string>
-
-#include <google/protobuf/timestamp.pb.h>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "server/fleet/draft.h"
+#include "server/fleet/names.h"
 #include "viommu/v1/agent_service.pb.h"
 #include "viommu/v1/errors.pb.h"
 #include "viommu/v1/fleet_service.pb.h"
 
 namespace viommu::server {
 
-// Limits; docs/limits.md lists them.
-inline constexpr int kMaxBatchVdevIds = 1024;      // assignments in one BatchSetVdevIds
-inline constexpr int kMaxLabels = 64;              // labels of a resource
-inline constexpr int kMaxLabelKeyBytes = 63;       // length of a label's key
-inline constexpr int kMaxLabelValueBytes = 255;    // length of a label's value
-inline constexpr int kMaxIdBytes = 63;             // length of a caller-chosen id
-inline constexpr int kMaxVmBytes = 128;            // length of a VM's name
-inline constexpr int kMaxHostSmmus = 256;          // SMMUs of a host
-inline constexpr int kMaxHostDevices = 16384;      // devices of a host
+// Limits; docs/limits.md lists them. Those of names are in names.h.
+inline constexpr int kMaxBatchVdevIds = 1024;     // assignments in one BatchSetVdevIds
+inline constexpr int kMaxLabels = 64;             // labels of a resource
+inline constexpr int kMaxLabelKeyBytes = 63;      // length of a label's key
+inline constexpr int kMaxLabelValueBytes = 255;   // length of a label's value
+inline constexpr int kMaxVmBytes = 128;           // length of a VM's name
+inline constexpr int kMaxHostSmmus = 256;         // SMMUs of a host
+inline constexpr int kMaxHostDevices = 16384;     // devices of a host
+inline constexpr int kMaxHostCapabilities = 256;  // capabilities of a host
+inline constexpr int kMaxCascadeRecords = 65536;  // records that one deletion changes
 
 struct Context {
   google::protobuf::Timestamp now;
@@ -63,7 +65,9 @@ absl::StatusOr<v1::DeleteNestedDomainResponse> Judge(const v1::DeleteNestedDomai
 
 // An agent said hello: records the host and its devices as it reports them. Devices that are gone and hold nothing are
 // erased; devices that are gone and in a vdevice are marked missing. A host whose SMMU vanished under recorded viommus
-// is taken all the same: its viommus' applies will fail with a reason. Changes nothing when nothing changed.
+// is taken all the same: its viommus' applies will fail with a reason. What is recorded as READY or DORMANT on the host
+// and is not among what the agent holds (after a reboot, with another journal) becomes PENDING, of the same generation.
+// Changes nothing when nothing changed.
 absl::Status JudgeHello(const v1::Hello& hello, const Context&, Draft&);
 
 // The agent's session ended.

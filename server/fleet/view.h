@@ -9,6 +9,8 @@
 #ifndef VIOMMU_SERVER_FLEET_VIEW_H_
 #define VIOMMU_SERVER_FLEET_VIEW_H_
 
+#include <google/protobuf/message.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -16,8 +18,6 @@
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include <google/protobuf/message.h>
 
 #include "absl/functional/function_ref.h"
 #include "viommu/v1/resources.pb.h"

@@ -1,0 +1,134 @@
+// Rules of viommus.
+
+#include <algorithm>
+#include <utility>
+
+#include "server/fleet/deletion.h"
+#include "server/fleet/record.h"
+#include "server/fleet/rules.h"
+
+namespace viommu::server {
+namespace {
+
+// Whether the stage-2 domain may serve a viommu on that SMMU.
+absl::Status CheckStage2(const v1::Stage2Domain& stage2, const v1::Host& host, const v1::Smmu& smmu) {
+  if (stage2.host() != host.name()) {
+    return Refusal(v1::ERROR_REASON_HOST_MISMATCH, stage2.name(),
+                   "{} is on {}, but the SMMU {} is on {}; both must be on one host", stage2.name(), stage2.host(),
+                   smmu.name(), host.name())
+        .Meta("stage2_domain", stage2.name())
+        .Meta("smmu", smmu.name());
+  }
+  if (stage2.state() == v1::STATE_DELETING) return BeingDeleted(Kind::kStage2Domain, stage2.name());
+  const bool per_smmu = host.stage2_sharing() == v1::STAGE2_SHARING_PER_SMMU;
+  if (stage2.smmu() == smmu.name() || (stage2.smmu().empty() && !per_smmu)) return absl::OkStatus();
+  return Refusal(v1::ERROR_REASON_STAGE2_NOT_SHAREABLE, stage2.name(),
+                 "{} serves {} only, not {}; create a stage-2 domain of the VM for that SMMU", stage2.name(),
+                 stage2.smmu().empty() ? "no SMMU of this host" : stage2.smmu(), smmu.name())
+      .Meta("stage2_domain", stage2.name())
+      .Meta("stage2_smmu", stage2.smmu())
+      .Meta("smmu", smmu.name());
+}
+
+// A viommu with hardware queues takes one of the SMMU's interfaces.
+absl::Status CheckInterfaceFree(const View& view, const v1::Smmu& smmu) {
+  if (!smmu.has_hw_queue()) {
+    return Refusal(v1::ERROR_REASON_SMMU_INCAPABLE, smmu.name(),
+                   "{} has no hardware queues for guests, so there can be no TEGRA241_CMDQV viommu on it; use the type "
+                   "ARM_SMMUV3 or another SMMU",
+                   smmu.name())
+        .Meta("smmu", smmu.name());
+  }
+  const int64_t used = view.Count(Relation::kSmmuHwQueueViommus, smmu.name());
+  const int64_t total = smmu.hw_queue().interfaces();
+  if (used < total) return absl::OkStatus();
+  return Error(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_SMMU_INCAPABLE)
+      .Message("all hardware queue interfaces of {} are taken ({} of {}); use the type ARM_SMMUV3 or another SMMU",
+               smmu.name(), used, total)
+      .Meta("smmu", smmu.name())
+      .Meta("used", std::to_string(used))
+      .Meta("total", std::to_string(total));
+}
+
+}  // namespace
+
+absl::StatusOr<v1::CreateViommuResponse> Judge(const v1::CreateViommuRequest& request, const Context& context,
+                                               Draft& draft) {
+  VIOMMU_RETURN_IF_ERROR(CheckId("viommu_id", request.viommu_id()));
+  if (!request.has_viommu()) return InvalidField("viommu", "is required");
+  const v1::Viommu& asked = request.viommu();
+  VIOMMU_RETURN_IF_ERROR(CheckName(Kind::kStage2Domain, "viommu.stage2_domain", asked.stage2_domain()));
+  if (!v1::ViommuType_IsValid(asked.type())) {
+    return InvalidField("viommu.type", "{} is no type of viommu that this server knows",
+                        static_cast<int>(asked.type()));
+  }
+  VIOMMU_RETURN_IF_ERROR(CheckLabels("viommu.labels", asked.labels()));
+  VIOMMU_ASSIGN_OR_RETURN(const auto host, GetHostOfSmmu(draft, "viommu.smmu", asked.smmu()));
+  VIOMMU_RETURN_IF_ERROR(CheckNotCordoned(*host));
+  const v1::Smmu* smmu = FindSmmu(*host, asked.smmu());
+  if (smmu == nullptr) return SmmuNotFound(asked.smmu());
+  VIOMMU_ASSIGN_OR_RETURN(const auto stage2,
+                          Get<v1::Stage2Domain>(draft, "viommu.stage2_domain", asked.stage2_domain()));
+
+  const std::string name = ViommuName(request.viommu_id());
+  if (const auto present = draft.Find<v1::Viommu>(name); present != nullptr) {
+    return NameTaken(Kind::kViommu, name, present->state() == v1::STATE_DELETING);
+  }
+  VIOMMU_RETURN_IF_ERROR(CheckStage2(*stage2, *host, *smmu));
+  VIOMMU_RETURN_IF_ERROR(CheckCanNest(*smmu));
+  const bool hw_queue = asked.type() == v1::VIOMMU_TYPE_TEGRA241_CMDQV;
+  if (hw_queue) VIOMMU_RETURN_IF_ERROR(CheckInterfaceFree(draft, *smmu));
+  // Where stage 2 belongs to one SMMU, it has brought the VMID along.
+  if (host->stage2_sharing() != v1::STAGE2_SHARING_PER_SMMU) {
+    VIOMMU_RETURN_IF_ERROR(CheckVmidFree(draft, *host, *smmu));
+  }
+
+  v1::Viommu viommu;
+  viommu.set_name(name);
+  *viommu.mutable_labels() = asked.labels();
+  viommu.set_smmu(asked.smmu());
+  viommu.set_stage2_domain(asked.stage2_domain());
+  viommu.set_type(hw_queue ? v1::VIOMMU_TYPE_TEGRA241_CMDQV : v1::VIOMMU_TYPE_ARM_SMMUV3);
+  viommu.set_host(host->name());
+  viommu.set_vm(stage2->vm());
+  Begin(viommu, context);
+  Desire(viommu, v1::STATE_PENDING, context);
+  v1::CreateViommuResponse response;
+  *response.mutable_viommu() = viommu;
+  draft.Put(std::move(viommu));
+  return response;
+}
+
+absl::StatusOr<v1::UpdateViommuLabelsResponse> Judge(const v1::UpdateViommuLabelsRequest& request,
+                                                     const Context& context, Draft& draft) {
+  VIOMMU_ASSIGN_OR_RETURN(const auto present, Get<v1::Viommu>(draft, "name", request.name()));
+  VIOMMU_RETURN_IF_ERROR(CheckLabels("labels", request.labels()));
+  VIOMMU_RETURN_IF_ERROR(CheckEtag(*present, request.etag()));
+  if (present->state() == v1::STATE_DELETING) return BeingDeleted(Kind::kViommu, present->name());
+  v1::UpdateViommuLabelsResponse response;
+  *response.mutable_viommu() = *present;
+  if (SameLabels(present->labels(), request.labels())) return response;
+  *response.mutable_viommu()->mutable_labels() = request.labels();
+  TouchByCaller(*response.mutable_viommu(), context);
+  draft.Put(response.viommu());
+  return response;
+}
+
+absl::StatusOr<v1::DeleteViommuResponse> Judge(const v1::DeleteViommuRequest& request, const Context& context,
+                                               Draft& draft) {
+  VIOMMU_ASSIGN_OR_RETURN(const auto viommu, Get<v1::Viommu>(draft, "name", request.name()));
+  VIOMMU_RETURN_IF_ERROR(CheckEtag(*viommu, request.etag()));
+  if (!request.cascade()) {
+    InTheWay found;
+    FindInTheWay(draft, viommu->name(), found);
+    VIOMMU_RETURN_IF_ERROR(found.Check(viommu->name(),
+                                       "unset its vdev_ids and delete its nested domains first, or set "
+                                       "cascade"));
+  }
+  v1::DeleteViommuResponse response;
+  *response.mutable_viommu() = Release(*viommu, context, draft);
+  VIOMMU_RETURN_IF_ERROR(CheckCascade(draft, viommu->name()));
+  return response;
+}
+
+}  // namespace viommu::server
