@@ -12,7 +12,8 @@ namespace {
 constexpr uint32_t kOasBits[] = {32, 36, 40, 42, 44, 48, 52};
 
 constexpr BitField kS2p{0, 0}, kS1p{1, 1}, kCohacc{4, 4}, kHyp{9, 9}, kAts{10, 10}, kAsid16{12, 12}, kPri{16, 16},
-    kVmid16{18, 18}, kStLevel{28, 27};
+    kVmid16{18, 18}, kStallModel{25, 24}, kStLevel{28, 27};
+constexpr uint64_t kStallModelNone = 1;
 constexpr BitField kSidSize{5, 0}, kSsidSize{10, 6}, kCmdqs{25, 21};
 constexpr BitField kFwb{8, 8}, kRil{10, 10};
 constexpr BitField kOas{2, 0}, kGran4k{4, 4}, kGran16k{5, 5}, kGran64k{6, 6}, kDs{7, 7};
@@ -37,6 +38,7 @@ Features DecodeIdRegisters(const IdRegisters& idr) {
   f.asid_bits = Bit(idr[0], kAsid16) ? 16 : 8;
   f.pri = Bit(idr[0], kPri);
   f.vmid_bits = Bit(idr[0], kVmid16) ? 16 : 8;
+  f.stall = kStallModel.Get(idr[0]) != kStallModelNone;
   f.two_level_st = kStLevel.Get(idr[0]) == 1;
   f.sid_bits = static_cast<uint32_t>(std::min<uint64_t>(kSidSize.Get(idr[1]), 32));
   f.ssid_bits = static_cast<uint32_t>(std::min<uint64_t>(kSsidSize.Get(idr[1]), 20));
@@ -65,6 +67,7 @@ IdRegisters EncodeIdRegisters(const Features& f) {
   set(0, kAsid16, f.asid_bits >= 16);
   set(0, kPri, f.pri);
   set(0, kVmid16, f.vmid_bits >= 16);
+  set(0, kStallModel, f.stall ? 0 : kStallModelNone);
   set(0, kStLevel, f.two_level_st);
   set(1, kSidSize, std::min(f.sid_bits, 32u));
   set(1, kSsidSize, std::min(f.ssid_bits, 20u));

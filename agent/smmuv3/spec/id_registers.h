@@ -23,6 +23,7 @@ struct Features {
   uint32_t asid_bits = 8;     // ASID16, bit 12
   bool pri = false;           // PRI, bit 16
   uint32_t vmid_bits = 8;     // VMID16, bit 18
+  bool stall = false;         // STALL_MODEL, bits 25:24, other than 1: transactions can wait for software
   bool two_level_st = false;  // ST_LEVEL, bits 28:27
 
   // IDR1 (6.3.2)

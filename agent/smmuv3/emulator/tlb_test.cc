@@ -1,0 +1,169 @@
+#include "agent/smmuv3/emulator/tlb.h"
+
+#include <gtest/gtest.h>
+#include <rapidcheck.h>
+#include <rapidcheck/gtest.h>
+
+#include <algorithm>
+#include <vector>
+
+namespace viommu::smmuv3 {
+namespace {
+
+constexpr uint64_t kVa = 0x7f12'3456'7000;
+
+// One entry of every kind that the scopes tell apart, all of which cover kVa.
+struct Population {
+  Tlb tlb{4096};
+  std::vector<TlbEntry> entries;
+
+  Population() {
+    for (const uint16_t vmid : {uint16_t{1}, uint16_t{2}}) {
+      for (const uint16_t asid : {uint16_t{5}, uint16_t{6}}) {
+        for (const uint8_t level : {uint8_t{1}, uint8_t{2}, uint8_t{3}}) {
+          Add({.vmid = vmid, .asid = asid, .level = level, .address = kVa});
+        }
+        Add({.vmid = vmid, .asid = asid, .leaf = false, .level = 0, .address = kVa});
+        Add({.vmid = vmid, .asid = asid, .leaf = false, .level = 2, .address = kVa});
+        Add({.vmid = vmid, .asid = asid, .granule_log2 = 16, .address = kVa});
+        Add({.vmid = vmid, .asid = asid, .address = kVa + 0x1000});
+        Add({.vmid = vmid, .asid = asid, .address = kVa + 0x100'0000});
+      }
+      Add({.vmid = vmid, .global = true, .address = kVa});
+      Add({.stage = TlbStage::kStage2Only, .vmid = vmid, .address = kVa});
+      Add({.stage = TlbStage::kStage2Only, .vmid = vmid, .address = kVa + 0x1000});
+    }
+    Add({.regime = TlbRegime::kNsEl2, .asid = 5, .address = kVa});
+    Add({.regime = TlbRegime::kNsEl2, .asid = 6, .address = kVa});
+    Add({.regime = TlbRegime::kNsEl2, .global = true, .address = kVa});
+  }
+
+  void Add(const TlbEntry& entry) {
+    entries.push_back(entry);
+    tlb.Insert(entry);
+  }
+
+  bool Holds(const TlbEntry& e) const {
+    const auto found = e.leaf ? tlb.Lookup(e.regime, e.stage, e.vmid, e.asid, e.address)
+                              : tlb.LookupTable(e.regime, e.stage, e.vmid, e.asid, e.address);
+    return found.has_value();
+  }
+};
+
+// How many entries of a full population the command removes.
+uint32_t Removes(const Command& command) {
+  Population population;
+  return population.tlb.Invalidate(*TlbScopeOf(command, false));
+}
+
+TEST(TlbTest, FindsTheSmallestPageThatCoversTheAddress) {
+  Tlb tlb(16);
+  tlb.Insert({.vmid = 1, .asid = 5, .level = 2, .address = kVa, .output = 0x1000});
+  EXPECT_EQ(tlb.Lookup(TlbRegime::kNsEl1, TlbStage::kStage1, 1, 5, kVa ^ 0x3000)->output, 0x1000u);
+  tlb.Insert({.vmid = 1, .asid = 5, .level = 3, .address = kVa, .output = 0x2000});
+  EXPECT_EQ(tlb.Lookup(TlbRegime::kNsEl1, TlbStage::kStage1, 1, 5, kVa | 0xabc)->output, 0x2000u);
+  EXPECT_FALSE(tlb.Lookup(TlbRegime::kNsEl1, TlbStage::kStage1, 1, 6, kVa).has_value());
+  EXPECT_FALSE(tlb.Lookup(TlbRegime::kNsEl1, TlbStage::kStage1, 2, 5, kVa).has_value());
+  EXPECT_FALSE(tlb.Lookup(TlbRegime::kNsEl1, TlbStage::kStage2Only, 1, 5, kVa).has_value());
+  EXPECT_FALSE(tlb.LookupTable(TlbRegime::kNsEl1, TlbStage::kStage1, 1, 5, kVa).has_value());
+}
+
+TEST(TlbTest, GlobalEntriesServeEveryAsid) {
+  Tlb tlb(16);
+  tlb.Insert({.vmid = 1, .asid = 5, .global = true, .address = kVa});
+  EXPECT_TRUE(tlb.Lookup(TlbRegime::kNsEl1, TlbStage::kStage1, 1, 99, kVa).has_value());
+}
+
+TEST(TlbTest, SameplaceIsReplacedAndTheOldestMakeRoom) {
+  Tlb tlb(4);
+  for (int i = 0; i < 3; ++i) tlb.Insert({.vmid = 1, .address = kVa, .output = static_cast<uint64_t>(i)});
+  EXPECT_EQ(tlb.size(), 1u);
+  for (uint64_t i = 1; i <= 10; ++i) tlb.Insert({.vmid = 1, .address = kVa + i * 0x1000});
+  EXPECT_EQ(tlb.size(), 4u);
+  EXPECT_FALSE(tlb.Lookup(TlbRegime::kNsEl1, TlbStage::kStage1, 1, 0, kVa).has_value());
+  EXPECT_TRUE(tlb.Lookup(TlbRegime::kNsEl1, TlbStage::kStage1, 1, 0, kVa + 10 * 0x1000).has_value());
+}
+
+// A population has, per VMID: 2 ASIDs x 8 entries, 1 global, 2 of stage 2 alone; and 3 of EL2.
+TEST(TlbScopeTest, CountsPerCommand) {
+  EXPECT_EQ(Removes({.opcode = Opcode::kTlbiNsnhAll}), 38u);
+  EXPECT_EQ(Removes({.opcode = Opcode::kTlbiNhAll, .vmid = 1}), 17u);
+  EXPECT_EQ(Removes({.opcode = Opcode::kTlbiS12Vmall, .vmid = 1}), 19u);
+  EXPECT_EQ(Removes({.opcode = Opcode::kTlbiNhAsid, .vmid = 1, .asid = 5}), 8u);
+  // 3 leaves of 4 KiB tables, 2 tables, 1 leaf of a 64 KiB table, the global one; the 64 KiB leaf covers kVa + 0x1000
+  // too.
+  EXPECT_EQ(Removes({.opcode = Opcode::kTlbiNhVa, .vmid = 1, .asid = 5, .address = kVa}), 7u);
+  EXPECT_EQ(Removes({.opcode = Opcode::kTlbiNhVa, .vmid = 1, .asid = 5, .address = kVa, .leaf = true}), 5u);
+  EXPECT_EQ(Removes({.opcode = Opcode::kTlbiNhVaa, .vmid = 1, .address = kVa}), 13u);
+  EXPECT_EQ(Removes({.opcode = Opcode::kTlbiNhVaa, .vmid = 3, .address = kVa}), 0u);
+  EXPECT_EQ(Removes({.opcode = Opcode::kTlbiS2Ipa, .vmid = 1, .address = kVa}), 1u);
+  EXPECT_EQ(Removes({.opcode = Opcode::kTlbiEl2All}), 3u);
+  EXPECT_EQ(Removes({.opcode = Opcode::kTlbiEl2Asid, .asid = 5}), 1u);
+  EXPECT_EQ(Removes({.opcode = Opcode::kTlbiEl2Va, .asid = 5, .address = kVa}), 2u);
+  EXPECT_EQ(Removes({.opcode = Opcode::kTlbiEl2Vaa, .address = kVa}), 3u);
+}
+
+TEST(TlbScopeTest, RangeCoversItsGranulesOnly) {
+  const auto range = [](uint8_t num, uint8_t scale, uint8_t ttl, bool leaf) {
+    return Removes({.opcode = Opcode::kTlbiNhVa,
+                    .vmid = 1,
+                    .asid = 5,
+                    .address = kVa,
+                    .leaf = leaf,
+                    .num = num,
+                    .scale = scale,
+                    .ttl = ttl,
+                    .tg = 1});
+  };
+  // One page at level 3: the page, the global one; with tables both table descriptors above it.
+  EXPECT_EQ(range(0, 0, 3, true), 2u);
+  EXPECT_EQ(range(0, 0, 3, false), 4u);
+  // Level 2: the block, and the table of level 0; the descriptor of level 2 is not above.
+  EXPECT_EQ(range(0, 0, 2, true), 1u);
+  EXPECT_EQ(range(0, 0, 2, false), 2u);
+  // Two pages, any level: 3 leaves, the neighbour, the global one.
+  EXPECT_EQ(range(1, 0, 0, true), 5u);
+  // 32 x 2^8 pages = 32 MiB: the far page, too.
+  EXPECT_EQ(range(31, 8, 0, true), 6u);
+  // To the end of the address space without wrapping around.
+  EXPECT_EQ(range(31, 39, 0, true), 6u);
+}
+
+TEST(TlbScopeTest, RangesDoNotWrap) {
+  Tlb tlb(8);
+  tlb.Insert({.vmid = 1, .address = 0x1000});
+  tlb.Insert({.vmid = 1, .address = 0xffff'ffff'ffff'f000});
+  const auto scope = TlbScopeOf(
+      {.opcode = Opcode::kTlbiNhVaa, .vmid = 1, .address = 0xffff'ffff'ffff'f000, .num = 31, .scale = 10, .tg = 1},
+      false);
+  EXPECT_EQ(tlb.Invalidate(*scope), 1u);
+  EXPECT_TRUE(tlb.Lookup(TlbRegime::kNsEl1, TlbStage::kStage1, 1, 0, 0x1000).has_value());
+}
+
+TEST(TlbScopeTest, OtherCommandsHaveNone) {
+  EXPECT_FALSE(TlbScopeOf({.opcode = Opcode::kSync}, false).has_value());
+  EXPECT_FALSE(TlbScopeOf({.opcode = Opcode::kAtcInv}, false).has_value());
+}
+
+RC_GTEST_PROP(TlbProperty, InvalidateRemovesWhatMatchesAndNothingElse, (uint64_t dw0, uint64_t dw1)) {
+  const Opcode opcode =
+      *rc::gen::element(Opcode::kTlbiNhAll, Opcode::kTlbiNhAsid, Opcode::kTlbiNhVa, Opcode::kTlbiNhVaa,
+                        Opcode::kTlbiS12Vmall, Opcode::kTlbiS2Ipa, Opcode::kTlbiNsnhAll, Opcode::kTlbiEl2Va);
+  Command command = *Decode({kOpcodeField.Set(dw0, static_cast<uint64_t>(opcode)), dw1});
+  command.vmid = *rc::gen::inRange<uint16_t>(1, 4);
+  command.asid = *rc::gen::inRange<uint16_t>(4, 8);
+  command.address = kVa + (*rc::gen::inRange<uint64_t>(0, 4) << 12);
+  const TlbScope scope = *TlbScopeOf(command, false);
+  Population population;
+  uint32_t expected = 0;
+  for (const TlbEntry& entry : population.entries) expected += scope.Matches(entry) ? 1 : 0;
+  RC_ASSERT(population.tlb.Invalidate(scope) == expected);
+  RC_ASSERT(population.tlb.size() == population.entries.size() - expected);
+  for (const TlbEntry& entry : population.entries) {
+    if (!scope.Matches(entry)) RC_ASSERT(population.Holds(entry));
+  }
+  RC_ASSERT(population.tlb.Invalidate(scope) == 0u);
+}
+
+}  // namespace
+}  // namespace viommu::smmuv3
