@@ -209,11 +209,6 @@ void Config::AddFlags(CLI::App& app) {
                      ->description(fmt::format("Read options from this YAML file [{}]", EnvironmentName("config")))
                      ->type_name("FILE")
                      ->default_str(spec_.default_file);
-  if (spec_.contexts) {
-    context_flag_ = app.add_option("--context")
-                        ->description(fmt::format("Use this context of the file [{}]", EnvironmentName("context")))
-                        ->type_name("NAME");
-  }
   for (const auto& option : options_) {
     const std::string help = fmt::format("{} [{}]", option->help, EnvironmentName(option->name));
     // Values are kept as text here: all sources go through the same checks later, with the same messages.
@@ -239,49 +234,19 @@ void Config::Apply(Option& option, const RawValue& raw, const std::string& sourc
   option.source = source;
 }
 
-std::optional<std::string> Config::FromFlagOrEnvironment(const CLI::Option* flag, std::string_view name) const {
-  if (flag != nullptr && flag->count() > 0) return flag->results().back();
-  if (const char* value = std::getenv(EnvironmentName(name).c_str())) return std::string(value);
-  return std::nullopt;
-}
-
 void Config::ApplyFile() {
-  const auto asked = FromFlagOrEnvironment(config_flag_, "config");
   std::error_code ignored;
-  if (asked) {
-    file_ = *asked;
-  } else if (!spec_.default_file.empty() && std::filesystem::exists(spec_.default_file, ignored)) {
+  if (config_flag_->count() > 0) {
+    file_ = config_flag_->results().back();
+  } else if (const char* path = std::getenv(EnvironmentName("config").c_str())) {
+    file_ = path;
+  } else if (std::filesystem::exists(spec_.default_file, ignored)) {
     file_ = spec_.default_file;
   }
-  ConfigFile file;
-  if (!file_.empty()) file = ReadConfigFile(file_, Names(), spec_.contexts);
+  if (file_.empty()) return;
+  const ConfigFile file = ReadConfigFile(file_, Names());
   errors_.insert(errors_.end(), file.errors.begin(), file.errors.end());
   for (const ConfigEntry& entry : file.entries) Apply(*Find(entry.name), entry.value, entry.where);
-  if (!spec_.contexts) return;
-
-  for (const auto& [name, entries] : file.contexts) {
-    for (const ConfigEntry& entry : entries) {
-      if (const absl::Status status = Find(entry.name)->set(entry.value, /*store=*/false); !status.ok()) {
-        errors_.push_back(fmt::format("{}: {}: {}", entry.where, entry.name, std::string(status.message())));
-      }
-    }
-  }
-  context_ = file.current_context;
-  if (const auto chosen = FromFlagOrEnvironment(context_flag_, "context")) {
-    context_ = *chosen;
-    if (!context_.empty() && !file.contexts.contains(context_)) {
-      std::vector<std::string> names;
-      for (const auto& [name, entries] : file.contexts) names.push_back(name);
-      errors_.push_back(
-          fmt::format("{}: there is no context \"{}\" in {}{}",
-                      context_flag_ != nullptr && context_flag_->count() > 0 ? "--context" : EnvironmentName("context"),
-                      context_, file_.empty() ? "any file" : file_, DidYouMean(context_, names)));
-    }
-  }
-  for (const ConfigEntry& entry : file.contexts[context_]) {
-    Option& option = *Find(entry.name);
-    if (option.set(entry.value, /*store=*/true).ok()) option.source = entry.where;
-  }
 }
 
 void Config::ApplyEnvironment() {
@@ -302,7 +267,7 @@ void Config::ApplyEnvironment() {
 
 void Config::ApplyFlags() {
   for (const auto& option : options_) {
-    if (option->parsed == nullptr || option->parsed->count() == 0) continue;
+    if (option->parsed->count() == 0) continue;
     RawValue raw;
     raw.list = option->many;
     raw.items = option->parsed->results();

@@ -59,12 +59,6 @@ struct ConfigSpec {
   std::string summary;  // one line for --help
   // Read when it exists and --config is not given.
   std::string default_file;
-  // Whether the file may hold several named sets of options, as a client of several servers wants it:
-  //   current_context: lab
-  //   contexts:
-  //     lab: {server: "10.0.0.5:7070"}
-  // The options of the chosen one (--context, environment, current_context) win over those outside of contexts.
-  bool contexts = false;
 };
 
 class Config {
@@ -104,22 +98,12 @@ class Config {
   // stderr then).
   std::optional<int> Load(int argc, const char* const* argv);
 
-  // Load() in parts, for a program with commands of its own: add the flags to its parser, let that parse, then resolve.
-  // The error's message is all errors, one per line.
-  void AddFlags(CLI::App& app);
-  absl::Status Resolve();
-
   // The effective configuration as YAML that --config reads back; each value with where it came from.
   std::string Print() const;
 
   // Where the value of an option came from: "default", "server.yaml:12", "VIOMMU_SERVER_LISTEN", "--listen". The option
   // must exist.
   std::string SourceOf(std::string_view name) const;
-
-  // The file that Resolve() read; empty when none.
-  const std::string& file() const { return file_; }
-  // The context that Resolve() chose; empty when none.
-  const std::string& context() const { return context_; }
 
   // What one source says: one item, or several where `list` (then a scalar option refuses it).
   struct RawValue {
@@ -154,6 +138,8 @@ class Config {
   static absl::StatusOr<std::string> OnlyItem(const RawValue& raw);
   static absl::Status NotOneOf(const std::string& text, const std::vector<std::string>& words);
 
+  void AddFlags(CLI::App& app);
+  absl::Status Resolve();
   Option* Find(std::string_view name);
   std::vector<std::string> Names() const;
   std::string EnvironmentName(std::string_view name) const;
@@ -161,16 +147,13 @@ class Config {
   void ApplyFile();
   void ApplyEnvironment();
   void ApplyFlags();
-  std::optional<std::string> FromFlagOrEnvironment(const CLI::Option* flag, std::string_view name) const;
 
   ConfigSpec spec_;
   std::vector<std::unique_ptr<Option>> options_;
   std::vector<std::function<absl::Status()>> checks_;
   std::vector<std::string> errors_;
   std::string file_;
-  std::string context_;
   CLI::Option* config_flag_ = nullptr;
-  CLI::Option* context_flag_ = nullptr;
 };
 
 template <typename T>

@@ -15,23 +15,15 @@
 namespace viommu {
 namespace {
 
-constexpr char kContexts[] = "contexts";
-constexpr char kCurrentContext[] = "current_context";
-
 class Reader {
  public:
-  Reader(const std::string& path, const std::vector<std::string>& names, bool contexts, ConfigFile& out)
-      : path_(path), names_(names), contexts_(contexts), out_(out) {}
+  Reader(const std::string& path, const std::vector<std::string>& names, ConfigFile& out)
+      : path_(path), names_(names), out_(out) {}
 
   void Read(const YAML::Node& root) {
     if (root.IsNull()) return;
     if (!root.IsMap()) return Fail(root, "", "the file must be a mapping of options");
-    Walk(root, "", out_.entries, contexts_);
-    if (!out_.current_context.empty() && !out_.contexts.contains(out_.current_context)) {
-      Fail(root[kCurrentContext], kCurrentContext,
-           fmt::format("there is no context \"{}\"{}", out_.current_context,
-                       DidYouMean(out_.current_context, ContextNames())));
-    }
+    Walk(root, "");
   }
 
  private:
@@ -42,18 +34,12 @@ class Reader {
                                       : fmt::format("{}: {}: {}", Where(node), key, reason));
   }
 
-  std::vector<std::string> ContextNames() const {
-    std::vector<std::string> names;
-    for (const auto& [name, entries] : out_.contexts) names.push_back(name);
-    return names;
-  }
-
   bool IsOption(const std::string& name) const { return std::ranges::find(names_, name) != names_.end(); }
   bool IsSection(const std::string& name) const {
     return std::ranges::any_of(names_, [&](const std::string& option) { return option.starts_with(name + "."); });
   }
 
-  void Walk(const YAML::Node& map, const std::string& section, std::vector<ConfigEntry>& entries, bool root) {
+  void Walk(const YAML::Node& map, const std::string& section) {
     std::set<std::string> seen;
     for (const auto& item : map) {
       if (!item.first.IsScalar()) {
@@ -64,14 +50,10 @@ class Reader {
       const std::string name = section.empty() ? key : section + "." + key;
       if (!seen.insert(key).second) {
         Fail(item.first, name, "is given twice");
-      } else if (root && key == kContexts) {
-        WalkContexts(item.second);
-      } else if (root && key == kCurrentContext) {
-        out_.current_context = item.second.IsScalar() ? item.second.Scalar() : "";
       } else if (IsOption(name)) {
-        AddEntry(item.first, item.second, name, entries);
+        AddEntry(item.first, item.second, name);
       } else if (IsSection(name) && item.second.IsMap()) {
-        Walk(item.second, name, entries, false);
+        Walk(item.second, name);
       } else if (IsSection(name)) {
         // A section whose lines are all commented out is no mistake.
         if (!item.second.IsNull()) Fail(item.first, name, "is a section: its options go below it, indented");
@@ -81,28 +63,7 @@ class Reader {
     }
   }
 
-  void WalkContexts(const YAML::Node& contexts) {
-    if (contexts.IsNull()) return;
-    if (!contexts.IsMap()) return Fail(contexts, kContexts, "must be a mapping of names to options");
-    for (const auto& context : contexts) {
-      const std::string name = context.first.IsScalar() ? context.first.Scalar() : "";
-      if (name.empty()) {
-        Fail(context.first, kContexts, "a context needs a name");
-      } else if (out_.contexts.contains(name)) {
-        Fail(context.first, fmt::format("{}.{}", kContexts, name), "is given twice");
-      } else {
-        auto& entries = out_.contexts[name];
-        if (context.second.IsMap()) {
-          Walk(context.second, "", entries, false);
-        } else if (!context.second.IsNull()) {
-          Fail(context.first, fmt::format("{}.{}", kContexts, name), "must be a mapping of options");
-        }
-      }
-    }
-  }
-
-  void AddEntry(const YAML::Node& key, const YAML::Node& node, const std::string& name,
-                std::vector<ConfigEntry>& entries) {
+  void AddEntry(const YAML::Node& key, const YAML::Node& node, const std::string& name) {
     ConfigEntry entry{name, {}, Where(key)};
     if (node.IsScalar()) {
       entry.value.items.push_back(node.Scalar());
@@ -123,18 +84,17 @@ class Reader {
     } else {
       return Fail(key, name, "has no value");
     }
-    entries.push_back(std::move(entry));
+    out_.entries.push_back(std::move(entry));
   }
 
   const std::string& path_;
   const std::vector<std::string>& names_;
-  const bool contexts_;
   ConfigFile& out_;
 };
 
 }  // namespace
 
-ConfigFile ReadConfigFile(const std::string& path, const std::vector<std::string>& names, bool contexts) {
+ConfigFile ReadConfigFile(const std::string& path, const std::vector<std::string>& names) {
   ConfigFile file;
   std::ifstream in(path, std::ios::binary);
   std::string text;
@@ -153,7 +113,7 @@ ConfigFile ReadConfigFile(const std::string& path, const std::vector<std::string
     return file;
   }
   try {
-    Reader(path, names, contexts, file).Read(YAML::Load(text));
+    Reader(path, names, file).Read(YAML::Load(text));
   } catch (const YAML::Exception& error) {
     file.errors.push_back(fmt::format("{}:{}: is not YAML: {}", path, error.mark.line + 1, error.msg));
   }

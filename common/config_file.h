@@ -3,9 +3,8 @@
 #ifndef VIOMMU_COMMON_CONFIG_FILE_H_
 #define VIOMMU_COMMON_CONFIG_FILE_H_
 
-#include <map>
+#include <cstddef>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "common/config.h"
@@ -20,9 +19,6 @@ struct ConfigEntry {
 
 struct ConfigFile {
   std::vector<ConfigEntry> entries;
-  // By context; empty unless contexts are allowed.
-  std::map<std::string, std::vector<ConfigEntry>> contexts;
-  std::string current_context;
   // "server.yaml:3: lisen: no such option; did you mean "listen"?"
   std::vector<std::string> errors;
 };
@@ -31,7 +27,7 @@ struct ConfigFile {
 inline constexpr size_t kMaxConfigFileBytes = 1 << 20;
 
 // Reads the file `path`. `names` are the options there are; everything else is an error, as is a key given twice.
-ConfigFile ReadConfigFile(const std::string& path, const std::vector<std::string>& names, bool contexts);
+ConfigFile ReadConfigFile(const std::string& path, const std::vector<std::string>& names);
 
 }  // namespace viommu
 

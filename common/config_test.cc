@@ -47,9 +47,8 @@ class ConfigTest : public testing::Test {
     return path;
   }
   // What Load() returns; -1 for "go on".
-  int Load(const std::vector<std::string>& args, bool contexts = false) {
-    config_ = std::make_unique<Config>(
-        ConfigSpec{.program = "viommu-test", .summary = "A test.", .default_file = "", .contexts = contexts});
+  int Load(const std::vector<std::string>& args) {
+    config_ = std::make_unique<Config>(ConfigSpec{.program = "viommu-test", .summary = "A test.", .default_file = ""});
     options_ = Options();
     config_->String("cluster", &options_.cluster, "Name of the cluster");
     config_->Address("listen", &options_.listen, "Where to listen");
@@ -207,31 +206,6 @@ TEST_F(ConfigTest, VersionAndHelp) {
   EXPECT_EQ(Load({"--help"}), 0);
   EXPECT_THAT(out_, HasSubstr("--agents-lease DURATION=10s"));
   EXPECT_THAT(out_, HasSubstr("[VIOMMU_TEST_AGENTS_LEASE]"));
-}
-
-TEST_F(ConfigTest, ContextsChooseAndAreAllChecked) {
-  const std::string text = R"(
-workers: 1
-current_context: lab
-contexts:
-  lab: {workers: 2, cluster: lab}
-  prod: {workers: 3}
-)";
-  const std::string file = WriteFile(text);
-  EXPECT_EQ(Load({"--config", file}, true), -1) << err_;
-  EXPECT_EQ(options_.workers, 2);
-  EXPECT_EQ(config_->context(), "lab");
-  EXPECT_EQ(Load({"--config", file, "--context", "prod"}, true), -1) << err_;
-  EXPECT_EQ(options_.workers, 3);
-  EXPECT_EQ(options_.cluster, "main");
-  EXPECT_EQ(Load({"--config", file, "--context", "prdo"}, true), kExitBadConfig);
-  EXPECT_EQ(err_, "--context: there is no context \"prdo\" in " + file + "; did you mean \"prod\"?\n");
-  EXPECT_EQ(Load({"--config", WriteFile(text + "  bad: {workers: 99}\n")}, true), kExitBadConfig);
-  EXPECT_THAT(err_, HasSubstr(":7: workers: 99 is not between 1 and 64"));
-  EXPECT_EQ(Load({"--config", WriteFile("current_context: gone\n")}, true), kExitBadConfig);
-  EXPECT_THAT(err_, HasSubstr(":1: current_context: there is no context \"gone\""));
-  EXPECT_EQ(Load({"--config", WriteFile(text)}, false), kExitBadConfig);
-  EXPECT_THAT(err_, HasSubstr(":4: contexts: no such option"));
 }
 
 }  // namespace
