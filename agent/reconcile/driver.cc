@@ -1,0 +1,118 @@
+#include "agent/reconcile/driver.h"
+
+#include <algorithm>
+
+namespace viommu::agent {
+
+Driver::Driver(std::unique_ptr<Reconciler> reconciler, const Journal& journal, Options options)
+    : options_(std::move(options)), journal_(journal), reconciler_(std::move(reconciler)) {}
+
+Driver::~Driver() { Stop(); }
+
+void Driver::Start() {
+  thread_ = std::thread([this] { Loop(); });
+}
+
+void Driver::Stop() {
+  {
+    MutexLock lock(mu_);
+    stop_ = true;
+    wake_.NotifyAll();
+  }
+  if (thread_.joinable()) thread_.join();
+}
+
+void Driver::Loop() {
+  bool stop = false;
+  while (!stop) {
+    if (Turn(stop) && on_results_) on_results_();
+  }
+}
+
+bool Driver::Turn(bool& stop) {
+  // A mutex alone may be taken again and again by the thread that has just let it go.
+  constexpr std::chrono::milliseconds kLetIn(1);
+  constexpr std::chrono::seconds kLongestWait(60);
+  MutexLock lock(mu_);
+  while (!stop_) {
+    if (callers_.load() > 0) {
+      wake_.WaitFor(mu_, kLetIn);
+      continue;
+    }
+    const MonotonicTime now = options_.clock->Monotonic();
+    if (news_ || (due_ && *due_ <= now)) break;
+    wake_.WaitFor(mu_, due_ ? std::min<std::chrono::nanoseconds>(*due_ - now, kLongestWait) : kLongestWait);
+  }
+  stop = stop_;
+  if (stop) return false;
+  news_ = false;
+  const MonotonicTime start = options_.clock->Monotonic();
+  due_ = reconciler_->Run(options_.portion_changes);
+  if (options_.on_portion) options_.on_portion(options_.clock->Monotonic() - start);
+  return reconciler_->has_results();
+}
+
+template <typename F>
+auto Driver::Call(F&& f) {
+  ++callers_;
+  MutexLock lock(mu_);
+  --callers_;
+  wake_.NotifyAll();
+  return f(*reconciler_);
+}
+
+void Driver::FillHello(v1::Hello& hello) {
+  Call([&](Reconciler& r) { r.FillHello(hello); });
+}
+
+absl::Status Driver::BeginSession(const v1::Welcome& welcome) {
+  return Call([&](Reconciler& r) { return r.BeginSession(welcome); });
+}
+
+void Driver::EndSession() {
+  Call([](Reconciler& r) { r.EndSession(); });
+}
+
+absl::Status Driver::Accept(const v1::Desired& desired) {
+  ++callers_;
+  MutexLock lock(mu_);
+  --callers_;
+  const absl::Status status = reconciler_->Accept(desired);
+  news_ = true;
+  wake_.NotifyAll();
+  return status;
+}
+
+bool Driver::TakeResults(int max, v1::Results& results) {
+  return Call([&](Reconciler& r) { return r.TakeResults(max, results); });
+}
+
+int64_t Driver::revision() {
+  return Call([](Reconciler& r) { return r.revision(); });
+}
+
+std::map<std::string, uint64_t> Driver::Counts() {
+  return Call([](Reconciler& r) { return r.Counts(); });
+}
+
+std::vector<v1::HeldObject> Driver::List(const std::pair<std::string, std::string>& after, size_t max) {
+  return Call([&](Reconciler& r) { return r.List(after, max); });
+}
+
+journal::Identity Driver::identity() {
+  return Call([](Reconciler& r) { return r.held().identity(); });
+}
+
+bool Driver::believes() {
+  return Call([](Reconciler& r) { return r.believes(); });
+}
+
+JournalStats Driver::journal_stats() {
+  return Call([this](Reconciler& r) {
+    return JournalStats{.size_bytes = journal_.size_bytes(),
+                        .compactions = journal_.compactions(),
+                        .tombstones = r.held().tombstones()};
+  });
+}
+
+}  // namespace viommu::agent

@@ -1,0 +1,81 @@
+// The agent's end of one connection to the server: what to say, and when to give up. Pure: no threads, gRPC or clock.
+//
+//   hello → welcome → (desired → results …, heartbeats and invalidations both ways) → end
+//
+// Not thread-safe. session/client.h gives it a stream and a thread.
+
+#ifndef VIOMMU_AGENT_SESSION_SESSION_H_
+#define VIOMMU_AGENT_SESSION_SESSION_H_
+
+#include <chrono>
+#include <cstdint>
+#include <deque>
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "agent/session/host_work.h"
+#include "common/clock.h"
+#include "viommu/v1/agent_service.pb.h"
+#include "viommu/v1/local_service.pb.h"
+
+namespace viommu::agent {
+
+class Session {
+ public:
+  static constexpr uint32_t kProtocolVersion = 1;
+  static constexpr int kMaxResultsPerMessage = 1000;
+  static constexpr std::chrono::seconds kWelcomeTimeout{10};
+  static constexpr std::chrono::milliseconds kMinLease{100};
+
+  // Both must outlive it. `hello`: the host and its devices; the rest is filled in. `number` tells this session's
+  // invalidations from those of earlier ones.
+  Session(int64_t number, v1::Hello hello, HostWork& work, InvalidateCalls& calls, MonotonicTime now);
+  // Ends the session at the work, too.
+  ~Session();
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  // A message came. An error ends the connection:
+  //   FAILED_PRECONDITION with CLUSTER_MISMATCH, STORE_INCARNATION_MISMATCH or STALE_EPOCH: not a server to obey
+  //   INVALID_ARGUMENT with PROTOCOL_VIOLATION
+  //   anything else: commands could not be taken; the server sends them again in the next session
+  absl::Status Receive(const v1::ConnectResponse& message, MonotonicTime now);
+
+  // An invalidation of this session was carried out.
+  void AddReply(v1::InvalidateReply reply) { replies_.push_back(std::move(reply)); }
+
+  // What to write next, if anything. To be asked whenever the stream is free and something happened: a message was
+  // received, results are there, Deadline() was reached.
+  std::optional<v1::ConnectRequest> Next(MonotonicTime now);
+
+  // When Next() or Check() should be asked again at the latest.
+  MonotonicTime Deadline() const;
+  // When Check() will fail if nothing is heard until then.
+  MonotonicTime SilenceDeadline() const { return heard_ + lease_; }
+
+  // DEADLINE_EXCEEDED (LEASE_EXPIRED) when the server has been silent for too long.
+  absl::Status Check(MonotonicTime now) const;
+
+  v1::SessionState state() const { return state_; }
+  int64_t number() const { return number_; }
+
+ private:
+  absl::Status Welcomed(const v1::Welcome& welcome);
+
+  const int64_t number_;
+  HostWork& work_;
+  InvalidateCalls& calls_;
+  std::optional<v1::ConnectRequest> hello_;  // until it was written
+  std::deque<v1::InvalidateReply> replies_;  // bounded by what InvalidateCalls takes
+  bool welcomed_ = false;
+  v1::SessionState state_ = v1::SESSION_STATE_CONNECTING;
+  int64_t epoch_ = 0;
+  std::chrono::nanoseconds lease_ = kWelcomeTimeout;
+  MonotonicTime heard_;      // last
+  MonotonicTime heartbeat_;  // due
+};
+
+}  // namespace viommu::agent
+
+#endif  // VIOMMU_AGENT_SESSION_SESSION_H_

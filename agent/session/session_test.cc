@@ -1,0 +1,158 @@
+#include "agent/session/session.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "agent/session/testing.h"
+#include "common/error.h"
+#include "common/fake_clock.h"
+
+namespace viommu::agent {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+using testing::ElementsAre;
+
+class SessionTest : public testing::Test {
+ protected:
+  SessionTest() : session_(1, MakeHello(), work_, calls_, clock_.Monotonic()) {}
+
+  static v1::Hello MakeHello() {
+    v1::Hello hello;
+    hello.mutable_host()->set_name("hosts/h1");
+    return hello;
+  }
+  absl::Status Receive(const v1::ConnectResponse& message) { return session_.Receive(message, clock_.Monotonic()); }
+  std::optional<v1::ConnectRequest> Next() { return session_.Next(clock_.Monotonic()); }
+  void Open() {
+    ASSERT_TRUE(Next()->has_hello());
+    ASSERT_TRUE(Receive(WelcomeMessage()).ok());
+  }
+
+  FakeClock clock_;
+  FakeWork work_;
+  FakeCalls calls_{2};
+  Session session_;
+};
+
+TEST_F(SessionTest, SaysHelloFirstAndNothingElseBeforeTheWelcome) {
+  const auto hello = Next();
+  ASSERT_TRUE(hello && hello->has_hello());
+  EXPECT_EQ(hello->hello().protocol_version(), 1u);
+  EXPECT_EQ(hello->hello().host().name(), "hosts/h1");
+  EXPECT_EQ(hello->hello().host().agent_id(), "agent");
+  EXPECT_EQ(hello->hello().cluster_id(), "cluster");
+  EXPECT_FALSE(Next().has_value());
+  EXPECT_EQ(session_.state(), v1::SESSION_STATE_CONNECTING);
+}
+
+TEST_F(SessionTest, GoesFromSyncingToSynced) {
+  Open();
+  EXPECT_EQ(session_.state(), v1::SESSION_STATE_SYNCING);
+  ASSERT_TRUE(Receive(DesiredMessage(2)).ok());
+  EXPECT_EQ(session_.state(), v1::SESSION_STATE_SYNCED);
+  const auto results = Next();
+  ASSERT_TRUE(results && results->has_results());
+  EXPECT_EQ(results->results().items_size(), 2);
+  EXPECT_FALSE(Next().has_value());
+}
+
+TEST_F(SessionTest, ResultsComeInBoundedMessages) {
+  Open();
+  ASSERT_TRUE(Receive(DesiredMessage(2500)).ok());
+  EXPECT_EQ(Next()->results().items_size(), 1000);
+  EXPECT_EQ(Next()->results().items_size(), 1000);
+  EXPECT_EQ(Next()->results().items_size(), 500);
+}
+
+TEST_F(SessionTest, HeartbeatsAreDueThriceALeaseAndGoBeforeResults) {
+  Open();
+  EXPECT_EQ(session_.Deadline(), clock_.Monotonic() + seconds(3));
+  clock_.Advance(milliseconds(2999));
+  EXPECT_FALSE(Next().has_value());
+  clock_.Advance(milliseconds(1));
+  ASSERT_TRUE(Receive(DesiredMessage(1)).ok());
+  const auto heartbeat = Next();
+  ASSERT_TRUE(heartbeat && heartbeat->has_heartbeat());
+  EXPECT_EQ(heartbeat->heartbeat().epoch(), 3);
+  EXPECT_EQ(heartbeat->heartbeat().revision(), 42);
+  EXPECT_TRUE(Next()->has_results());
+}
+
+TEST_F(SessionTest, ASilentServerIsGivenUp) {
+  Open();
+  clock_.Advance(milliseconds(8999));
+  EXPECT_TRUE(session_.Check(clock_.Monotonic()).ok());
+  ASSERT_TRUE(Receive(HeartbeatMessage()).ok());
+  clock_.Advance(milliseconds(8999));
+  EXPECT_TRUE(session_.Check(clock_.Monotonic()).ok());
+  clock_.Advance(milliseconds(1));
+  EXPECT_EQ(ReasonOf(session_.Check(clock_.Monotonic())), v1::ERROR_REASON_LEASE_EXPIRED);
+}
+
+TEST_F(SessionTest, AServerThatNeverWelcomesIsGivenUp) {
+  Next();
+  clock_.Advance(Session::kWelcomeTimeout);
+  EXPECT_FALSE(session_.Check(clock_.Monotonic()).ok());
+}
+
+TEST_F(SessionTest, RefusesAServerOfAnotherCluster) {
+  Next();
+  v1::ConnectResponse message = WelcomeMessage();
+  message.mutable_welcome()->set_cluster_id("other");
+  EXPECT_EQ(ReasonOf(Receive(message)), v1::ERROR_REASON_CLUSTER_MISMATCH);
+  EXPECT_EQ(ReasonOf(Receive(DesiredMessage(1))), v1::ERROR_REASON_PROTOCOL_VIOLATION) << "and never obeys it";
+}
+
+TEST_F(SessionTest, KeepsToTheProtocol) {
+  EXPECT_EQ(ReasonOf(Receive(WelcomeMessage())), v1::ERROR_REASON_PROTOCOL_VIOLATION) << "before the hello";
+  Next();
+  EXPECT_EQ(ReasonOf(Receive(HeartbeatMessage())), v1::ERROR_REASON_PROTOCOL_VIOLATION) << "before the welcome";
+  ASSERT_TRUE(Receive(WelcomeMessage()).ok());
+  EXPECT_EQ(ReasonOf(Receive(WelcomeMessage())), v1::ERROR_REASON_PROTOCOL_VIOLATION) << "twice";
+  EXPECT_EQ(ReasonOf(Receive(HeartbeatMessage(2))), v1::ERROR_REASON_STALE_EPOCH);
+}
+
+TEST_F(SessionTest, CommandsThatCannotBeTakenEndTheSession) {
+  Open();
+  work_.FailAccept(absl::UnavailableError("no space left on device"));
+  EXPECT_EQ(Receive(DesiredMessage(1)).code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(session_.state(), v1::SESSION_STATE_SYNCING);
+}
+
+TEST_F(SessionTest, InvalidationsAreAnsweredByTheirNumber) {
+  Open();
+  v1::ConnectResponse message;
+  for (int64_t id = 1; id <= 3; ++id) {
+    message.mutable_invalidate_call()->set_call_id(id);
+    ASSERT_TRUE(Receive(message).ok());
+  }
+  ASSERT_EQ(calls_.calls().size(), 2u);
+  EXPECT_EQ(calls_.calls()[0].first, 1);
+  // There was no room for the third.
+  const auto refusal = Next();
+  ASSERT_TRUE(refusal && refusal->has_invalidate_reply());
+  EXPECT_EQ(refusal->invalidate_reply().call_id(), 3);
+  EXPECT_EQ(refusal->invalidate_reply().result().stop().reason(), "OVERLOADED");
+  v1::InvalidateReply reply;
+  reply.set_call_id(1);
+  session_.AddReply(reply);
+  EXPECT_EQ(Next()->invalidate_reply().call_id(), 1);
+}
+
+TEST(SessionEndTest, IsToldToTheWork) {
+  FakeWork work;
+  FakeCalls calls;
+  FakeClock clock;
+  {
+    Session session(1, {}, work, calls, clock.Monotonic());
+    EXPECT_TRUE(work.log().empty());
+    session.Next(clock.Monotonic());
+    ASSERT_TRUE(session.Receive(WelcomeMessage(), clock.Monotonic()).ok());
+  }
+  EXPECT_THAT(work.log(), ElementsAre("begin", "end"));
+}
+
+}  // namespace
+}  // namespace viommu::agent
