@@ -2,6 +2,8 @@
 # Checks of the text of tracked files; nothing is changed. --fix formats C++ and BUILD files instead.
 #
 #   tools/lint.sh [--fix] [--results FILE]     FILE gets a line "pass NAME" or "fail NAME" per check
+# The checks, and what they call, are called by name:
+# shellcheck disable=SC2317
 set -euo pipefail
 
 fix=false

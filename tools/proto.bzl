@@ -14,7 +14,8 @@ def cc_proto(name, src, deps = [], grpc = False, visibility = None):
       name: the library; its sources are also the filegroup NAME_src.
       src: the file, relative to the package, which is one of the import roots or below one.
       deps: other cc_proto targets that the file imports.
-      grpc: whether to generate the services' stubs too.
+      grpc: whether to generate the services' stubs too. The messages alone, for rooms that know no gRPC, are then the
+        library NAME_messages.
       visibility: as everywhere.
     """
     stem = src[:-len(".proto")]
@@ -45,12 +46,26 @@ def cc_proto(name, src, deps = [], grpc = False, visibility = None):
             src,
         ),
     )
+    messages = name + "_messages" if grpc else name
     cc_library(
-        name = name,
-        srcs = srcs,
-        hdrs = hdrs,
+        name = messages,
+        srcs = [stem + ".pb.cc"],
+        hdrs = [stem + ".pb.h"],
         includes = ["."],
         copts = ["-w"],
         visibility = visibility,
-        deps = deps + ["//third_party:grpc" if grpc else "//third_party:protobuf"],
+        deps = deps + ["//third_party:protobuf"],
     )
+    if grpc:
+        cc_library(
+            name = name,
+            srcs = [stem + ".grpc.pb.cc"],
+            hdrs = [stem + ".grpc.pb.h"],
+            includes = ["."],
+            copts = ["-w"],
+            visibility = visibility,
+            deps = [
+                ":" + messages,
+                "//third_party:grpc",
+            ],
+        )

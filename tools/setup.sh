@@ -78,6 +78,7 @@ viommu_setup() {
   ((${#missing[@]} == 0)) || viommu_install "${missing[@]}"
   [[ " $* " == *" npm "* ]] && viommu_npm_tools
   export PATH
+  # shellcheck disable=SC2034  # for the script that sources this
   BAZEL=(bazel)
   # Results of earlier builds, also of other clones. A user.bazelrc that names a cache of its own wins.
   VIOMMU_BAZEL_FLAGS=()
