@@ -147,6 +147,7 @@ grpc::ServerUnaryReactor* FleetService::ListNestedDomains(Context* context, cons
 
 grpc::ServerUnaryReactor* FleetService::Invalidate(Context* context, const v1::InvalidateRequest* request,
                                                    v1::InvalidateResponse* response) {
+  if (const absl::Status bad = CheckRequestSize(*request); !bad.ok()) return Answer(context, bad);
   if (const absl::Status bad = CheckInvalidate(*request); !bad.ok()) return Answer(context, bad);
   const absl::StatusOr<InvalidateTarget> target = FindInvalidateTarget(core(), request->target());
   if (!target.ok()) return Answer(context, target.status());

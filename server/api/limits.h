@@ -9,6 +9,8 @@
 
 namespace viommu::server {
 
+inline constexpr int kMaxRequestBytes = 4 << 20;  // of one request, serialized
+
 inline constexpr int kDefaultPageSize = 100;              // entries of a page
 inline constexpr int kMaxPageSize = 1000;                 // entries of a page
 inline constexpr size_t kMaxPageBytes = size_t{2} << 20;  // serialized entries of a page; a page may be short

@@ -1,6 +1,9 @@
 #include "server/api/lookup.h"
 
+#include <string>
+
 #include "common/error.h"
+#include "server/api/limits.h"
 #include "server/fleet/names.h"
 
 namespace viommu::server {
@@ -54,6 +57,14 @@ absl::Status CheckName(std::string_view field, Kind kind, std::string_view name)
 
 absl::Status CheckSmmuName(std::string_view field, std::string_view name) {
   return IsSmmuName(name) ? absl::OkStatus() : BadName(field, "hosts/{host}/smmus/{smmu}", name);
+}
+
+absl::Status CheckRequestSize(const google::protobuf::Message& request) {
+  const size_t bytes = request.ByteSizeLong();
+  if (bytes <= static_cast<size_t>(kMaxRequestBytes)) return absl::OkStatus();
+  return Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_LIMIT_EXCEEDED)
+      .Message("the request has {} bytes, and at most {} are taken; split it", bytes, kMaxRequestBytes)
+      .Meta("limit", std::to_string(kMaxRequestBytes));
 }
 
 absl::Status NotFound(Kind kind, std::string_view name) {

@@ -22,6 +22,7 @@
 #include "server/api/digest.h"
 #include "server/api/fleet_service.h"
 #include "server/api/limits.h"
+#include "server/api/lookup.h"
 #include "server/commit/command.h"
 #include "server/fleet/rules.h"
 
@@ -106,6 +107,7 @@ class Mutation final : public Command {
 
   // Checks what the rules do not, before anything is recorded.
   absl::Status Prepare() {
+    VIOMMU_RETURN_IF_ERROR(CheckRequestSize(request_));
     validate_only = request_.validate_only();
     if (!request_.request_id().empty()) {
       if (!IsUuid(request_.request_id())) {

@@ -1,0 +1,296 @@
+#include <gmock/gmock.h>
+
+#include <map>
+#include <thread>
+
+#include "server/api/test_service.h"
+#include "server/api/watch_feed.h"
+
+namespace viommu::server {
+namespace {
+
+using absl::StatusCode;
+
+// Reads a watch over gRPC.
+class Reader {
+ public:
+  Reader(v1::FleetService::Stub& stub, const v1::WatchRequest& request) {
+    context_.set_deadline(std::chrono::system_clock::now() + kPatience);
+    stream_ = stub.Watch(&context_, request);
+  }
+
+  // The next message; fails the test when there is none.
+  v1::WatchResponse Next() {
+    v1::WatchResponse message;
+    EXPECT_TRUE(stream_->Read(&message)) << "the watch ended";
+    return message;
+  }
+  // The next message with events.
+  v1::WatchResponse NextEvents() {
+    v1::WatchResponse message = Next();
+    while (message.has_progress() || message.has_sync_mark()) message = Next();
+    return message;
+  }
+  // Why it ended. Whatever is still sent is read.
+  absl::Status End() {
+    v1::WatchResponse message;
+    while (stream_->Read(&message)) {
+    }
+    return FromGrpcStatus(stream_->Finish());
+  }
+  void Cancel() { context_.TryCancel(); }
+
+ private:
+  grpc::ClientContext context_;
+  std::unique_ptr<grpc::ClientReader<v1::WatchResponse>> stream_;
+};
+
+class WatchTest : public FleetServiceTest {
+ protected:
+  static const v1::Vdevice& VdeviceIn(const v1::WatchResponse& message) {
+    return message.events().events(0).resource().vdevice();
+  }
+};
+
+TEST_F(WatchTest, SendsWhatIsThereThenTheMarkThenChanges) {
+  MakeViommu();
+  v1::WatchRequest request;
+  request.add_kinds(v1::RESOURCE_KIND_VIOMMU);
+  request.add_kinds(v1::RESOURCE_KIND_VDEVICE);
+  const int64_t revision = core_->revision();
+  Reader reader(*stub_, request);
+  const auto existing = reader.Next();
+  ASSERT_EQ(existing.events().events_size(), 1);
+  EXPECT_EQ(existing.events().events(0).type(), v1::EVENT_TYPE_EXISTING);
+  EXPECT_EQ(existing.events().events(0).resource().viommu().name(), "viommus/v");
+  EXPECT_EQ(existing.revision(), revision);
+  EXPECT_FALSE(existing.events().more());
+  const auto mark = reader.Next();
+  EXPECT_TRUE(mark.has_sync_mark());
+  EXPECT_EQ(mark.revision(), revision);
+
+  const auto set = Do(SetVdevId("v", DeviceOf(kGrace, 0), 8));
+  const auto put = reader.Next();
+  EXPECT_EQ(put.revision(), set.revision());
+  ASSERT_EQ(put.events().events_size(), 1) << "the device's change is of another kind";
+  EXPECT_EQ(put.events().events(0).type(), v1::EVENT_TYPE_PUT);
+  EXPECT_EQ(VdeviceIn(put).SerializeAsString(), set.vdevice().SerializeAsString());
+
+  Do(UnsetVdevId("v", 8));
+  EXPECT_EQ(VdeviceIn(reader.Next()).state(), v1::STATE_DELETING);
+  Answer(*Recorded<v1::Vdevice>("viommus/v/vdevices/8"), v1::OUTCOME_RELEASED);
+  const auto gone = reader.Next();
+  EXPECT_EQ(gone.events().events(0).type(), v1::EVENT_TYPE_DELETED);
+  EXPECT_EQ(VdeviceIn(gone).name(), "viommus/v/vdevices/8") << "its last state";
+  reader.Cancel();
+  EXPECT_EQ(reader.End().code(), StatusCode::kCancelled);
+  while (watches_->count() != 0) std::this_thread::yield();
+}
+
+TEST_F(WatchTest, FiltersByHostVmAndLabels) {
+  MakeViommu();
+  v1::WatchRequest request;
+  request.set_host(kGrace);
+  request.set_vm("vm");
+  (*request.mutable_labels())["tier"] = "gold";
+  Reader reader(*stub_, request);
+  EXPECT_TRUE(reader.Next().has_sync_mark()) << "nothing has the label";
+  const auto label = [&](const std::string& value) {
+    v1::UpdateViommuLabelsRequest labels;
+    labels.set_name("viommus/v");
+    (*labels.mutable_labels())["tier"] = value;
+    return Do(labels).revision();
+  };
+  const int64_t in = label("gold");
+  const auto entered = reader.Next();
+  EXPECT_EQ(entered.revision(), in);
+  EXPECT_EQ(entered.events().events(0).type(), v1::EVENT_TYPE_PUT);
+  label("gold");  // no change
+  const int64_t out = label("tin");
+  const auto left = reader.Next();
+  EXPECT_EQ(left.revision(), out);
+  EXPECT_EQ(left.events().events(0).type(), v1::EVENT_TYPE_DELETED);
+  EXPECT_EQ(left.events().events(0).resource().viommu().labels().at("tier"), "gold");
+}
+
+TEST_F(WatchTest, IsOrderedUniqueAndCompleteUnderConcurrentWriters) {
+  MakeViommu();
+  constexpr int kWriters = 2;
+  constexpr int kRounds = 100;
+  v1::WatchRequest request;
+  request.add_kinds(v1::RESOURCE_KIND_VDEVICE);
+  Reader early(*stub_, request);
+  std::vector<std::thread> writers;
+  for (int w = 0; w < kWriters; ++w) {
+    writers.emplace_back([&, w] {
+      for (int i = 0; i < kRounds; ++i) {
+        const auto id = static_cast<uint64_t>(w * kRounds + i);
+        const auto vdevice = Do(SetVdevId("v", DeviceOf(kGrace, w), id)).vdevice();
+        Do(UnsetVdevId("v", id));
+        Answer(*Recorded<v1::Vdevice>(vdevice.name()), v1::OUTCOME_RELEASED);
+      }
+    });
+  }
+  // One from the start, one from the middle of it all, resumed every now and then; both see the same life of each.
+  const auto lives = [&](Reader* reader, bool resume) {
+    std::map<std::string, std::string> seen;
+    std::unique_ptr<Reader> resumed;
+    int64_t last = 0;
+    int complete = 0;
+    while (complete < kWriters * kRounds) {
+      const auto message = reader->Next();
+      if (!message.has_events()) continue;
+      EXPECT_GT(message.revision(), last);
+      last = message.revision();
+      for (const auto& event : message.events().events()) {
+        const auto& vdevice = event.resource().vdevice();
+        std::string& life = seen[vdevice.name()];
+        life += event.type() == v1::EVENT_TYPE_DELETED ? 'd' : vdevice.state() == v1::STATE_DELETING ? '-' : '+';
+        if (life == "+-d") ++complete;
+        EXPECT_TRUE(life == "+" || life == "+-" || life == "+-d") << vdevice.name() << " " << life;
+      }
+      if (resume && last % 17 == 0) {
+        v1::WatchRequest from = request;
+        from.set_start_revision(last);
+        resumed = std::make_unique<Reader>(*stub_, from);
+        reader = resumed.get();
+      }
+    }
+  };
+  std::thread steady([&] { lives(&early, false); });
+  v1::WatchRequest beginning = request;
+  beginning.set_start_revision(4);  // before any vdevice
+  Reader late(*stub_, beginning);
+  lives(&late, true);
+  steady.join();
+  for (std::thread& writer : writers) writer.join();
+}
+
+TEST_F(WatchTest, RevisionsThatAreNotThereAreRefused) {
+  MakeViommu();
+  v1::WatchRequest request;
+  request.set_start_revision(core_->revision() + 1);
+  const absl::Status unknown = Reader(*stub_, request).End();
+  EXPECT_EQ(ReasonOf(unknown), v1::ERROR_REASON_REVISION_UNKNOWN) << unknown;
+  request.set_start_revision(-1);
+  EXPECT_EQ(ReasonOf(Reader(*stub_, request).End()), v1::ERROR_REASON_INVALID_FIELD);
+  request.set_start_revision(0);
+  request.add_kinds(v1::RESOURCE_KIND_UNSPECIFIED);
+  EXPECT_EQ(ReasonOf(Reader(*stub_, request).End()), v1::ERROR_REASON_INVALID_FIELD);
+}
+
+TEST_F(WatchTest, TooManyWatchesAreRefused) {
+  std::vector<std::unique_ptr<Reader>> readers;
+  for (int i = 0; i < 4; ++i) {
+    readers.push_back(std::make_unique<Reader>(*stub_, v1::WatchRequest()));
+    readers.back()->Next();
+  }
+  const absl::Status refused = Reader(*stub_, v1::WatchRequest()).End();
+  EXPECT_EQ(refused.code(), StatusCode::kResourceExhausted);
+  EXPECT_EQ(ReasonOf(refused), v1::ERROR_REASON_OVERLOADED);
+}
+
+TEST_F(WatchTest, EndsWithTheServer) {
+  Reader reader(*stub_, v1::WatchRequest());
+  while (!reader.Next().has_sync_mark()) {
+  }
+  watches_->EndAll();
+  EXPECT_EQ(ReasonOf(reader.End()), v1::ERROR_REASON_SHUTTING_DOWN);
+  EXPECT_EQ(ReasonOf(Reader(*stub_, v1::WatchRequest()).End()), v1::ERROR_REASON_SHUTTING_DOWN);
+}
+
+// The feed alone, where the time and the reader are ours.
+TEST_F(WatchTest, ProgressMarksComeWhenIdle) {
+  v1::WatchRequest request;
+  request.add_kinds(v1::RESOURCE_KIND_NESTED_DOMAIN);
+  request.set_progress(true);
+  MonotonicTime now{};
+  auto feed = WatchFeed::Open(*core_, request, now).value();
+  v1::WatchResponse message;
+  EXPECT_EQ(feed->Next(now, &message).value(), WatchFeed::Step::kMessage);
+  EXPECT_TRUE(message.has_sync_mark());
+  MakeViommu();  // matches nothing
+  EXPECT_EQ(feed->Next(now, &message).value(), WatchFeed::Step::kIdle);
+  now += std::chrono::seconds(5);
+  EXPECT_EQ(feed->Next(now, &message).value(), WatchFeed::Step::kMessage);
+  EXPECT_TRUE(message.has_progress());
+  EXPECT_EQ(message.revision(), core_->revision());
+  EXPECT_EQ(feed->Next(now, &message).value(), WatchFeed::Step::kIdle);
+}
+
+TEST_F(WatchTest, LongRevisionsComeInParts) {
+  MakeViommu();
+  const int64_t before = core_->revision();
+  // 600 nested domains with 4 KiB of labels each are more than two messages hold.
+  constexpr int kDomains = 600;
+  ASSERT_TRUE(FunctionCommand::Run(*committer_, [&](const Context& context, Draft& draft) -> absl::Status {
+                for (int i = 0; i < kDomains; ++i) {
+                  auto request = CreateNested("v", "n" + std::to_string(i));
+                  for (int j = 0; j < 20; ++j) {
+                    (*request.mutable_nested_domain()->mutable_labels())["k" + std::to_string(j)] =
+                        std::string(200, 'x');
+                  }
+                  VIOMMU_RETURN_IF_ERROR(Judge(request, context, draft).status());
+                }
+                return absl::OkStatus();
+              }).ok());
+  for (const int64_t start : {before, int64_t{0}}) {
+    v1::WatchRequest request;
+    request.add_kinds(v1::RESOURCE_KIND_NESTED_DOMAIN);
+    request.set_start_revision(start);
+    auto feed = WatchFeed::Open(*core_, request, MonotonicTime{}).value();
+    v1::WatchResponse message;
+    int events = 0;
+    int messages = 0;
+    bool more = true;
+    while (more) {
+      ASSERT_EQ(feed->Next(MonotonicTime{}, &message).value(), WatchFeed::Step::kMessage);
+      EXPECT_LT(message.ByteSizeLong(), size_t{1100} << 10);
+      EXPECT_EQ(message.revision(), before + 1);
+      events += message.events().events_size();
+      more = message.events().more();
+      ++messages;
+    }
+    EXPECT_EQ(events, kDomains);
+    EXPECT_GT(messages, 2);
+  }
+}
+
+TEST_F(WatchTest, ASlowReaderIsToldWhenItsPlaceIsGone) {
+  MakeViommu();
+  v1::WatchRequest request;
+  request.add_kinds(v1::RESOURCE_KIND_VDEVICE);
+  auto feed = WatchFeed::Open(*core_, request, MonotonicTime{}).value();
+  v1::WatchResponse message;
+  ASSERT_EQ(feed->Next(MonotonicTime{}, &message).value(), WatchFeed::Step::kMessage);
+  Do(SetVdevId("v", DeviceOf(kGrace, 0), 8));
+  Do(SetVdevId("v", DeviceOf(kGrace, 1), 9));
+  const_cast<ChangeLog&>(core_->log()).Compacted(core_->revision());
+  const absl::Status compacted = feed->Next(MonotonicTime{}, &message).status();
+  EXPECT_EQ(ReasonOf(compacted), v1::ERROR_REASON_REVISION_COMPACTED) << compacted;
+  EXPECT_EQ(MetaOf(compacted, "oldest_revision"), std::to_string(core_->revision()));
+}
+
+TEST_F(WatchTest, AReaderThatDoesNotReadHoldsUpNobody) {
+  MakeViommu();
+  v1::WatchRequest request;
+  request.set_host(kGrace);
+  Reader stuck(*stub_, request);
+  stuck.Next();
+  v1::UpdateViommuLabelsRequest labels;
+  labels.set_name("viommus/v");
+  for (int i = 0; i < 200; ++i) {
+    (*labels.mutable_labels())["k"] = std::string(200, static_cast<char>('a' + i % 26));
+    Do(labels);
+  }
+  // And finds everything in its place when it reads again.
+  int64_t last = 0;
+  while (last < core_->revision()) {
+    const auto message = stuck.NextEvents();
+    EXPECT_GE(message.revision(), last);
+    last = message.revision();
+  }
+}
+
+}  // namespace
+}  // namespace viommu::server

@@ -1,0 +1,225 @@
+// The fleet service over a store in memory, with sessions that a test plays.
+
+#ifndef VIOMMU_SERVER_API_TEST_SERVICE_H_
+#define VIOMMU_SERVER_API_TEST_SERVICE_H_
+
+#include <grpcpp/channel.h>
+#include <grpcpp/client_context.h>
+#include <grpcpp/server.h>
+#include <grpcpp/server_builder.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <functional>
+#include <future>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "common/clock.h"
+#include "common/error.h"
+#include "common/grpc_error.h"
+#include "common/mutex.h"
+#include "common/uuid.h"
+#include "server/api/fleet_service.h"
+#include "server/commit/waiters.h"
+#include "server/fleet/test_fleet.h"
+#include "server/store/memory_store.h"
+
+namespace viommu::server {
+
+// Keeps the last Invalidate and answers as it was told.
+class FakeSessions final : public Sessions {
+ public:
+  struct Call {
+    std::string host;
+    std::string target_uid;
+    std::vector<v1::Command> commands;
+  };
+
+  void Invalidate(const std::string& host, const std::string& target_uid, const std::vector<v1::Command>& commands,
+                  std::chrono::system_clock::time_point, InvalidateCallback done) override {
+    last = Call{host, target_uid, commands};
+    done(answer);
+  }
+  Stats stats() const override {
+    Stats stats;
+    stats.connected = 2;
+    return stats;
+  }
+  std::optional<Info> Find(const std::string&) const override { return std::nullopt; }
+  void OnCommit(const std::vector<ChangeSetPtr>&) override {}
+
+  std::optional<Call> last;
+  absl::StatusOr<v1::InvalidationResult> answer = v1::InvalidationResult();
+};
+
+// Runs a function on the writer.
+class FunctionCommand final : public Command {
+ public:
+  using Body = std::function<absl::Status(const Context&, Draft&)>;
+
+  static absl::Status Run(Committer& committer, Body body) {
+    FunctionCommand command(std::move(body));
+    VIOMMU_RETURN_IF_ERROR(committer.Submit(&command));
+    return command.done_.get_future().get();
+  }
+
+  absl::Status Judge(const Context& context, Draft& draft) override { return body_(context, draft); }
+  void Done(absl::Status status, int64_t) override { done_.set_value(std::move(status)); }
+
+ private:
+  explicit FunctionCommand(Body body) : body_(std::move(body)) {}
+
+  const Body body_;
+  std::promise<absl::Status> done_;
+};
+
+// Which method a request belongs to.
+template <typename Request>
+struct MethodOf;
+#define VIOMMU_TEST_METHOD(name)                                                         \
+  template <>                                                                            \
+  struct MethodOf<v1::name##Request> {                                                   \
+    using Response = v1::name##Response;                                                 \
+    static grpc::Status Call(v1::FleetService::Stub& stub, grpc::ClientContext* context, \
+                             const v1::name##Request& request, Response* response) {     \
+      return stub.name(context, request, response);                                      \
+    }                                                                                    \
+  };
+VIOMMU_TEST_METHOD(GetServerStatus)
+VIOMMU_TEST_METHOD(GetHost)
+VIOMMU_TEST_METHOD(ListHosts)
+VIOMMU_TEST_METHOD(CordonHost)
+VIOMMU_TEST_METHOD(UncordonHost)
+VIOMMU_TEST_METHOD(GetDevice)
+VIOMMU_TEST_METHOD(ListDevices)
+VIOMMU_TEST_METHOD(CreateStage2Domain)
+VIOMMU_TEST_METHOD(GetStage2Domain)
+VIOMMU_TEST_METHOD(ListStage2Domains)
+VIOMMU_TEST_METHOD(DeleteStage2Domain)
+VIOMMU_TEST_METHOD(CreateViommu)
+VIOMMU_TEST_METHOD(GetViommu)
+VIOMMU_TEST_METHOD(ListViommus)
+VIOMMU_TEST_METHOD(UpdateViommuLabels)
+VIOMMU_TEST_METHOD(DeleteViommu)
+VIOMMU_TEST_METHOD(SetVdevId)
+VIOMMU_TEST_METHOD(UnsetVdevId)
+VIOMMU_TEST_METHOD(RebindVdevId)
+VIOMMU_TEST_METHOD(BatchSetVdevIds)
+VIOMMU_TEST_METHOD(GetVdevice)
+VIOMMU_TEST_METHOD(ListVdevices)
+VIOMMU_TEST_METHOD(CreateNestedDomain)
+VIOMMU_TEST_METHOD(GetNestedDomain)
+VIOMMU_TEST_METHOD(ListNestedDomains)
+VIOMMU_TEST_METHOD(AttachDevice)
+VIOMMU_TEST_METHOD(DetachDevice)
+VIOMMU_TEST_METHOD(DeleteNestedDomain)
+VIOMMU_TEST_METHOD(CreateHwQueue)
+VIOMMU_TEST_METHOD(DeleteHwQueue)
+VIOMMU_TEST_METHOD(Invalidate)
+#undef VIOMMU_TEST_METHOD
+
+inline constexpr std::chrono::seconds kPatience(60);  // before a test that hangs fails instead
+
+class FleetServiceTest : public testing::Test {
+ protected:
+  explicit FleetServiceTest(size_t max_waits = 8, size_t max_watches = 4) {
+    core_ = CommitCore::Open(store_, RealClock(), NewUuid, {.cluster_id = "test", .boot_id = "boot"}).value();
+    waiters_.emplace(*core_);
+    watches_.emplace(max_watches);
+    waits_.emplace(*waiters_, RealClock(), max_waits);
+    core_->AddListener(&*waiters_);
+    core_->AddListener(&*watches_);
+    committer_.emplace(*core_, Committer::Options());
+    service_.emplace(FleetServiceParts{*committer_, *waits_, *watches_, sessions_, RealClock()});
+    grpc::ServerBuilder builder;
+    builder.RegisterService(&*service_);
+    builder.SetMaxReceiveMessageSize(16 << 20);
+    server_ = builder.BuildAndStart();
+    stub_ = v1::FleetService::NewStub(server_->InProcessChannel({}));
+    for (const auto& hello : {GraceHello(), SmallHello()}) {
+      EXPECT_TRUE(FunctionCommand::Run(*committer_, [&](const Context& context, Draft& draft) {
+                    return JudgeHello(hello, context, draft);
+                  }).ok());
+    }
+  }
+
+  ~FleetServiceTest() override {
+    watches_->EndAll();
+    waits_->EndAll();
+    server_->Shutdown(std::chrono::system_clock::now() + kPatience);
+    committer_->Stop();
+  }
+
+  template <typename Request>
+  using AnswerTo = typename MethodOf<Request>::Response;
+
+  template <typename Request>
+  absl::StatusOr<AnswerTo<Request>> Call(const Request& request, std::chrono::milliseconds timeout = kPatience) {
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + timeout);
+    AnswerTo<Request> response;
+    const grpc::Status status = MethodOf<Request>::Call(*stub_, &context, request, &response);
+    if (!status.ok()) return FromGrpcStatus(status);
+    return response;
+  }
+
+  // A call that succeeds.
+  template <typename Request>
+  AnswerTo<Request> Do(const Request& request) {
+    auto answer = Call(request);
+    EXPECT_TRUE(answer.ok()) << request.GetTypeName() << ": " << answer.status();
+    return answer.ok() ? *std::move(answer) : AnswerTo<Request>();
+  }
+
+  // A call that is refused for this reason and changes nothing; returns the refusal.
+  template <typename Request>
+  absl::Status Refused(const Request& request, absl::StatusCode code, v1::ErrorReason reason) {
+    const int64_t revision = core_->revision();
+    const absl::Status status = Call(request).status();
+    EXPECT_EQ(status.code(), code) << request.GetTypeName() << ": " << status;
+    EXPECT_EQ(ReasonName(ReasonOf(status)), ReasonName(reason)) << status;
+    EXPECT_EQ(DetailOf<google::rpc::ErrorInfo>(status).domain(), kErrorDomain);
+    EXPECT_EQ(core_->revision(), revision) << "a refusal changes nothing: " << status;
+    return status;
+  }
+
+  // What the agent of the record's host says about it.
+  template <typename T>
+  void Answer(const T& record, v1::Outcome outcome) {
+    v1::Results results;
+    *results.add_items() = ResultFor(record, outcome);
+    EXPECT_TRUE(FunctionCommand::Run(*committer_, [&](const Context& context, Draft& draft) {
+                  return JudgeResults(record.host(), results, context, draft);
+                }).ok());
+  }
+
+  // Stage-2 domain "s" and viommu "v" on grace's SMMU 0.
+  void MakeViommu() {
+    Do(CreateStage2("s", kGrace));
+    Do(CreateViommu("v", SmmuOf(kGrace, 0), "s"));
+  }
+
+  template <typename T>
+  std::shared_ptr<const T> Recorded(const std::string& name) const {
+    return core_->Read([&](const Tables& tables, int64_t) { return tables.Find<T>(name); });
+  }
+
+  MemoryStore store_;
+  FakeSessions sessions_;
+  std::unique_ptr<CommitCore> core_;
+  std::optional<Waiters> waiters_;
+  std::optional<WatchHub> watches_;
+  std::optional<ApplyWaits> waits_;
+  std::optional<Committer> committer_;
+  std::optional<FleetService> service_;
+  std::unique_ptr<grpc::Server> server_;
+  std::unique_ptr<v1::FleetService::Stub> stub_;
+};
+
+}  // namespace viommu::server
+
+#endif  // VIOMMU_SERVER_API_TEST_SERVICE_H_

@@ -1,0 +1,101 @@
+#include "server/config.h"
+
+#include <string_view>
+
+#include "absl/strings/match.h"
+#include "common/error.h"
+
+namespace viommu::server {
+namespace {
+
+using std::chrono::hours;
+using std::chrono::milliseconds;
+using std::chrono::minutes;
+using std::chrono::seconds;
+
+constexpr std::string_view kRocksDb = "rocksdb:";
+constexpr uint64_t kMiB = uint64_t{1} << 20;
+constexpr uint64_t kGiB = uint64_t{1} << 30;
+
+}  // namespace
+
+absl::StatusOr<std::vector<Address>> ParseAddresses(const std::string& option, const std::vector<std::string>& texts) {
+  std::vector<Address> addresses;
+  for (const std::string& text : texts) {
+    absl::StatusOr<Address> address = ParseAddress(text);
+    if (!address.ok()) return InvalidField(option, "{}", std::string(address.status().message()));
+    addresses.push_back(*std::move(address));
+  }
+  return addresses;
+}
+
+absl::StatusOr<std::optional<std::string>> ParseStore(const std::string& text) {
+  if (text == "memory") return std::optional<std::string>();
+  if (text.size() > kRocksDb.size() && absl::StartsWith(text, std::string(kRocksDb))) {
+    return std::optional<std::string>(text.substr(kRocksDb.size()));
+  }
+  return InvalidField("store", "\"{}\" is neither rocksdb:PATH nor memory", text);
+}
+
+void DeclareServerOptions(Config& config, ServerConfig* options) {
+  config.StringList("listen", &options->listen, "Where callers connect, and agents unless agents.listen is given");
+  config.StringList("agents.listen", &options->agents_listen, "Where agents connect, and only they");
+  config.Address("metrics.listen", &options->metrics_listen, "Where Prometheus fetches /metrics; empty: nowhere");
+  DeclareTransport(config, "tls", &options->tls);
+  DeclareTransport(config, "agents_tls", &options->agents_tls);
+  config.Bool("reflection", &options->reflection, "Tell gRPC clients which services there are");
+
+  config.String("store", &options->store, "Where the record is kept: rocksdb:PATH, or memory (lost at the end)");
+  config.Bytes("rocksdb.write_buffer", &options->rocksdb_write_buffer_bytes, kMiB, 16 * kGiB,
+               "Memory for what is not in tables yet");
+  config.Bytes("rocksdb.block_cache", &options->rocksdb_block_cache_bytes, kMiB, 1024 * kGiB,
+               "Memory for parts of tables");
+  config.Bool("rocksdb.verify_on_open", &options->rocksdb_verify_on_open, "Check every table's checksums at the start");
+  config.String("cluster_id", &options->cluster_id, "The cluster; empty: what the store says, a new one if it is new");
+  config.Duration("changes.max_age", &options->changes_max_age, minutes(1), hours(24 * 365),
+                  "How long watches can resume");
+  config.Bytes("changes.max_bytes", &options->changes_max_bytes, kMiB, 1024 * kGiB, "Largest change log");
+  config.Duration("requests.ttl", &options->requests_ttl, minutes(1), hours(24 * 365),
+                  "How long a request_id is remembered");
+  config.Int("requests.max_entries", &options->requests_max_entries, 1000, 100'000'000,
+             "How many request_ids are remembered");
+
+  config.Duration("agents.lease", &options->agents_lease, seconds(1), hours(1), "How long an agent may be silent");
+  config.Duration("agents.grace", &options->agents_grace, seconds(0), hours(24),
+                  "How long after a start no host is declared disconnected");
+  config.Int("agents.max_sessions", &options->agents_max_sessions, 1, 1'000'000, "Agents at the same time");
+  config.Int("agents.max_syncs", &options->agents_max_syncs, 1, 100'000,
+             "Agents that are sent what they lack at the same time");
+
+  config.Int("limits.queue", &options->limits_queue, 1, 1'000'000, "Changes that wait to be recorded");
+  config.Int("limits.watches", &options->limits_watches, 1, 1'000'000, "Watches at the same time");
+  config.Int("limits.waits", &options->limits_waits, 1, 10'000'000, "Calls that wait for their host");
+  config.Int("limits.streams", &options->limits_streams, 1, 1'000'000, "Calls at the same time, per connection");
+  config.Bytes("limits.memory", &options->limits_memory_bytes, 16 * kMiB, 1024 * kGiB,
+               "Memory for what is received and sent, over all connections");
+  config.Duration("keepalive.interval", &options->keepalive_interval, seconds(10), hours(2),
+                  "Ping a silent connection after this long");
+  config.Duration("keepalive.timeout", &options->keepalive_timeout, seconds(1), minutes(10),
+                  "Close it when the ping is not answered for this long");
+  config.Duration("shutdown_timeout", &options->shutdown_timeout, milliseconds(100), minutes(10),
+                  "How long calls may go on after the signal to stop");
+
+  config.Enum("log.level", &options->log_level,
+              {{"debug", LogLevel::kDebug},
+               {"info", LogLevel::kInfo},
+               {"warning", LogLevel::kWarning},
+               {"error", LogLevel::kError},
+               {"off", LogLevel::kOff}},
+              "What to log");
+  config.Enum("log.format", &options->log_format, {{"text", LogFormat::kText}, {"json", LogFormat::kJson}},
+              "How to log");
+
+  config.Check([options]() -> absl::Status {
+    if (options->listen.empty()) return InvalidField("listen", "at least one address is needed");
+    VIOMMU_RETURN_IF_ERROR(ParseAddresses("listen", options->listen).status());
+    VIOMMU_RETURN_IF_ERROR(ParseAddresses("agents.listen", options->agents_listen).status());
+    return ParseStore(options->store).status();
+  });
+}
+
+}  // namespace viommu::server

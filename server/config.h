@@ -1,0 +1,67 @@
+// What the server can be told, and its defaults (docs/configuration.md shows them all: --print-config).
+
+#ifndef VIOMMU_SERVER_CONFIG_H_
+#define VIOMMU_SERVER_CONFIG_H_
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/address.h"
+#include "common/config.h"
+#include "common/credentials.h"
+#include "common/log.h"
+
+namespace viommu::server {
+
+struct ServerConfig {
+  std::vector<std::string> listen = {"127.0.0.1:7070"};
+  std::vector<std::string> agents_listen;  // empty: agents come to `listen`, too
+  std::optional<Address> metrics_listen;
+  TransportOptions tls;
+  TransportOptions agents_tls;  // of agents_listen; without files: as `tls`
+  bool reflection = true;
+
+  std::string store = "rocksdb:/var/lib/viommu-server";  // "rocksdb:PATH" or "memory"
+  uint64_t rocksdb_write_buffer_bytes = uint64_t{64} << 20;
+  uint64_t rocksdb_block_cache_bytes = uint64_t{64} << 20;
+  bool rocksdb_verify_on_open = true;
+  std::string cluster_id;  // empty: the store's own, a new one for a new store
+  std::chrono::nanoseconds changes_max_age = std::chrono::hours(24);
+  uint64_t changes_max_bytes = uint64_t{256} << 20;
+  std::chrono::nanoseconds requests_ttl = std::chrono::hours(24);
+  int64_t requests_max_entries = 1'000'000;
+
+  std::chrono::nanoseconds agents_lease = std::chrono::seconds(10);
+  std::chrono::nanoseconds agents_grace = std::chrono::seconds(60);
+  int64_t agents_max_sessions = 20'000;
+  int64_t agents_max_syncs = 64;
+
+  int64_t limits_queue = 8192;                         // changes that wait to be recorded
+  int64_t limits_watches = 1000;                       // at the same time
+  int64_t limits_waits = 16'384;                       // calls that wait for their host at the same time
+  int32_t limits_streams = 1024;                       // calls and streams at the same time, per connection
+  uint64_t limits_memory_bytes = uint64_t{512} << 20;  // of what is received and sent, over all connections
+  std::chrono::nanoseconds keepalive_interval = std::chrono::seconds(30);
+  std::chrono::nanoseconds keepalive_timeout = std::chrono::seconds(10);
+  std::chrono::nanoseconds shutdown_timeout = std::chrono::seconds(10);
+
+  LogLevel log_level = LogLevel::kInfo;
+  LogFormat log_format = LogFormat::kText;
+};
+
+// Declares every option of the server on `config`. Both must outlive its Load().
+void DeclareServerOptions(Config& config, ServerConfig* options);
+
+// Every one as an address. INVALID_ARGUMENT.
+absl::StatusOr<std::vector<Address>> ParseAddresses(const std::string& option, const std::vector<std::string>& texts);
+
+// The folder of a "rocksdb:PATH", or nullopt for "memory". INVALID_ARGUMENT.
+absl::StatusOr<std::optional<std::string>> ParseStore(const std::string& text);
+
+}  // namespace viommu::server
+
+#endif  // VIOMMU_SERVER_CONFIG_H_

@@ -1,0 +1,101 @@
+#include "server/listener.h"
+
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/impl/server_builder_option.h>
+#include <grpcpp/impl/server_builder_plugin.h>
+#include <grpcpp/resource_quota.h>
+#include <grpcpp/server_builder.h>
+
+#include <chrono>
+#include <list>
+#include <utility>
+
+#include "common/error.h"
+#include "common/rpc_metrics.h"
+
+namespace viommu::server {
+namespace {
+
+// Agents and callers may ping this often without a message in between; more often is abuse (docs/protocol.md).
+constexpr int kMinPingIntervalMs = 5000;
+
+int Milliseconds(std::chrono::nanoseconds duration) {
+  return static_cast<int>(std::chrono::duration_cast<std::chrono::milliseconds>(duration).count());
+}
+
+// gRPC's reflection library adds itself to every builder of the process; this decides.
+class ReflectionOption final : public grpc::ServerBuilderOption {
+ public:
+  explicit ReflectionOption(bool wanted) : wanted_(wanted) {}
+
+  void UpdateArguments(grpc::ChannelArguments*) override {}
+  void UpdatePlugins(std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>* plugins) override {
+    auto ours = std::make_unique<grpc::reflection::ProtoServerReflectionPlugin>();
+    std::erase_if(*plugins, [&](const auto& plugin) { return plugin->name() == ours->name(); });
+    if (wanted_) plugins->push_back(std::move(ours));
+  }
+
+ private:
+  const bool wanted_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<GrpcListener>> GrpcListener::Start(const ListenerOptions& options,
+                                                                  const ServerConfig& config,
+                                                                  std::shared_ptr<MetricSet> metrics,
+                                                                  const Clock& clock) {
+  auto listener = std::unique_ptr<GrpcListener>(new GrpcListener());
+  grpc::EnableDefaultHealthCheckService(true);
+  grpc::ServerBuilder builder;
+  std::list<int> ports;  // gRPC writes them when it binds
+  for (const Address& address : options.addresses) {
+    VIOMMU_ASSIGN_OR_RETURN(const auto credentials,
+                            MakeServerCredentials(address, options.transport, options.transport_section, clock));
+    builder.AddListeningPort(address.ToString(), credentials, &ports.emplace_back(0));
+  }
+  for (grpc::Service* service : options.services) builder.RegisterService(service);
+  builder.SetOption(std::make_unique<ReflectionOption>(config.reflection));
+  builder.SetMaxReceiveMessageSize(options.max_receive_message_bytes);
+  grpc::ResourceQuota quota(options.metrics_prefix);
+  quota.Resize(config.limits_memory_bytes);
+  builder.SetResourceQuota(quota);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, config.limits_streams);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, Milliseconds(config.keepalive_interval));
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, Milliseconds(config.keepalive_timeout));
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kMinPingIntervalMs);
+  // Two servers must not share a port by accident: the second one is to be told.
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  InstallRpcMetrics(builder, std::move(metrics), options.metrics_prefix, options.service_names);
+  listener->server_ = builder.BuildAndStart();
+
+  auto port = ports.begin();
+  for (Address address : options.addresses) {
+    if (listener->server_ == nullptr || *port == 0) {
+      return absl::UnavailableError(
+          fmt::format("cannot listen on {}: another program may listen there, or the address is not this machine's",
+                      address.ToString()));
+    }
+    if (address.reach != AddressReach::kUnix) address.port = static_cast<uint16_t>(*port);
+    listener->addresses_.push_back(std::move(address));
+    ++port;
+  }
+  listener->SetServing("", true);
+  for (const std::string& name : options.service_names) listener->SetServing(name, true);
+  return listener;
+}
+
+void GrpcListener::SetServing(const std::string& service, bool serving) {
+  grpc::HealthCheckServiceInterface* const health = server_->GetHealthCheckService();
+  if (service.empty()) {
+    health->SetServingStatus(serving);
+  } else {
+    health->SetServingStatus(service, serving);
+  }
+}
+
+void GrpcListener::EndServing() { server_->GetHealthCheckService()->Shutdown(); }
+
+}  // namespace viommu::server

@@ -1,0 +1,204 @@
+#include "server/server_metrics.h"
+
+#include <algorithm>
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <string_view>
+
+#include "absl/strings/ascii.h"
+#include "common/error.h"
+#include "server/fleet/rules.h"
+
+namespace viommu::server {
+namespace {
+
+// Hosts that are looked at while the writer waits.
+constexpr size_t kHostsAtATime = 64;
+
+size_t StateOf(Kind kind, const google::protobuf::Message& record) {
+  switch (kind) {
+    case Kind::kHost:
+      return static_cast<size_t>(static_cast<const v1::Host&>(record).state());
+    case Kind::kDevice:
+      return static_cast<size_t>(static_cast<const v1::Device&>(record).state());
+    case Kind::kStage2Domain:
+      return static_cast<size_t>(static_cast<const v1::Stage2Domain&>(record).state());
+    case Kind::kViommu:
+      return static_cast<size_t>(static_cast<const v1::Viommu&>(record).state());
+    case Kind::kVdevice:
+      return static_cast<size_t>(static_cast<const v1::Vdevice&>(record).state());
+    case Kind::kNestedDomain:
+      return static_cast<size_t>(static_cast<const v1::NestedDomain&>(record).state());
+  }
+  return 0;
+}
+
+// "ready" of STATE_READY, "free" of DEVICE_STATE_FREE.
+std::string StateName(Kind kind, int state) {
+  std::string name;
+  std::string_view prefix = "STATE_";
+  if (kind == Kind::kHost) {
+    name = v1::HostState_Name(state);
+    prefix = "HOST_STATE_";
+  } else if (kind == Kind::kDevice) {
+    name = v1::DeviceState_Name(state);
+    prefix = "DEVICE_STATE_";
+  } else {
+    name = v1::State_Name(state);
+  }
+  return name.empty() ? name : absl::AsciiStrToLower(name.substr(prefix.size()));
+}
+
+std::vector<MetricSample> One(double value) { return {{{}, value}}; }
+
+// Visits every SMMU of the fleet with its budgets.
+void ForEachSmmu(const CommitCore& core, const std::function<void(const v1::Smmu&)>& visit) {
+  std::string after;
+  bool more = true;
+  while (more) {
+    std::vector<v1::Host> hosts;
+    core.Read([&](const Tables& tables, int64_t) {
+      for (const auto& host : tables.Scan<v1::Host>("", after, kHostsAtATime)) {
+        hosts.push_back(WithBudgets(*host, tables));
+      }
+    });
+    more = hosts.size() == kHostsAtATime;
+    for (const v1::Host& host : hosts) {
+      for (const v1::Smmu& smmu : host.smmus()) visit(smmu);
+      after = host.name();
+    }
+  }
+}
+
+std::vector<MetricSample> Vmids(const CommitCore& core, bool total) {
+  std::vector<MetricSample> samples;
+  ForEachSmmu(core, [&](const v1::Smmu& smmu) {
+    samples.push_back(
+        {{{"smmu", smmu.name()}}, static_cast<double>(total ? smmu.vmids().total() : smmu.vmids().used())});
+  });
+  return samples;
+}
+
+}  // namespace
+
+ResourceCounts::ResourceCounts(const CommitCore& core) {
+  core.Read([this](const Tables& tables, int64_t) {
+    MutexLock lock(mu_);
+    for (const Kind kind : kKinds) {
+      tables.ScanRecords(kind, "", "", [&](const RecordPtr& record) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+        Add(kind, *record, 1);
+        return true;
+      });
+    }
+  });
+}
+
+void ResourceCounts::OnCommit(const std::vector<ChangeSetPtr>& sets) {
+  MutexLock lock(mu_);
+  for (const ChangeSetPtr& set : sets) {
+    for (const Change& change : set->changes) {
+      if (change.before != nullptr) Add(change.kind, *change.before, -1);
+      if (change.after != nullptr) Add(change.kind, *change.after, 1);
+    }
+  }
+}
+
+void ResourceCounts::Add(Kind kind, const google::protobuf::Message& record, int64_t n) {
+  counts_[static_cast<size_t>(kind)][std::min(StateOf(kind, record), kStates - 1)] += n;
+}
+
+std::vector<MetricSample> ResourceCounts::Samples() const {
+  std::vector<MetricSample> samples;
+  MutexLock lock(mu_);
+  for (const Kind kind : kKinds) {
+    for (size_t state = 0; state < kStates; ++state) {
+      const int64_t count = counts_[static_cast<size_t>(kind)][state];
+      std::string name = StateName(kind, static_cast<int>(state));
+      // Every state that there is, also while nothing is in it; none that there is not.
+      if (name.empty() || (state == 0 && count == 0)) continue;
+      samples.push_back(
+          {{{"kind", std::string(KindName(kind))}, {"state", std::move(name)}}, static_cast<double>(count)});
+    }
+  }
+  return samples;
+}
+
+WriteMetrics::WriteMetrics(MetricSet& metrics)
+    : batch_commands_(metrics.AddHistogram("viommu_server_commit_batch_commands",
+                                           "Commands that were judged and written together", kBatchSize)),
+      batch_seconds_(metrics.AddHistogram("viommu_server_commit_batch_seconds",
+                                          "Time to judge, write and publish one batch", kLatency)),
+      sync_seconds_(metrics.AddHistogram("viommu_server_store_sync_seconds",
+                                         "Time that one batch waited for stable storage", kLatency)),
+      store_bytes_(metrics.AddCounter("viommu_server_store_written_bytes_total", "Bytes of the batches written")) {}
+
+void WriteMetrics::OnBatch(size_t commands, double seconds) {
+  batch_commands_.Record(commands);
+  batch_seconds_.Record(std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::duration<double>(seconds)));
+}
+
+void WriteMetrics::OnStoreCommit(const CommitSample& sample) {
+  if (!sample.ok) return;
+  store_bytes_.Add(sample.bytes);
+  if (sample.synced) sync_seconds_.Record(sample.sync);
+}
+
+void RegisterServerMetrics(MetricSet& metrics, const MetricSources& sources) {
+  const auto gauge = [&metrics](std::string_view name, std::string_view help, std::function<double()> read) {
+    metrics.AddCallback(name, help, MetricKind::kGauge, [read = std::move(read)] { return One(read()); });
+  };
+  const auto counter = [&metrics](std::string_view name, std::string_view help, std::function<double()> read) {
+    metrics.AddCallback(name, help, MetricKind::kCounter, [read = std::move(read)] { return One(read()); });
+  };
+  const CommitCore& core = sources.core;
+  gauge("viommu_server_revision", "Store revision", [&core] { return static_cast<double>(core.revision()); });
+  gauge("viommu_server_oldest_revision", "Oldest revision that a watch can start after",
+        [&core] { return static_cast<double>(core.log().oldest()); });
+  gauge("viommu_server_epoch", "Starts of a server on this store",
+        [&core] { return static_cast<double>(core.identity().epoch); });
+  gauge("viommu_server_store_writable", "1 while the store takes writes",
+        [&core] { return core.writable().ok() ? 1.0 : 0.0; });
+  counter("viommu_server_commit_commands_total", "Commands judged",
+          [&core] { return static_cast<double>(core.stats().commands); });
+  counter("viommu_server_commit_refused_total", "Commands that the rules refused",
+          [&core] { return static_cast<double>(core.stats().refused); });
+  counter("viommu_server_commit_replayed_total", "Commands answered from their request_id",
+          [&core] { return static_cast<double>(core.stats().replayed); });
+  counter("viommu_server_store_failures_total", "Batches that the store did not take",
+          [&core] { return static_cast<double>(core.stats().store_failures); });
+  gauge("viommu_server_commit_queue_depth", "Commands that wait to be judged",
+        [&committer = sources.committer] { return static_cast<double>(committer.queue_depth()); });
+  gauge("viommu_server_apply_waits", "Calls that wait for their host",
+        [&waits = sources.waits] { return static_cast<double>(waits.count()); });
+  gauge("viommu_server_watches", "Open watches",
+        [&watches = sources.watches] { return static_cast<double>(watches.count()); });
+
+  const Sessions& sessions = sources.sessions;
+  gauge("viommu_server_sessions", "Agents with a session",
+        [&sessions] { return static_cast<double>(sessions.stats().connected); });
+  gauge("viommu_server_sessions_synced", "Agents that have everything recorded",
+        [&sessions] { return static_cast<double>(sessions.stats().synced); });
+  gauge("viommu_server_sessions_pending_resources", "Resources to be sent, over all sessions",
+        [&sessions] { return static_cast<double>(sessions.stats().pending_resources); });
+  gauge("viommu_server_sessions_max_lag_revisions", "How far the agent furthest behind is behind",
+        [&sessions] { return static_cast<double>(sessions.stats().max_lag_revisions); });
+  metrics.AddCallback(
+      "viommu_server_sessions_ended_total", "Sessions that ended, by reason", MetricKind::kCounter, [&sessions] {
+        std::vector<MetricSample> samples;
+        for (const auto& [reason, count] : sessions.stats().ended) {
+          const bool by_agent = reason == v1::ERROR_REASON_UNSPECIFIED;
+          samples.push_back({{{"reason", by_agent ? "AGENT" : ReasonName(reason)}}, static_cast<double>(count)});
+        }
+        return samples;
+      });
+
+  metrics.AddCallback("viommu_server_resources", "Recorded resources by kind and state", MetricKind::kGauge,
+                      [&resources = sources.resources] { return resources.Samples(); });
+  metrics.AddCallback("viommu_server_smmu_vmids_used", "VMIDs taken on an SMMU", MetricKind::kGauge,
+                      [&core] { return Vmids(core, false); });
+  metrics.AddCallback("viommu_server_smmu_vmids", "VMIDs that an SMMU has", MetricKind::kGauge,
+                      [&core] { return Vmids(core, true); });
+}
+
+}  // namespace viommu::server

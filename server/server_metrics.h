@@ -1,0 +1,78 @@
+// The server's own metrics (docs/metrics.md).
+
+#ifndef VIOMMU_SERVER_SERVER_METRICS_H_
+#define VIOMMU_SERVER_SERVER_METRICS_H_
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <iterator>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "common/clock.h"
+#include "common/metrics.h"
+#include "common/mutex.h"
+#include "server/api/apply_waits.h"
+#include "server/api/watch_hub.h"
+#include "server/commit/committer.h"
+#include "server/commit/core.h"
+#include "server/store/rocksdb_store.h"
+#include "server/sync/sessions.h"
+
+namespace viommu::server {
+
+// How many resources of each kind are in each state. Follows the commits, so that a scrape need not look at the record.
+//
+// Thread-safe.
+class ResourceCounts final : public Listener {
+ public:
+  // Takes over what is recorded. Before the first command.
+  explicit ResourceCounts(const CommitCore& core);
+
+  void OnCommit(const std::vector<ChangeSetPtr>& sets) override;
+
+  std::vector<MetricSample> Samples() const;
+
+ private:
+  // States are small enums that begin at 0.
+  static constexpr size_t kStates = 8;
+  using ByState = std::array<int64_t, kStates>;
+
+  void Add(Kind kind, const google::protobuf::Message& record, int64_t n) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  mutable Mutex mu_;
+  std::array<ByState, std::size(kKinds) + 1> counts_ ABSL_GUARDED_BY(mu_){};
+};
+
+// What the writer and the store report as they go.
+class WriteMetrics {
+ public:
+  explicit WriteMetrics(MetricSet& metrics);
+
+  void OnBatch(size_t commands, double seconds);
+  void OnStoreCommit(const CommitSample& sample);
+
+ private:
+  Histogram& batch_commands_;
+  Histogram& batch_seconds_;
+  Histogram& sync_seconds_;
+  Counter& store_bytes_;
+};
+
+struct MetricSources {
+  const Committer& committer;
+  const CommitCore& core;
+  const ResourceCounts& resources;
+  const ApplyWaits& waits;
+  const WatchHub& watches;
+  const Sessions& sessions;
+};
+
+// Registers everything that is asked for when scraped. The sources must live until metrics.RemoveCallbacks().
+void RegisterServerMetrics(MetricSet& metrics, const MetricSources& sources);
+
+}  // namespace viommu::server
+
+#endif  // VIOMMU_SERVER_SERVER_METRICS_H_
