@@ -18,7 +18,8 @@ namespace viommu::server {
 
 class Draft final : public View {
  public:
-  // `base` must outlive the draft and must not change while the draft is in use.
+  // `base` must outlive the draft and must not change while the draft is in use. A draft on top of a draft is asked for
+  // with Draft(static_cast<const View&>(other)): a copy is never wanted.
   explicit Draft(const View& base) : base_(base) {}
   Draft(const Draft&) = delete;
   Draft& operator=(const Draft&) = delete;
