@@ -167,6 +167,7 @@ struct SmmuStats {
   uint64_t queue_full_waits = 0;                 // times that a producer had to wait for room
   uint64_t command_errors = 0;                   // commands that the SMMU itself refused (CERROR_ILL)
   LatencyHistogram sync_latency;
+  uint64_t sync_timeouts = 0;   // syncs that did not complete in time
   uint64_t tlb_entries = 0;     // 0 where the backend cannot look
   uint64_t atc_entries = 0;     // likewise
   uint64_t config_entries = 0;  // likewise

@@ -1,0 +1,101 @@
+// One context of the emulated backend: what iommufd and the arm-smmu-v3 driver keep for one opened /dev/iommu.
+//
+// Control calls hold the control lock from start to end, and wait for the SMMU under it. Invalidate() does without: it
+// pins its object and takes, for moments, the locks of the object table and of the viommu's StreamIDs, but none while
+// it waits or pushes.
+
+#ifndef VIOMMU_AGENT_SMMUV3_VSMMU_CONTEXT_H_
+#define VIOMMU_AGENT_SMMUV3_VSMMU_CONTEXT_H_
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "agent/backend.h"
+#include "agent/smmuv3/spec/ste.h"
+#include "agent/smmuv3/vsmmu/host.h"
+#include "agent/smmuv3/vsmmu/objects.h"
+#include "common/mutex.h"
+
+namespace viommu::agent {
+
+class EmulatedContext final : public Context {
+ public:
+  // `host` outlives the context.
+  explicit EmulatedContext(Host* host) : host_(host) {}
+  ~EmulatedContext() override;
+
+  absl::StatusOr<ObjectId> BindDevice(std::string_view pci_address) override;
+  absl::Status UnbindDevice(std::string_view pci_address) override;
+  absl::StatusOr<ObjectId> AllocIoas() override;
+  absl::Status MapIoas(ObjectId ioas, uint64_t iova, uint64_t length, const MemoryHandle& memory) override;
+  absl::StatusOr<uint64_t> UnmapIoas(ObjectId ioas, uint64_t iova, uint64_t length) override;
+  absl::StatusOr<ObjectId> AllocStage2(ObjectId device, ObjectId ioas) override;
+  absl::StatusOr<ViommuHandle> AllocViommu(ObjectId device, ObjectId stage2, ViommuType type) override;
+  absl::StatusOr<ObjectId> AllocVdevice(ObjectId viommu, ObjectId device, uint64_t virt_id) override;
+  absl::StatusOr<ObjectId> AllocNested(ObjectId viommu, ObjectId device, const smmuv3::RawVste& vste) override;
+  absl::Status Attach(ObjectId device, ObjectId pt) override;
+  absl::Status Detach(ObjectId device) override;
+  InvalidateResult Invalidate(ObjectId id, InvalidateDataType data_type,
+                              std::span<const smmuv3::RawCommand> commands) override;
+  absl::StatusOr<ObjectId> AllocVeventq(ObjectId viommu, VeventqType type, uint32_t depth) override;
+  absl::StatusOr<std::vector<Vevent>> ReadVeventq(ObjectId veventq, uint32_t max) override;
+  absl::StatusOr<ObjectId> AllocHwQueue(ObjectId viommu, HwQueueType type, uint32_t index, uint64_t iova,
+                                        uint64_t length) override;
+  absl::StatusOr<HwInfo> GetHwInfo(ObjectId device) override;
+  absl::Status Destroy(ObjectId id) override;
+
+ private:
+  // What a group is attached to: all its devices, also those that are not bound.
+  struct Attachment {
+    Object* target = nullptr;                             // a stage-2 or nested HWPT
+    uint32_t devices = 0;                                 // that asked for it; each is a user of the target
+    std::vector<std::shared_ptr<const VmidLease>> vmids;  // that the stream table entries name
+  };
+  // What an attach would do to one device of the group.
+  struct AttachStep {
+    HostDevice* device = nullptr;
+    smmuv3::RawSte ste;
+    std::shared_ptr<const VmidLease> vmid;
+    std::shared_ptr<ViommuEvents> events;
+    uint32_t virt_id = 0;
+  };
+
+  // attach.cc
+  absl::StatusOr<std::vector<AttachStep>> PlanAttach(const HostGroup& group, Object& target)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
+  absl::StatusOr<AttachStep> PlanNested(HostDevice& device, const NestedObject& nested)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
+  absl::StatusOr<AttachStep> PlanStage2(HostDevice& device, Stage2Object& stage2)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
+  static void Install(const AttachStep& step);
+  void DetachDevice(DeviceObject& device) ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
+  // The device's object here; null when it is not bound here.
+  DeviceObject* BoundDevice(const HostDevice& device) ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
+
+  // context.cc
+  void ForgetVdevice(VdeviceObject& vdevice) ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
+  void ForgetDevice(DeviceObject& device) ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
+  absl::Status DestroyObject(Object& object) ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
+  // After mappings are gone: removes what the SMMUs and devices remember of them.
+  void FlushStage2Of(const IoasObject& ioas) ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
+
+  // invalidate.cc
+  InvalidateResult InvalidateViommu(ViommuObject& viommu, std::span<const smmuv3::RawCommand> commands);
+
+  Host* const host_;
+  ObjectTable table_;
+  Mutex control_mu_;
+  std::map<const HostGroup*, Attachment> attachments_ ABSL_GUARDED_BY(control_mu_);
+  std::map<const HostDevice*, DeviceObject*> bound_ ABSL_GUARDED_BY(control_mu_);
+};
+
+}  // namespace viommu::agent
+
+#endif  // VIOMMU_AGENT_SMMUV3_VSMMU_CONTEXT_H_

@@ -1,0 +1,170 @@
+// The objects of one context, and their table of ids, with iommufd's rules: the lowest free id first, from 1, reused at
+// once, except for ids that the kernel took back by itself.
+
+#ifndef VIOMMU_AGENT_SMMUV3_VSMMU_OBJECTS_H_
+#define VIOMMU_AGENT_SMMUV3_VSMMU_OBJECTS_H_
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <queue>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "agent/backend.h"
+#include "agent/smmuv3/vsmmu/host.h"
+#include "agent/smmuv3/vsmmu/veventq.h"
+#include "common/mutex.h"
+
+namespace viommu::agent {
+
+enum class ObjectKind : uint8_t { kDevice, kIoas, kStage2, kViommu, kVdevice, kNested, kVeventq };
+
+// "vdevice" and so on, for messages.
+const char* ObjectKindName(ObjectKind kind);
+
+// Members change under the context's control lock alone, unless they say otherwise.
+struct Object {
+  explicit Object(ObjectKind k) : kind(k) {}
+  virtual ~Object() = default;
+
+  const ObjectKind kind;
+  ObjectId id = 0;
+  uint32_t users = 0;  // objects and attached devices that stand on it
+  std::atomic<uint32_t> in_flight =
+      0;  // calls that use it without the control lock; rises under the table's lock alone
+};
+
+struct VdeviceObject;
+
+struct DeviceObject : Object {
+  static constexpr ObjectKind kKind = ObjectKind::kDevice;
+  DeviceObject() : Object(kKind) {}
+  HostDevice* device = nullptr;
+  VdeviceObject* vdevice = nullptr;
+  bool attached = false;
+};
+
+// A file that stays open as long as a mapping needs it.
+class MappedFile {
+ public:
+  // Takes over `fd`.
+  explicit MappedFile(int fd) : fd_(fd) {}
+  ~MappedFile();
+  MappedFile(MappedFile&& other) noexcept : fd_(other.fd_) { other.fd_ = -1; }
+  MappedFile& operator=(MappedFile&&) = delete;
+  int fd() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+struct IoasMapping {
+  uint64_t length = 0;
+  uint64_t offset = 0;  // in the file
+  bool readable = false;
+  bool writable = false;
+  MappedFile file;
+};
+
+struct IoasObject : Object {
+  static constexpr ObjectKind kKind = ObjectKind::kIoas;
+  IoasObject() : Object(kKind) {}
+  std::map<uint64_t, IoasMapping> mappings;  // by guest-physical address
+};
+
+struct Stage2Object : Object {
+  static constexpr ObjectKind kKind = ObjectKind::kStage2;
+  Stage2Object() : Object(kKind) {}
+  IoasObject* ioas = nullptr;
+  HostSmmu* smmu = nullptr;               // where stage 2 is per SMMU
+  std::shared_ptr<const VmidLease> vmid;  // where stage 2 owns VMIDs
+  // Where viommus own VMIDs: those of devices that are attached to this without a vdevice, by SMMU.
+  std::map<HostSmmu*, std::weak_ptr<const VmidLease>> direct_vmids;
+};
+
+struct ViommuObject : Object {
+  static constexpr ObjectKind kKind = ObjectKind::kViommu;
+  ViommuObject() : Object(kKind) {}
+  // These three never change.
+  HostSmmu* smmu = nullptr;
+  Stage2Object* stage2 = nullptr;
+  std::shared_ptr<const VmidLease> vmid;
+  const std::shared_ptr<ViommuEvents> events = std::make_shared<ViommuEvents>();
+
+  SharedMutex sids_mu;
+  // Physical StreamIDs by the guest's. 64 bits, because Linux 7.2 takes guest StreamIDs that no command can name.
+  absl::flat_hash_map<uint64_t, uint32_t> sids ABSL_GUARDED_BY(sids_mu);
+};
+
+struct VdeviceObject : Object {
+  static constexpr ObjectKind kKind = ObjectKind::kVdevice;
+  VdeviceObject() : Object(kKind) {}
+  ViommuObject* viommu = nullptr;
+  DeviceObject* device = nullptr;
+  uint64_t virt_id = 0;
+};
+
+struct NestedObject : Object {
+  static constexpr ObjectKind kKind = ObjectKind::kNested;
+  NestedObject() : Object(kKind) {}
+  ViommuObject* viommu = nullptr;
+  smmuv3::RawVste vste;
+};
+
+struct VeventqObject : Object {
+  static constexpr ObjectKind kKind = ObjectKind::kVeventq;
+  VeventqObject() : Object(kKind) {}
+  ViommuObject* viommu = nullptr;
+  VeventqType type = VeventqType::kDefault;
+  std::shared_ptr<VeventQueue> queue;
+};
+
+// Its own lock is held for moments only, so that Invalidate() finds its object while a control call is waiting for the
+// SMMU. An object that was found stays until its owner removes it: under the control lock, or as long as it is pinned.
+class ObjectTable {
+ public:
+  // Gives the object its id.
+  ObjectId Add(std::unique_ptr<Object> object) ABSL_LOCKS_EXCLUDED(mu_);
+
+  // Null when there is no object of this id, or, for the second, it is of another kind.
+  Object* FindAny(ObjectId id) const ABSL_LOCKS_EXCLUDED(mu_);
+  template <typename T>
+  T* Find(ObjectId id) const {
+    Object* object = FindAny(id);
+    return object != nullptr && object->kind == T::kKind ? static_cast<T*>(object) : nullptr;
+  }
+
+  // Like FindAny(), and keeps the object from being removed until Unpin().
+  Object* Pin(ObjectId id) ABSL_LOCKS_EXCLUDED(mu_);
+  static void Unpin(Object* object) { object->in_flight.fetch_sub(1, std::memory_order_release); }
+
+  // Takes the object out; null when it has users or calls in flight. With `keep_id`, the id stays unused and unknown
+  // for ever.
+  std::unique_ptr<Object> Remove(ObjectId id, bool keep_id = false) ABSL_LOCKS_EXCLUDED(mu_);
+
+  // All objects of a kind, by id.
+  template <typename T>
+  std::vector<T*> All() const {
+    std::vector<T*> objects;
+    ForEach([&](Object* object) {
+      if (object->kind == T::kKind) objects.push_back(static_cast<T*>(object));
+    });
+    return objects;
+  }
+
+ private:
+  void ForEach(const std::function<void(Object*)>& visit) const ABSL_LOCKS_EXCLUDED(mu_);
+
+  mutable Mutex mu_;
+  // Index id - 1; null for a free or a retired id.
+  std::vector<std::unique_ptr<Object>> objects_ ABSL_GUARDED_BY(mu_);
+  std::priority_queue<ObjectId, std::vector<ObjectId>, std::greater<>> free_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace viommu::agent
+
+#endif  // VIOMMU_AGENT_SMMUV3_VSMMU_OBJECTS_H_

@@ -1,0 +1,58 @@
+// Event queues of a viommu, with the kernel's rules for what is lost.
+
+#ifndef VIOMMU_AGENT_SMMUV3_VSMMU_VEVENTQ_H_
+#define VIOMMU_AGENT_SMMUV3_VSMMU_VEVENTQ_H_
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "agent/backend.h"
+#include "agent/smmuv3/spec/event.h"
+#include "common/mutex.h"
+
+namespace viommu::agent {
+
+// Thread-safe.
+//
+// When it is full, events are dropped, and one mark "lost" stands at the end: until it is read, or until a later event
+// is queued, whose number then tells of the gap.
+class VeventQueue {
+ public:
+  // Holds `depth` (> 0) events.
+  explicit VeventQueue(uint32_t depth) : depth_(depth) {}
+
+  void Push(const smmuv3::RawEvent& record) ABSL_LOCKS_EXCLUDED(mu_);
+  // Takes out up to `max` events; a mark counts as one.
+  std::vector<Vevent> Read(uint32_t max) ABSL_LOCKS_EXCLUDED(mu_);
+
+ private:
+  const uint32_t depth_;
+  Mutex mu_;
+  uint32_t next_sequence_ ABSL_GUARDED_BY(mu_) = 0;
+  bool lost_ ABSL_GUARDED_BY(mu_) = false;
+  uint32_t lost_sequence_ ABSL_GUARDED_BY(mu_) = 0;
+  std::deque<Vevent> events_ ABSL_GUARDED_BY(mu_);
+};
+
+// The event queues of one viommu, at most one of each type. Thread-safe: events come from the SMMU's side while queues
+// come and go.
+class ViommuEvents {
+ public:
+  // False when there is one of this type.
+  bool Add(VeventqType type, std::shared_ptr<VeventQueue> queue) ABSL_LOCKS_EXCLUDED(mu_);
+  void Remove(VeventqType type) ABSL_LOCKS_EXCLUDED(mu_);
+  // Queues an SMMU's record, with the guest's StreamID; drops it where there is no queue of the SMMU's type.
+  void Deliver(const smmuv3::RawEvent& record) ABSL_LOCKS_EXCLUDED(mu_);
+
+ private:
+  Mutex mu_;
+  std::map<VeventqType, std::shared_ptr<VeventQueue>> queues_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace viommu::agent
+
+#endif  // VIOMMU_AGENT_SMMUV3_VSMMU_VEVENTQ_H_
