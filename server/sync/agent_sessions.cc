@@ -106,8 +106,9 @@ absl::Status AgentSessions::CheckClaim(const v1::Hello& hello, const Connected* 
       recorded->agent_id() == hello.agent_id()) {
     return absl::OkStatus();
   }
+  const auto left = std::chrono::duration_cast<milliseconds>(started_ + options_.start_grace - clock_.Monotonic());
   return taken(FormatTime(FromTimestamp(recorded->update_time())), "agent " + recorded->agent_id())
-      .RetryAfter(std::chrono::duration_cast<milliseconds>(started_ + options_.start_grace - clock_.Monotonic()));
+      .RetryAfter(std::max(left, options_.tick_interval));
 }
 
 absl::Status AgentSessions::Admit(const std::shared_ptr<AgentSession>& session, v1::Hello hello) {

@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "absl/container/flat_hash_map.h"
+#include "server/fleet/names.h"
 
 namespace viommu::server {
 namespace {
@@ -104,8 +105,8 @@ std::vector<HostRecord> RecordsOfHost(const View& view, const std::string& host)
   for (const std::string& name : viommus) {
     if (auto record = view.Find<v1::Viommu>(name)) found.push_back({Kind::kViommu, std::move(record)});
   }
-  for (const std::string& name : viommus) AddWithPrefix<v1::NestedDomain>(view, name + "/nestedDomains/", found);
-  for (const std::string& name : viommus) AddWithPrefix<v1::Vdevice>(view, name + "/vdevices/", found);
+  for (const std::string& name : viommus) AddWithPrefix<v1::NestedDomain>(view, NestedDomainPrefix(name), found);
+  for (const std::string& name : viommus) AddWithPrefix<v1::Vdevice>(view, VdevicePrefix(name), found);
   return found;
 }
 

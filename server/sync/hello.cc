@@ -1,15 +1,13 @@
 #include "server/sync/hello.h"
 
 #include <algorithm>
-#include <string_view>
+#include <string>
 
 #include "common/error.h"
-#include "server/fleet/rules.h"
+#include "server/fleet/names.h"
 
 namespace viommu::server {
 namespace {
-
-constexpr std::string_view kHostPrefix = "hosts/";
 
 template <typename... Args>
 absl::Status Violation(fmt::format_string<Args...> format, Args&&... args) {
@@ -17,16 +15,8 @@ absl::Status Violation(fmt::format_string<Args...> format, Args&&... args) {
       .Message("hello: {}", fmt::format(format, std::forward<Args>(args)...));
 }
 
-// Empty when the name is not hosts/{host}. What else a host's id must look like is for the rules to say.
-std::string_view HostId(std::string_view name) {
-  if (name.substr(0, kHostPrefix.size()) != kHostPrefix) return {};
-  const std::string_view id = name.substr(kHostPrefix.size());
-  if (id.size() > size_t{kMaxIdBytes} || id.find('/') != std::string_view::npos) return {};
-  return id;
-}
-
 absl::Status CheckForm(const v1::Hello& hello) {
-  if (HostId(hello.host().name()).empty()) return Violation("host.name '{}' is not hosts/{{host}}", hello.host().name());
+  if (!IsHostName(hello.host().name())) return Violation("host.name '{}' is not hosts/{{host}}", hello.host().name());
   if (hello.agent_id().empty() || hello.agent_id().size() > kMaxAgentIdBytes) {
     return Violation("agent_id must have 1 to {} bytes, it has {}", kMaxAgentIdBytes, hello.agent_id().size());
   }
@@ -49,7 +39,7 @@ absl::Status CheckForm(const v1::Hello& hello) {
 
 absl::Status CheckPeer(const v1::Hello& hello, const Peer& peer) {
   if (!peer.authenticated) return absl::OkStatus();
-  const std::string id(HostId(hello.host().name()));
+  const std::string id = hello.host().name().substr(hello.host().name().find('/') + 1);
   const std::string uri = "viommu://host/" + id;
   const bool named = std::any_of(peer.names.begin(), peer.names.end(),
                                  [&](const std::string& name) { return name == id || name == uri; });

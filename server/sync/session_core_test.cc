@@ -1,0 +1,739 @@
+#include "server/sync/session_core.h"
+
+#include <chrono>
+#include <memory>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "common/error.h"
+#include "server/fleet/tables.h"
+
+namespace viommu::server {
+namespace {
+
+using std::chrono::milliseconds;
+using Phase = SessionCore::Phase;
+
+constexpr milliseconds kLease{9'000};
+
+// Drives a core by hand: does what it says, except that writes, judgements and slots end when the test says so.
+class SessionCoreTest : public testing::Test {
+ protected:
+  SessionCoreTest() { limits_.max_message_bytes = 1 << 16; }
+
+  // --- The agent.
+
+  void Say(v1::ConnectRequest message) {
+    ASSERT_TRUE(reading_) << "nobody reads";
+    reading_ = false;
+    core_->Heard(std::make_unique<v1::ConnectRequest>(std::move(message)), now_);
+    Run();
+  }
+  void SayHello() {
+    v1::ConnectRequest message;
+    message.mutable_hello()->set_agent_id("agent");
+    Say(std::move(message));
+  }
+  void SayHeartbeat(int64_t epoch = 7) {
+    v1::ConnectRequest message;
+    message.mutable_heartbeat()->set_epoch(epoch);
+    Say(std::move(message));
+  }
+  void SayResult(int64_t nonce, const std::string& uid) {
+    v1::ConnectRequest message;
+    message.mutable_results()->set_nonce(nonce);
+    if (!uid.empty()) {
+      v1::ItemResult& item = *message.mutable_results()->add_items();
+      item.set_uid(uid);
+      item.set_name("viommus/" + uid);
+      item.set_outcome(v1::OUTCOME_APPLIED);
+    }
+    Say(std::move(message));
+  }
+  void SayReply(int64_t call_id, uint32_t handled) {
+    v1::ConnectRequest message;
+    message.mutable_invalidate_reply()->set_call_id(call_id);
+    message.mutable_invalidate_reply()->mutable_result()->set_handled(handled);
+    Say(std::move(message));
+  }
+
+  // --- The writer.
+
+  void Judge(const absl::Status& status = absl::OkStatus(), int64_t revision = 1) {
+    core_->HelloJudged(status, revision, kLease, {}, now_);
+    Run();
+  }
+  void JudgeResults(const absl::Status& status = absl::OkStatus()) {
+    core_->ResultsJudged(status);
+    Run();
+  }
+  // Records a viommu and tells the core.
+  void Change(const std::string& name, size_t label_bytes = 0) {
+    auto record = std::make_shared<v1::Viommu>();
+    record->set_name(name);
+    record->set_uid("uid-" + name);
+    record->set_generation(++followed_);
+    (*record->mutable_labels())["filler"] = std::string(label_bytes, 'x');
+    const RecordPtr before = tables_.FindRecord(Kind::kViommu, name);
+    tables_.Apply({Kind::kViommu, name, before, record});
+    core_->Changed(Concern::kSend, {Kind::kViommu, name}, record->uid(), followed_);
+  }
+
+  // --- The driver.
+
+  void Open() {
+    core_ = std::make_unique<SessionCore>(limits_, identity_, now_);
+    Run();
+  }
+  // Up to where it follows: everything is written.
+  void Connect() {
+    Open();
+    SayHello();
+    Judge();
+    WriteAll();
+    ASSERT_EQ(core_->phase(), Phase::kFollowing);
+    written_.clear();
+  }
+  void Run() {
+    for (;;) {
+      SessionCore::Step step = core_->Next(followed_, now_);
+      if (step.empty()) return;
+      ASSERT_FALSE(finished_) << "nothing may be done after the end";
+      if (step.hello != nullptr) ++hellos_;
+      for (v1::Results& results : step.results) results_.push_back(std::move(results));
+      if (step.compare != nullptr) core_->Compared(std::exchange(difference_, {}));
+      if (step.want_slot) {
+        ++slots_wanted_;
+        if (free_slots_) core_->SlotGranted();
+      }
+      if (step.release_slot) ++slots_released_;
+      if (step.message != nullptr) StartWrite(std::move(step.message));
+      if (step.desired.has_value()) {
+        const std::vector<RecordPtr> records = FetchRecords(tables_, *step.desired);
+        auto message = core_->Built(BuildDesired(std::move(*step.desired), records), now_);
+        if (message != nullptr) StartWrite(std::move(message));
+      }
+      if (step.read) {
+        ASSERT_FALSE(reading_);
+        reading_ = true;
+      }
+      if (step.ended) ++ended_;
+      for (SessionCore::Answer& answer : step.answers) answer.done(std::move(answer.result));
+      if (step.cancel) ++cancels_;
+      if (step.finish.has_value()) {
+        ASSERT_EQ(writing_, nullptr) << "finished under a write";
+        finished_ = true;
+        finish_ = *step.finish;
+      }
+    }
+  }
+  void StartWrite(std::unique_ptr<v1::ConnectResponse> message) {
+    ASSERT_EQ(writing_, nullptr) << "two writes at once";
+    writing_ = std::move(message);
+  }
+  // The message being written arrives.
+  void Write() {
+    ASSERT_NE(writing_, nullptr);
+    written_.push_back(std::move(*std::exchange(writing_, nullptr)));
+    core_->Written(true);
+    Run();
+  }
+  void WriteAll() {
+    while (writing_ != nullptr) Write();
+  }
+  void Advance(milliseconds by) {
+    now_ += by;
+    core_->Tick(now_);
+    Run();
+  }
+  void ExpectFinished(absl::StatusCode code, v1::ErrorReason reason) {
+    EXPECT_TRUE(finished_);
+    EXPECT_EQ(finish_.code(), code) << finish_;
+    EXPECT_EQ(ReasonName(ReasonOf(finish_)), ReasonName(reason)) << finish_;
+    EXPECT_EQ(ended_, 1);
+  }
+  void ExpectViolation() {
+    ExpectFinished(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_PROTOCOL_VIOLATION);
+  }
+
+  // Names in the Desired messages that arrived.
+  std::vector<std::string> Sent() const {
+    std::vector<std::string> names;
+    for (const v1::ConnectResponse& message : written_) {
+      for (const v1::Resource& item : message.desired().items()) names.push_back(item.viommu().name());
+    }
+    return names;
+  }
+
+  absl::Status Call(milliseconds timeout, uint32_t commands = 1) {
+    Sessions::InvalidateCallback done = [this](absl::StatusOr<v1::InvalidationResult> result) {
+      answers_.push_back(std::move(result));
+    };
+    v1::Command command;
+    command.set_raw("0123456789abcdef");
+    const absl::Status status = core_->Invalidate("target", std::vector<v1::Command>(commands, command),
+                                                  now_ + timeout, done, now_);
+    Run();
+    return status;
+  }
+
+  using Names = std::vector<std::string>;
+
+  SessionCore::Limits limits_;
+  const Identity identity_{"cluster", "store", 7};
+  MonotonicTime now_{std::chrono::hours(1)};
+  std::unique_ptr<SessionCore> core_;
+  Tables tables_;
+  int64_t followed_ = 1;
+  Difference difference_;
+  bool free_slots_ = true;
+
+  bool reading_ = false;
+  std::unique_ptr<v1::ConnectResponse> writing_;
+  std::vector<v1::ConnectResponse> written_;
+  std::vector<v1::Results> results_;
+  std::vector<absl::StatusOr<v1::InvalidationResult>> answers_;
+  int hellos_ = 0, slots_wanted_ = 0, slots_released_ = 0, ended_ = 0, cancels_ = 0;
+  bool finished_ = false;
+  absl::Status finish_;
+};
+
+// --- Beginning.
+
+TEST_F(SessionCoreTest, HelloThenWelcomeThenSyncMark) {
+  Open();
+  EXPECT_TRUE(reading_);
+  SayHello();
+  EXPECT_EQ(hellos_, 1);
+  EXPECT_FALSE(reading_) << "nothing is to be read before the hello is recorded";
+  EXPECT_EQ(writing_, nullptr);
+  Judge(absl::OkStatus(), 5);
+  ASSERT_NE(writing_, nullptr);
+  EXPECT_EQ(writing_->welcome().cluster_id(), "cluster");
+  EXPECT_EQ(writing_->welcome().store_incarnation(), "store");
+  EXPECT_EQ(writing_->welcome().epoch(), 7);
+  EXPECT_EQ(writing_->welcome().lease().seconds(), 9);
+  EXPECT_EQ(writing_->welcome().revision(), 5);
+  EXPECT_TRUE(reading_);
+  Write();
+  ASSERT_NE(writing_, nullptr);
+  EXPECT_TRUE(writing_->desired().sync_mark());
+  EXPECT_EQ(writing_->desired().items_size(), 0);
+  EXPECT_EQ(writing_->desired().nonce(), 1);
+  EXPECT_EQ(writing_->desired().epoch(), 7);
+  EXPECT_EQ(core_->phase(), Phase::kSyncing);
+  Write();
+  EXPECT_EQ(core_->phase(), Phase::kFollowing);
+  EXPECT_EQ(writing_, nullptr);
+  EXPECT_EQ(slots_wanted_, 0) << "an empty difference needs no slot";
+}
+
+TEST_F(SessionCoreTest, AnythingBeforeTheHelloIsAViolation) {
+  Open();
+  SayHeartbeat();
+  ExpectViolation();
+  EXPECT_EQ(hellos_, 0);
+}
+
+TEST_F(SessionCoreTest, ASecondHelloIsAViolation) {
+  Connect();
+  SayHello();
+  ExpectViolation();
+  EXPECT_EQ(hellos_, 1);
+}
+
+TEST_F(SessionCoreTest, AMessageWithoutContentIsAViolation) {
+  Connect();
+  Say(v1::ConnectRequest());
+  ExpectViolation();
+}
+
+TEST_F(SessionCoreTest, ARefusedHelloEndsTheSessionWithTheReason) {
+  Open();
+  SayHello();
+  Judge(Error(absl::StatusCode::kUnavailable, v1::ERROR_REASON_STORE_UNAVAILABLE).Message("no"));
+  ExpectFinished(absl::StatusCode::kUnavailable, v1::ERROR_REASON_STORE_UNAVAILABLE);
+  EXPECT_TRUE(written_.empty());
+}
+
+TEST_F(SessionCoreTest, NoHelloInTime) {
+  Open();
+  Advance(limits_.hello_timeout - milliseconds(1));
+  EXPECT_FALSE(finished_);
+  Advance(milliseconds(1));
+  ExpectFinished(absl::StatusCode::kUnavailable, v1::ERROR_REASON_LEASE_EXPIRED);
+}
+
+TEST_F(SessionCoreTest, TheDifferenceWaitsForASlotAndGivesItBackAfterTheMark) {
+  free_slots_ = false;
+  Open();
+  Change("viommus/a");
+  difference_.changed = {{Kind::kViommu, "viommus/a"}};
+  difference_.unknown_uids = {"zombie"};
+  SayHello();
+  Judge();
+  Write();
+  EXPECT_EQ(slots_wanted_, 1);
+  EXPECT_EQ(core_->phase(), Phase::kWaiting);
+  EXPECT_EQ(writing_, nullptr) << "only the welcome goes out without a slot";
+  Change("viommus/b");
+  Run();
+  EXPECT_EQ(writing_, nullptr);
+  Advance(kLease / 3);
+  ASSERT_NE(writing_, nullptr) << "those who wait hear a heartbeat";
+  EXPECT_TRUE(writing_->has_heartbeat());
+  Write();
+  SayHeartbeat();
+  core_->SlotGranted();
+  Run();
+  ASSERT_NE(writing_, nullptr);
+  EXPECT_EQ(writing_->desired().items_size(), 2);
+  EXPECT_EQ(writing_->desired().unknown_uids_size(), 1);
+  EXPECT_TRUE(writing_->desired().sync_mark());
+  EXPECT_EQ(slots_released_, 0);
+  Write();
+  EXPECT_EQ(slots_released_, 1);
+  EXPECT_EQ(core_->phase(), Phase::kFollowing);
+}
+
+TEST_F(SessionCoreTest, ASessionThatEndsGivesItsSlotBack) {
+  free_slots_ = false;
+  Open();
+  difference_.unknown_uids = {"zombie"};
+  SayHello();
+  Judge();
+  Write();
+  reading_ = false;
+  core_->StreamEnded();
+  Run();
+  EXPECT_EQ(slots_released_, 1);
+  EXPECT_TRUE(finished_);
+}
+
+// --- Following.
+
+TEST_F(SessionCoreTest, AThousandChangesWhileAWriteIsPendingAreOneItem) {
+  Connect();
+  Change("viommus/first");
+  Run();
+  ASSERT_NE(writing_, nullptr);
+  for (int i = 0; i < 1000; ++i) {
+    Change("viommus/a");
+    Run();
+  }
+  EXPECT_EQ(core_->pending(), 1u);
+  WriteAll();
+  EXPECT_EQ(Sent(), (Names{"viommus/first", "viommus/a"}));
+  EXPECT_EQ(written_.back().desired().items(0).viommu().generation(), followed_) << "the latest state is sent";
+}
+
+TEST_F(SessionCoreTest, AReaderThatNeverReadsCostsTheNamesAlone) {
+  Connect();
+  for (int i = 0; i < 100'000; ++i) {
+    Change("viommus/v" + std::to_string(i % 50));
+    Run();
+  }
+  EXPECT_EQ(core_->pending(), 50u);
+  EXPECT_EQ(core_->phase(), Phase::kFollowing);
+  // What is torn down without the agent's word has no record, so it has a limit of its own.
+  for (size_t i = 0; i <= limits_.max_unknown_uids; ++i) {
+    core_->Changed(Concern::kTearDown, {Kind::kViommu, "viommus/gone"}, "uid" + std::to_string(i), ++followed_);
+  }
+  Run();
+  WriteAll();
+  ExpectFinished(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_OVERLOADED);
+  EXPECT_EQ(core_->pending(), 0u);
+}
+
+TEST_F(SessionCoreTest, WhatIsForgottenIsNotSentAndWhatIsTornDownIsUnknown) {
+  Connect();
+  Change("viommus/first");
+  Run();
+  Change("viommus/a");
+  Change("viommus/b");
+  core_->Changed(Concern::kForget, {Kind::kViommu, "viommus/a"}, "uid-a", ++followed_);
+  core_->Changed(Concern::kTearDown, {Kind::kViommu, "viommus/b"}, "uid-b", ++followed_);
+  WriteAll();
+  EXPECT_EQ(Sent(), Names{"viommus/first"});
+  ASSERT_EQ(written_.back().desired().unknown_uids_size(), 1);
+  EXPECT_EQ(written_.back().desired().unknown_uids(0), "uid-b");
+}
+
+TEST_F(SessionCoreTest, LongListsGoInBoundedMessagesEachResourceOnce) {
+  Connect();
+  Change("viommus/first");
+  Run();
+  std::set<std::string> expected = {"viommus/first"};
+  for (int i = 0; i < 3000; ++i) {
+    const std::string name = "viommus/v" + std::to_string(i);
+    Change(name, 100);
+    expected.insert(name);
+  }
+  WriteAll();
+  const Names sent = Sent();
+  EXPECT_EQ(sent.size(), expected.size()) << "none twice";
+  EXPECT_EQ(std::set<std::string>(sent.begin(), sent.end()), expected);
+  EXPECT_GT(written_.size(), 5u);
+  for (const v1::ConnectResponse& message : written_) EXPECT_LE(message.ByteSizeLong(), limits_.max_message_bytes);
+}
+
+TEST_F(SessionCoreTest, ARevisionIsPromisedOnlyWithTheLastPiece) {
+  Connect();
+  Change("viommus/first");
+  Run();
+  const int64_t promised = writing_->desired().revision();
+  EXPECT_EQ(promised, followed_);
+  for (int i = 0; i < 3000; ++i) Change("viommus/v" + std::to_string(i), 100);
+  WriteAll();
+  for (size_t i = 0; i + 1 < written_.size(); ++i) EXPECT_EQ(written_[i].desired().revision(), promised) << i;
+  EXPECT_EQ(written_.back().desired().revision(), followed_);
+  for (size_t i = 0; i < written_.size(); ++i) {
+    EXPECT_EQ(written_[i].desired().nonce(), static_cast<int64_t>(i) + 2) << "1 was the sync mark";
+  }
+}
+
+TEST_F(SessionCoreTest, NothingWaitsForEverBehindResourcesThatKeepChanging) {
+  limits_.max_message_bytes = 2048;
+  Connect();
+  Change("viommus/z");
+  Change("viommus/first");
+  for (int i = 0; i < 40; ++i) Change("viommus/busy" + std::to_string(i), 200);
+  Run();
+  int messages = 0;
+  while (writing_ != nullptr && ++messages < 20) {
+    Write();
+    for (int i = 0; i < 40; ++i) Change("viommus/busy" + std::to_string(i), 200);
+  }
+  const Names sent = Sent();
+  EXPECT_EQ(std::count(sent.begin(), sent.end(), "viommus/z"), 1);
+}
+
+// --- Results.
+
+TEST_F(SessionCoreTest, ResultsAreHandedToTheWriterAndReadingStopsWhenItLagsBehind) {
+  Connect();
+  Change("viommus/a");
+  Run();
+  Write();
+  for (size_t i = 0; i < limits_.max_results; ++i) SayResult(2, "uid" + std::to_string(i));
+  ASSERT_EQ(results_.size(), limits_.max_results);
+  EXPECT_EQ(results_[0].items(0).uid(), "uid0");
+  EXPECT_FALSE(reading_);
+  // The agent's silence is our doing, so the lease does not run out.
+  Advance(kLease * 2);
+  WriteAll();
+  Advance(kLease * 2);
+  WriteAll();
+  EXPECT_FALSE(finished_);
+  JudgeResults();
+  EXPECT_TRUE(reading_);
+  Advance(kLease - milliseconds(1));
+  WriteAll();
+  EXPECT_FALSE(finished_) << "a full lease from now on";
+  SayHeartbeat();
+}
+
+TEST_F(SessionCoreTest, ResultsThatTheWriterDidNotTakeAreOfferedAgainInOrder) {
+  Connect();
+  SayResult(1, "a");
+  core_->ResultsNotTaken(std::exchange(results_, {})[0], now_);
+  Run();
+  SayResult(1, "b");
+  EXPECT_TRUE(results_.empty());
+  EXPECT_LE(core_->NextDue(), now_ + limits_.retry_delay);
+  Advance(limits_.retry_delay);
+  ASSERT_EQ(results_.size(), 2u);
+  EXPECT_EQ(results_[0].items(0).uid(), "a");
+  EXPECT_EQ(results_[1].items(0).uid(), "b");
+}
+
+TEST_F(SessionCoreTest, RefusedResultsAreAViolation) {
+  Connect();
+  SayResult(1, "a");
+  JudgeResults(absl::PermissionDeniedError("not yours"));
+  ExpectViolation();
+}
+
+TEST_F(SessionCoreTest, ResultsThatTheStoreDidNotTakeBringTheAgentBackLater) {
+  Connect();
+  SayResult(1, "a");
+  JudgeResults(Error(absl::StatusCode::kUnavailable, v1::ERROR_REASON_STORE_UNAVAILABLE).Message("full"));
+  ExpectFinished(absl::StatusCode::kUnavailable, v1::ERROR_REASON_STORE_UNAVAILABLE);
+}
+
+TEST_F(SessionCoreTest, ResultsOfMessagesThatWereNotSentAreAViolation) {
+  Connect();
+  SayResult(2, "a");
+  ExpectViolation();
+  EXPECT_TRUE(results_.empty());
+}
+
+TEST_F(SessionCoreTest, ResultsAboutNothingAreAViolation) {
+  Connect();
+  v1::ConnectRequest message;
+  message.mutable_results()->add_items()->set_uid("uid");
+  Say(std::move(message));
+  ExpectViolation();
+}
+
+TEST_F(SessionCoreTest, ResultsWithoutItemsOnlyAcknowledge) {
+  Connect();
+  Change("viommus/a");
+  Run();
+  Write();
+  EXPECT_GT(core_->Lag(followed_), 0);
+  SayResult(2, "");
+  EXPECT_TRUE(results_.empty());
+  EXPECT_EQ(core_->Lag(followed_), 0);
+}
+
+TEST_F(SessionCoreTest, LagCountsFromTheFirstChangeThatIsNotAnswered) {
+  Connect();
+  followed_ = 1000;  // of other hosts
+  EXPECT_EQ(core_->Lag(followed_), 0);
+  Change("viommus/a");  // 1001
+  Run();
+  followed_ += 10;
+  EXPECT_EQ(core_->Lag(followed_), 11);
+  Change("viommus/b");  // 1012
+  Write();              // a; b is being written
+  SayResult(2, "uid-viommus/a");
+  EXPECT_EQ(core_->Lag(followed_), 11) << "up to 1001 is answered";
+  Write();
+  SayResult(3, "uid-viommus/b");
+  EXPECT_EQ(core_->Lag(followed_), 0);
+}
+
+// --- Leases and heartbeats.
+
+TEST_F(SessionCoreTest, SilenceForALeaseEndsTheSession) {
+  Connect();
+  Advance(kLease - milliseconds(1));
+  WriteAll();
+  SayHeartbeat();
+  Advance(kLease - milliseconds(1));
+  WriteAll();
+  EXPECT_FALSE(finished_);
+  EXPECT_LE(core_->NextDue(), now_ + milliseconds(1));
+  EXPECT_FALSE(core_->LeaseRanOut(now_));
+  Advance(milliseconds(1));
+  WriteAll();
+  ExpectFinished(absl::StatusCode::kUnavailable, v1::ERROR_REASON_LEASE_EXPIRED);
+}
+
+TEST_F(SessionCoreTest, HeartbeatsGoOutEveryThirdOfALeaseUnlessSomethingElseDid) {
+  Connect();
+  Advance(kLease / 3 - milliseconds(1));
+  EXPECT_EQ(writing_, nullptr);
+  Change("viommus/a");
+  Run();
+  WriteAll();
+  Advance(kLease / 3 - milliseconds(1));
+  EXPECT_EQ(writing_, nullptr) << "a change is a sign of life, too";
+  followed_ = 50;
+  Advance(milliseconds(1));
+  ASSERT_NE(writing_, nullptr);
+  EXPECT_EQ(writing_->heartbeat().epoch(), 7);
+  EXPECT_EQ(writing_->heartbeat().revision(), 50) << "nothing of this host up to here is left out";
+}
+
+TEST_F(SessionCoreTest, AHeartbeatPromisesNothingThatIsStillToBeSent) {
+  Connect();
+  Change("viommus/first");
+  Run();
+  const int64_t promised = writing_->desired().revision();
+  Change("viommus/a");
+  Advance(kLease / 3);
+  Write();
+  ASSERT_TRUE(writing_->has_heartbeat());
+  EXPECT_EQ(writing_->heartbeat().revision(), promised);
+}
+
+TEST_F(SessionCoreTest, AnAgentThatObeysALaterEpochEndsTheSession) {
+  Connect();
+  SayHeartbeat(6);
+  EXPECT_FALSE(finished_);
+  SayHeartbeat(8);
+  ExpectFinished(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_STALE_EPOCH);
+}
+
+TEST_F(SessionCoreTest, AnAgentThatDoesNotReadForALeaseIsLetGo) {
+  Connect();
+  Change("viommus/a");
+  Run();
+  for (int i = 0; i < 4; ++i) {
+    Advance(kLease / 4);
+    if (!finished_ && reading_) SayHeartbeat();
+  }
+  EXPECT_EQ(core_->phase(), Phase::kClosed);
+  EXPECT_EQ(ReasonOf(core_->why()), v1::ERROR_REASON_LEASE_EXPIRED);
+  EXPECT_FALSE(finished_) << "the write is still under way";
+  Advance(limits_.close_grace - milliseconds(1));
+  EXPECT_EQ(cancels_, 0);
+  Advance(milliseconds(1));
+  EXPECT_EQ(cancels_, 1);
+  Advance(limits_.close_grace);
+  EXPECT_EQ(cancels_, 1);
+  writing_ = nullptr;
+  core_->Written(false);
+  Run();
+  EXPECT_TRUE(finished_);
+}
+
+// --- Invalidations.
+
+TEST_F(SessionCoreTest, CallsAreSentInOrderAndAnswered) {
+  Connect();
+  EXPECT_TRUE(Call(milliseconds(1000), 3).ok());
+  EXPECT_TRUE(Call(milliseconds(1000)).ok());
+  WriteAll();
+  ASSERT_EQ(written_.size(), 2u);
+  EXPECT_EQ(written_[0].invalidate_call().call_id(), 1);
+  EXPECT_EQ(written_[0].invalidate_call().target_uid(), "target");
+  EXPECT_EQ(written_[0].invalidate_call().commands_size(), 3);
+  SayReply(2, 1);
+  SayReply(1, 2);
+  ASSERT_EQ(answers_.size(), 2u);
+  EXPECT_EQ(answers_[0]->handled(), 1u);
+  EXPECT_EQ(answers_[1]->handled(), 2u);
+}
+
+TEST_F(SessionCoreTest, NoCallsBeforeTheWelcomeOrAfterTheEnd) {
+  Open();
+  EXPECT_EQ(ReasonOf(Call(milliseconds(1000))), v1::ERROR_REASON_HOST_DISCONNECTED);
+  SayHello();
+  EXPECT_EQ(ReasonOf(Call(milliseconds(1000))), v1::ERROR_REASON_HOST_DISCONNECTED);
+  Judge();
+  EXPECT_TRUE(Call(milliseconds(1000)).ok());
+  core_->Close(absl::UnavailableError("bye"));
+  Run();
+  EXPECT_EQ(ReasonOf(Call(milliseconds(1000))), v1::ERROR_REASON_HOST_DISCONNECTED);
+  ASSERT_EQ(answers_.size(), 1u);
+  EXPECT_EQ(answers_[0].status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(ReasonOf(answers_[0].status()), v1::ERROR_REASON_HOST_DISCONNECTED);
+}
+
+TEST_F(SessionCoreTest, CallsEndAtTheirDeadlineAndLateRepliesAreNoHarm) {
+  Connect();
+  EXPECT_EQ(Call(milliseconds(0)).code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_TRUE(Call(milliseconds(100)).ok());
+  EXPECT_TRUE(Call(milliseconds(50)).ok());
+  EXPECT_EQ(core_->NextDue(), now_ + milliseconds(50));
+  Advance(milliseconds(50));
+  ASSERT_EQ(answers_.size(), 1u);
+  EXPECT_EQ(answers_[0].status().code(), absl::StatusCode::kDeadlineExceeded);
+  WriteAll();
+  EXPECT_EQ(written_.size(), 1u) << "the second one was given up before it was sent";
+  Advance(milliseconds(50));
+  EXPECT_EQ(answers_.size(), 2u);
+  SayReply(1, 1);
+  EXPECT_EQ(answers_.size(), 2u);
+  EXPECT_FALSE(finished_);
+  EXPECT_TRUE(Call(milliseconds(100)).ok()) << "nothing is left of the others";
+}
+
+TEST_F(SessionCoreTest, RepliesToCallsThatWereNotMadeAreAViolation) {
+  Connect();
+  EXPECT_TRUE(Call(milliseconds(1000)).ok());
+  EXPECT_TRUE(Call(milliseconds(1000)).ok());
+  SayReply(2, 1);  // being written is the first
+  WriteAll();
+  ExpectViolation();
+}
+
+TEST_F(SessionCoreTest, RepliesThatTellOfMoreThanWasAskedAreAViolation) {
+  Connect();
+  EXPECT_TRUE(Call(milliseconds(1000), 2).ok());
+  WriteAll();
+  SayReply(1, 3);
+  ExpectViolation();
+  EXPECT_EQ(ReasonOf(answers_.at(0).status()), v1::ERROR_REASON_HOST_DISCONNECTED);
+}
+
+TEST_F(SessionCoreTest, CallsInFlightAreLimitedInNumberAndBytes) {
+  limits_.max_calls = 3;
+  limits_.max_call_bytes = 1000;
+  Connect();
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(Call(milliseconds(1000)).ok());
+  const absl::Status full = Call(milliseconds(1000));
+  EXPECT_EQ(full.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(ReasonOf(full), v1::ERROR_REASON_OVERLOADED);
+  WriteAll();
+  for (int i = 1; i <= 3; ++i) SayReply(i, 1);
+  EXPECT_EQ(Call(milliseconds(1000), 100).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(Call(milliseconds(1000), 10).ok());
+  EXPECT_EQ(answers_.size(), 3u);
+}
+
+TEST_F(SessionCoreTest, CallsAndChangesTakeTurns) {
+  Connect();
+  Change("viommus/first");
+  Run();
+  for (int i = 0; i < 10; ++i) EXPECT_TRUE(Call(milliseconds(1000)).ok());
+  Change("viommus/a");
+  for (int i = 0; i < 3; ++i) Write();
+  const Names sent = Sent();
+  EXPECT_EQ(std::count(sent.begin(), sent.end(), "viommus/a"), 1) << "a change waits for one call at most";
+}
+
+// --- The end.
+
+TEST_F(SessionCoreTest, TheAgentEndsTheStream) {
+  Connect();
+  reading_ = false;
+  core_->StreamEnded();
+  Run();
+  EXPECT_TRUE(finished_);
+  EXPECT_TRUE(finish_.ok()) << finish_;
+  EXPECT_EQ(ended_, 1);
+  EXPECT_EQ(core_->NextDue(), MonotonicTime::max());
+}
+
+TEST_F(SessionCoreTest, ClosingWaitsForTheWriteUnderWay) {
+  Connect();
+  Change("viommus/a");
+  Run();
+  core_->Close(Error(absl::StatusCode::kUnavailable, v1::ERROR_REASON_SHUTTING_DOWN).Message("bye"));
+  Run();
+  EXPECT_EQ(ended_, 1);
+  EXPECT_FALSE(finished_);
+  Write();
+  ExpectFinished(absl::StatusCode::kUnavailable, v1::ERROR_REASON_SHUTTING_DOWN);
+}
+
+TEST_F(SessionCoreTest, AbortDoesNotWaitForTheWriteUnderWay) {
+  Connect();
+  Change("viommus/a");
+  Run();
+  core_->Close(absl::UnavailableError("bye"));
+  core_->Abort();
+  Run();
+  EXPECT_EQ(cancels_, 1);
+  writing_ = nullptr;
+  core_->Written(false);
+  Run();
+  EXPECT_TRUE(finished_);
+}
+
+TEST_F(SessionCoreTest, WhatComesAfterTheEndIsIgnored) {
+  Open();
+  SayHello();
+  core_->Close(absl::UnavailableError("bye"));
+  Run();
+  EXPECT_TRUE(finished_);
+  Judge();
+  Change("viommus/a");
+  core_->Compared({});
+  core_->SlotGranted();
+  core_->Tick(now_ + kLease * 2);
+  Run();
+  EXPECT_EQ(core_->pending(), 0u);
+  EXPECT_EQ(writing_, nullptr);
+}
+
+}  // namespace
+}  // namespace viommu::server
