@@ -407,7 +407,7 @@ TEST_P(EmulatedBackendTest, FailuresCanBeAskedFor) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Personalities, EmulatedBackendTest, testing::Values(Strict(), Linux72()),
-                         [](const auto& info) { return info.param.name == "strict" ? "Strict" : "Linux72"; });
+                         [](const auto& test) { return test.param.name == "strict" ? "Strict" : "Linux72"; });
 
 TEST(EmulatedBackendCreateTest, RefusesAnInventoryThatMakesNoSense) {
   EXPECT_EQ(EmulatedBackend::Create({}).status().code(), absl::StatusCode::kInvalidArgument);

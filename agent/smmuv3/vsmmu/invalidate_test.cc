@@ -55,7 +55,8 @@ class InvalidateTest : public testing::TestWithParam<Personality> {
   // How often the hardware has carried out the opcode.
   uint64_t Executed(Opcode opcode) { return smmu_->GetCounters().executed[static_cast<uint8_t>(opcode)]; }
   InvalidationCount Counted(Opcode opcode) {
-    for (const InvalidationCount& count : backend_->GetStats()[0].invalidations) {
+    const SmmuStats stats = backend_->GetStats()[0];
+    for (const InvalidationCount& count : stats.invalidations) {
       if (count.opcode == static_cast<uint8_t>(opcode)) return count;
     }
     return {};
@@ -132,7 +133,7 @@ TEST_P(InvalidateTest, OpcodesOfTheHostAreRefused) {
                               opcode == Opcode::kTlbiNhAll || opcode == Opcode::kTlbiNhAsid ||
                               opcode == Opcode::kTlbiNhVa || opcode == Opcode::kTlbiNhVaa ||
                               opcode == Opcode::kTlbiNsnhAll;
-    EXPECT_EQ(allowed, one_of_eight) << OpcodeName(static_cast<uint8_t>(opcode));
+    EXPECT_EQ(allowed, one_of_eight) << smmuv3::OpcodeName(static_cast<uint8_t>(opcode));
     if (!allowed) {
       EXPECT_EQ(StatusErrno(result.status), EIO);
     }
@@ -257,7 +258,7 @@ TEST_P(InvalidateTest, SideBySide) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Personalities, InvalidateTest, testing::Values(Strict(), Linux72()),
-                         [](const auto& info) { return info.param.name == "strict" ? "Strict" : "Linux72"; });
+                         [](const auto& test) { return test.param.name == "strict" ? "Strict" : "Linux72"; });
 
 // An SMMU that does not answer.
 class StalledTest : public InvalidateTest {
@@ -322,10 +323,10 @@ TEST_P(PatientTest, AnObjectInUseIsBusy) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Personalities, StalledTest, testing::Values(Strict(), Linux72()),
-                         [](const auto& info) { return info.param.name == "strict" ? "Strict" : "Linux72"; });
+                         [](const auto& test) { return test.param.name == "strict" ? "Strict" : "Linux72"; });
 
 INSTANTIATE_TEST_SUITE_P(Personalities, PatientTest, testing::Values(Strict(), Linux72()),
-                         [](const auto& info) { return info.param.name == "strict" ? "Strict" : "Linux72"; });
+                         [](const auto& test) { return test.param.name == "strict" ? "Strict" : "Linux72"; });
 
 }  // namespace
 }  // namespace viommu::agent

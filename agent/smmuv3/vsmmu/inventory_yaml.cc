@@ -1,5 +1,6 @@
 #include "agent/smmuv3/vsmmu/inventory_yaml.h"
 
+#include <algorithm>
 #include <array>
 #include <exception>
 #include <fstream>
@@ -87,10 +88,10 @@ class Reader {
       Fail(map, key, "is missing");
       return 0;
     }
-    return Number(node, key);
+    return NumberIn(node, key);
   }
 
-  uint32_t Number(const YAML::Node& node, const std::string& key) {
+  uint32_t NumberIn(const YAML::Node& node, const std::string& key) {
     uint64_t value = 0;
     const std::string text = node.IsScalar() ? node.Scalar() : "";
     const bool hex = text.size() > 2 && text[0] == '0' && (text[1] == 'x' || text[1] == 'X');
@@ -142,7 +143,7 @@ class Reader {
     std::array<uint32_t, 6> idr = {};
     const std::vector<YAML::Node> registers = List(node, "idr");
     if (registers.size() == idr.size()) {
-      for (size_t i = 0; i < idr.size(); ++i) idr[i] = Number(registers[i], "idr");
+      for (size_t i = 0; i < idr.size(); ++i) idr[i] = NumberIn(registers[i], "idr");
     } else if (node["idr"]) {
       Fail(node["idr"], "idr", "must be the six registers SMMU_IDR0 to SMMU_IDR5");
     }
