@@ -2,11 +2,8 @@
 
 #include <fcntl.h>
 #include <rocksdb/cache.h>
-#include <rocksdb/convenience.h>
 #include <rocksdb/env.h>
-#include <rocksdb/filter_policy.h>
 #include <rocksdb/options.h>
-#include <rocksdb/table.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -25,7 +22,9 @@
 #include "common/error.h"
 #include "common/mutex.h"
 #include "server/store/format.h"
+#include "server/store/rocksdb_log_check.h"
 #include "server/store/rocksdb_status.h"
+#include "server/store/rocksdb_tuning.h"
 
 namespace viommu::server {
 namespace {
@@ -35,15 +34,7 @@ constexpr char kCreatingFile[] = "CREATING";
 constexpr char kCurrentFile[] = "CURRENT";
 constexpr char kLockFile[] = "LOCK";
 
-// Of RocksDB's own log for people, files LOG and LOG.old.*.
-constexpr size_t kInfoLogBytes = size_t{4} << 20;
-constexpr size_t kInfoLogFiles = 4;
-
 constexpr size_t kVerifyReadaheadBytes = size_t{1} << 20;
-constexpr size_t kBackgroundSyncBytes = size_t{1} << 20;
-constexpr uint64_t kTableFileBytes = uint64_t{16} << 20;
-constexpr uint64_t kPeriodicCompactionSeconds = 24 * 3600;
-constexpr double kBloomBitsPerKey = 10;
 
 // Keeps RocksDB's last warnings instead of writing them to a file: checking a store must not change it.
 class WarningKeeper final : public rocksdb::Logger {
@@ -59,9 +50,14 @@ class WarningKeeper final : public rocksdb::Logger {
     lines_.emplace_back(line);
   }
 
-  // The file of the store that the last warning named one speaks of.
-  std::string BlamedFile() const {
+  // The file of the store that is to blame for `status`: named there, or by the last warning that named one.
+  std::string BlamedFile(const rocksdb::Status& status) const {
     static const std::regex kFile("(\\d{6,}\\.(log|sst)|MANIFEST-\\d{6,})");
+    static const std::regex kOldTableName("(\\d{6,})\\.ldb");
+    std::smatch table;
+    const std::string what = status.ToString();
+    // A table that is missing is looked for under the name that tables once had, and that name is reported.
+    if (std::regex_search(what, table, kOldTableName)) return table.str(1) + ".sst";
     MutexLock lock(mu_);
     for (auto line = lines_.rbegin(); line != lines_.rend(); ++line) {
       std::smatch match;
@@ -141,56 +137,6 @@ absl::Status LockError(const rocksdb::Status& status, const std::string& path) {
                                      : "another server");
 }
 
-rocksdb::DBOptions DatabaseOptions(const RocksDbOptions& options, rocksdb::Env* env, RocksDbWalGuard* wal_guard) {
-  rocksdb::DBOptions db;
-  db.env = env;
-  db.wal_filter = wal_guard;
-  // Never guess: what cannot be read is an error. Only a record at the end of a log may be incomplete: that is how a
-  // write looks that was under way when the power failed.
-  db.paranoid_checks = true;
-  db.wal_recovery_mode = rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords;
-  db.track_and_verify_wals_in_manifest = true;
-  db.verify_sst_unique_id_in_manifest = true;
-  // Every write reaches the operating system at once, so that it outlives the process.
-  db.manual_wal_flush = false;
-  db.max_total_wal_size = options.max_wal_bytes;
-  db.db_write_buffer_size = options.write_buffer_bytes;
-  db.max_open_files = options.max_open_files;
-  db.max_background_jobs = 2;
-  db.bytes_per_sync = kBackgroundSyncBytes;
-  db.max_log_file_size = kInfoLogBytes;
-  db.keep_log_file_num = kInfoLogFiles;
-  db.info_log_level = rocksdb::InfoLogLevel::INFO_LEVEL;
-  db.stats_dump_period_sec = 0;
-  db.stats_persist_period_sec = 0;
-  return db;
-}
-
-rocksdb::ColumnFamilyOptions FamilyOptions(const RocksDbOptions& options,
-                                           const std::shared_ptr<rocksdb::Cache>& block_cache) {
-  rocksdb::BlockBasedTableOptions table;
-  table.block_cache = block_cache;
-  table.cache_index_and_filter_blocks = true;
-  table.pin_l0_filter_and_index_blocks_in_cache = true;
-  table.filter_policy.reset(rocksdb::NewBloomFilterPolicy(kBloomBitsPerKey));
-  table.format_version = 5;
-
-  rocksdb::ColumnFamilyOptions family;
-  family.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
-  family.write_buffer_size = options.write_buffer_bytes / 4;
-  family.max_write_buffer_number = 3;
-  family.target_file_size_base = kTableFileBytes;
-  family.level_compaction_dynamic_level_bytes = true;
-  // Deleted ranges (old changes, expired requests) give their space back in time even when little is written.
-  family.periodic_compaction_seconds = kPeriodicCompactionSeconds;
-  family.force_consistency_checks = true;
-  family.paranoid_file_checks = true;
-  const std::vector<rocksdb::CompressionType> supported = rocksdb::GetSupportedCompressions();
-  const bool lz4 = std::find(supported.begin(), supported.end(), rocksdb::kLZ4Compression) != supported.end();
-  family.compression = lz4 ? rocksdb::kLZ4Compression : rocksdb::kNoCompression;
-  return family;
-}
-
 // Writes `name` into the folder, durably.
 rocksdb::Status MakeMarker(rocksdb::Env* env, const std::string& path, const std::string& name) {
   std::unique_ptr<rocksdb::WritableFile> file;
@@ -209,15 +155,17 @@ rocksdb::Status SyncFolder(rocksdb::Env* env, const std::string& path) {
 
 class Opener {
  public:
-  Opener(const std::string& path, const RocksDbOptions& options, std::shared_ptr<rocksdb::EventListener> listener)
+  Opener(const std::string& path, const RocksDbOptions& options, std::shared_ptr<rocksdb::EventListener> listener,
+         rocksdb::SequenceNumber last_sequence)
       : path_(path),
         options_(options),
         listener_(std::move(listener)),
+        last_sequence_(last_sequence),
         env_(options.env != nullptr ? options.env : rocksdb::Env::Default()),
         lock_(env_),
         block_cache_(rocksdb::NewLRUCache(options.block_cache_bytes)) {}
 
-  absl::StatusOr<OpenedRocksDb> Run();
+  absl::StatusOr<std::unique_ptr<OpenRocksDb>> Run();
 
  private:
   enum class Found { kNothing, kUnfinished, kStore };
@@ -225,19 +173,27 @@ class Opener {
   // What the folder has, without the files that say nothing.
   absl::StatusOr<std::vector<std::string>> List();
   absl::StatusOr<Found> Look();
+  // The manifest that CURRENT names; "CURRENT" when it names none.
+  std::string ManifestName();
   absl::Status BeginCreation();
-  absl::Status FinishCreation(OpenedRocksDb& opened);
+  absl::Status FinishCreation(const OpenRocksDb& opened);
   absl::Status Check();
   absl::Status CheckFamilies(std::vector<std::string>* present, std::vector<std::string>* missing, bool* unknown);
+  absl::Status CheckLogs();
   absl::Status CheckFormat(rocksdb::DB& db, rocksdb::ColumnFamilyHandle* meta);
-  absl::StatusOr<OpenedRocksDb> OpenForGood(bool create);
+  absl::StatusOr<std::unique_ptr<OpenRocksDb>> OpenForGood(bool create);
 
   const std::string path_;
   const RocksDbOptions& options_;
   const std::shared_ptr<rocksdb::EventListener> listener_;
+  const rocksdb::SequenceNumber last_sequence_;
   rocksdb::Env* const env_;
   FolderLock lock_;
   const std::shared_ptr<rocksdb::Cache> block_cache_;
+  // Only a record at the end of a log may be incomplete: that is how a write looks that was under way when the power
+  // failed. RocksDB's other mode stops at whatever it cannot read; it is used only after CheckLogs has seen that there
+  // is nothing behind it.
+  rocksdb::WALRecoveryMode recovery_mode_ = rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords;
   std::unique_ptr<RocksDbWalGuard> wal_guard_ = std::make_unique<RocksDbWalGuard>();
 };
 
@@ -293,12 +249,12 @@ absl::Status Opener::BeginCreation() {
   return status.ok() ? absl::OkStatus() : RocksDbReadError(status, path_);
 }
 
-absl::Status Opener::FinishCreation(OpenedRocksDb& opened) {
+absl::Status Opener::FinishCreation(const OpenRocksDb& opened) {
   rocksdb::WriteOptions synced;
   synced.sync = true;
-  rocksdb::Status status = opened.db->Put(synced, opened.handles[static_cast<size_t>(KeySpace::kMeta)],
-                                          rocksdb::Slice(kFormatVersionKey.data(), kFormatVersionKey.size()),
-                                          std::to_string(kFormatVersion));
+  rocksdb::Status status = opened.db().Put(synced, opened.handle(KeySpace::kMeta),
+                                           rocksdb::Slice(kFormatVersionKey.data(), kFormatVersionKey.size()),
+                                           std::to_string(kFormatVersion));
   if (status.ok()) status = env_->DeleteFile(FileIn(path_, kCreatingFile));
   if (status.ok()) status = SyncFolder(env_, path_);
   return status.ok() ? absl::OkStatus() : RocksDbReadError(status, path_);
@@ -311,10 +267,7 @@ absl::Status Opener::CheckFamilies(std::vector<std::string>* present, std::vecto
   std::vector<std::string> listed;
   const rocksdb::Status status = rocksdb::DB::ListColumnFamilies(db, path_, &listed);
   if (!status.ok()) {
-    std::string manifest;
-    rocksdb::ReadFileToString(env_, FileIn(path_, kCurrentFile), &manifest);
-    while (!manifest.empty() && manifest.back() == '\n') manifest.pop_back();
-    if (manifest.rfind("MANIFEST-", 0) != 0) manifest = kCurrentFile;
+    const std::string manifest = ManifestName();
     // RocksDB has several words for a manifest that it cannot make sense of.
     if (!status.IsIOError()) return RocksDbReadError(rocksdb::Status::Corruption(status.ToString()), path_, manifest);
     return RocksDbReadError(status, path_, manifest);
@@ -326,6 +279,37 @@ absl::Status Opener::CheckFamilies(std::vector<std::string>* present, std::vecto
     (found ? present : missing)->push_back(name);
   }
   *unknown = listed.size() > present->size();
+  return absl::OkStatus();
+}
+
+std::string Opener::ManifestName() {
+  std::string name;
+  rocksdb::ReadFileToString(env_, FileIn(path_, kCurrentFile), &name).PermitUncheckedError();
+  while (!name.empty() && name.back() == '\n') name.pop_back();
+  return name.rfind("MANIFEST-", 0) == 0 ? name : kCurrentFile;
+}
+
+absl::Status Opener::CheckLogs() {
+  absl::StatusOr<std::vector<std::string>> names = List();
+  if (!names.ok()) return names.status();
+  const std::string manifest = ManifestName();
+  for (const std::string& name : *names) {
+    if (name != manifest && !EndsWith(name, ".log")) continue;
+    std::string log;
+    const rocksdb::Status status = rocksdb::ReadFileToString(env_, FileIn(path_, name), &log);
+    if (!status.ok()) return RocksDbReadError(status, path_, name);
+    const LogCheck check = CheckLog(log);
+    if (check.end == LogEnd::kDamaged) {
+      return Refuse(
+          absl::StatusCode::kDataLoss,
+          "the store at {} is damaged: its file {} is unreadable from byte {}; nothing was changed; restore it "
+          "from a backup",
+          path_, name, check.offset);
+    }
+    if (check.end == LogEnd::kZeroed && name != manifest) {
+      recovery_mode_ = rocksdb::WALRecoveryMode::kPointInTimeRecovery;
+    }
+  }
   return absl::OkStatus();
 }
 
@@ -359,10 +343,12 @@ absl::Status Opener::Check() {
   std::vector<std::string> present;
   std::vector<std::string> missing;
   bool unknown = false;
+  if (absl::Status status = CheckLogs(); !status.ok()) return status;
   if (absl::Status status = CheckFamilies(&present, &missing, &unknown); !status.ok()) return status;
 
   const auto warnings = std::make_shared<WarningKeeper>();
   rocksdb::DBOptions db_options = DatabaseOptions(options_, env_, wal_guard_.get());
+  db_options.wal_recovery_mode = recovery_mode_;
   db_options.info_log = warnings;
   const rocksdb::ColumnFamilyOptions family_options = FamilyOptions(options_, block_cache_);
   std::vector<rocksdb::ColumnFamilyDescriptor> families;
@@ -370,7 +356,7 @@ absl::Status Opener::Check() {
   std::vector<rocksdb::ColumnFamilyHandle*> handles;
   rocksdb::DB* raw = nullptr;
   rocksdb::Status status = rocksdb::DB::OpenForReadOnly(db_options, path_, families, &handles, &raw);
-  if (!status.ok()) return RocksDbReadError(status, path_, warnings->BlamedFile());
+  if (!status.ok()) return RocksDbReadError(status, path_, warnings->BlamedFile(status));
   const std::unique_ptr<rocksdb::DB> db(raw);
 
   absl::Status verdict;
@@ -394,14 +380,15 @@ absl::Status Opener::Check() {
     rocksdb::ReadOptions read;
     read.readahead_size = kVerifyReadaheadBytes;
     status = db->VerifyChecksum(read);
-    if (!status.ok()) verdict = RocksDbReadError(status, path_, warnings->BlamedFile());
+    if (!status.ok()) verdict = RocksDbReadError(status, path_, warnings->BlamedFile(status));
   }
   for (rocksdb::ColumnFamilyHandle* handle : handles) db->DestroyColumnFamilyHandle(handle);
   return verdict;
 }
 
-absl::StatusOr<OpenedRocksDb> Opener::OpenForGood(bool create) {
+absl::StatusOr<std::unique_ptr<OpenRocksDb>> Opener::OpenForGood(bool create) {
   rocksdb::DBOptions db_options = DatabaseOptions(options_, env_, wal_guard_.get());
+  db_options.wal_recovery_mode = recovery_mode_;
   db_options.create_if_missing = create;
   db_options.create_missing_column_families = create;
   db_options.error_if_exists = create;
@@ -414,14 +401,10 @@ absl::StatusOr<OpenedRocksDb> Opener::OpenForGood(bool create) {
   rocksdb::DB* db = nullptr;
   const rocksdb::Status status = rocksdb::DB::Open(db_options, path_, families, &handles, &db);
   if (!status.ok()) return IsLockConflict(status) ? LockError(status, path_) : RocksDbReadError(status, path_);
-  OpenedRocksDb opened;
-  opened.wal_guard = std::move(wal_guard_);
-  opened.db.reset(db);
-  std::copy(handles.begin(), handles.end(), opened.handles.begin());
-  return opened;
+  return std::make_unique<OpenRocksDb>(std::move(wal_guard_), std::unique_ptr<rocksdb::DB>(db), std::move(handles));
 }
 
-absl::StatusOr<OpenedRocksDb> Opener::Run() {
+absl::StatusOr<std::unique_ptr<OpenRocksDb>> Opener::Run() {
   absl::StatusOr<Found> found = Look();
   if (!found.ok()) return found.status();
   if (*found == Found::kNothing) {
@@ -441,15 +424,12 @@ absl::StatusOr<OpenedRocksDb> Opener::Run() {
   const bool create = *found != Found::kStore;
   const absl::Status ready = create ? BeginCreation() : Check();
   if (!ready.ok()) return ready;
-  wal_guard_->Decide();
+  wal_guard_->Decide(last_sequence_);
   lock_.Release();  // RocksDB takes it itself, and refuses if somebody was faster
 
-  absl::StatusOr<OpenedRocksDb> opened = OpenForGood(create);
+  absl::StatusOr<std::unique_ptr<OpenRocksDb>> opened = OpenForGood(create);
   if (opened.ok() && create) {
-    if (absl::Status status = FinishCreation(*opened); !status.ok()) {
-      for (rocksdb::ColumnFamilyHandle* handle : opened->handles) opened->db->DestroyColumnFamilyHandle(handle);
-      return status;
-    }
+    if (absl::Status status = FinishCreation(**opened); !status.ok()) return status;
   }
   return opened;
 }
@@ -470,9 +450,15 @@ const char* ColumnFamilyName(KeySpace space) {
   return "";
 }
 
-absl::StatusOr<OpenedRocksDb> OpenRocksDb(const std::string& path, const RocksDbOptions& options,
-                                          std::shared_ptr<rocksdb::EventListener> listener) {
-  return Opener(path, options, std::move(listener)).Run();
+absl::StatusOr<std::unique_ptr<OpenRocksDb>> OpenRocksDb::Open(const std::string& path, const RocksDbOptions& options,
+                                                               std::shared_ptr<rocksdb::EventListener> listener,
+                                                               rocksdb::SequenceNumber last_sequence) {
+  return Opener(path, options, std::move(listener), last_sequence).Run();
+}
+
+OpenRocksDb::~OpenRocksDb() {
+  for (rocksdb::ColumnFamilyHandle* handle : handles_) db_->DestroyColumnFamilyHandle(handle).PermitUncheckedError();
+  db_->Close().PermitUncheckedError();  // what was acknowledged is safe whatever it says
 }
 
 }  // namespace viommu::server

@@ -8,11 +8,14 @@
 
 #include <rocksdb/db.h>
 #include <rocksdb/listener.h>
+#include <rocksdb/types.h>
 
-#include <array>
-#include <iterator>
+#include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "server/store/rocksdb_options.h"
@@ -24,17 +27,33 @@ namespace viommu::server {
 // The column family of a key space.
 const char* ColumnFamilyName(KeySpace space);
 
-struct OpenedRocksDb {
-  // RocksDB keeps a pointer to it.
-  std::unique_ptr<RocksDbWalGuard> wal_guard;
-  std::unique_ptr<rocksdb::DB> db;
-  // By key space, then RocksDB's default column family. To be given back to the database before it is closed.
-  std::array<rocksdb::ColumnFamilyHandle*, std::size(kKeySpaces) + 1> handles{};
-};
+// An open database. Its destruction closes it; nobody may be reading or writing then.
+class OpenRocksDb {
+ public:
+  // Opens, creates or refuses, as RocksDbStore::Open. Writes in the log with a sequence number above `last_sequence`
+  // are left out, and then gone for good.
+  static absl::StatusOr<std::unique_ptr<OpenRocksDb>> Open(const std::string& path, const RocksDbOptions& options,
+                                                           std::shared_ptr<rocksdb::EventListener> listener,
+                                                           rocksdb::SequenceNumber last_sequence = UINT64_MAX);
 
-// As RocksDbStore::Open.
-absl::StatusOr<OpenedRocksDb> OpenRocksDb(const std::string& path, const RocksDbOptions& options,
-                                          std::shared_ptr<rocksdb::EventListener> listener);
+  // Takes over what an open database is made of; `handles` by key space, then RocksDB's default column family.
+  OpenRocksDb(std::unique_ptr<RocksDbWalGuard> wal_guard, std::unique_ptr<rocksdb::DB> db,
+              std::vector<rocksdb::ColumnFamilyHandle*> handles)
+      : wal_guard_(std::move(wal_guard)), db_(std::move(db)), handles_(std::move(handles)) {}
+  ~OpenRocksDb();
+  OpenRocksDb(const OpenRocksDb&) = delete;
+  OpenRocksDb& operator=(const OpenRocksDb&) = delete;
+
+  rocksdb::DB& db() const { return *db_; }
+  rocksdb::ColumnFamilyHandle* handle(KeySpace space) const { return handles_[static_cast<size_t>(space)]; }
+  // Of the engine's own column family.
+  rocksdb::ColumnFamilyHandle* own_handle() const { return handles_.back(); }
+
+ private:
+  const std::unique_ptr<RocksDbWalGuard> wal_guard_;  // RocksDB keeps a pointer to it
+  const std::unique_ptr<rocksdb::DB> db_;
+  const std::vector<rocksdb::ColumnFamilyHandle*> handles_;
+};
 
 }  // namespace viommu::server
 

@@ -8,6 +8,7 @@
 #include <rocksdb/write_batch.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <utility>
 #include <vector>
 
@@ -23,6 +24,9 @@ constexpr size_t kProbeBytes = 512;
 
 // Of the engine's own column family: written to prove that writes are taken again.
 constexpr char kRecoveredKey[] = "recovered";
+
+// Of the disk, besides what is in memory, before a recovery is tried: for manifest, options, a new log.
+constexpr uint64_t kSpareBytes = uint64_t{1} << 20;
 
 rocksdb::Slice ToSlice(std::string_view text) { return rocksdb::Slice(text.data(), text.size()); }
 std::string_view ToView(const rocksdb::Slice& slice) { return std::string_view(slice.data(), slice.size()); }
@@ -82,6 +86,11 @@ class RocksDbStore::Listener final : public rocksdb::EventListener {
     MutexLock lock(mu_);
     error_ = *error;
   }
+  void OnErrorRecoveryBegin(rocksdb::BackgroundErrorReason reason, rocksdb::Status /*error*/,
+                            bool* by_itself) override {
+    // A failed compaction stops no commit, so nobody calls Recover for it.
+    *by_itself = reason == rocksdb::BackgroundErrorReason::kCompaction;
+  }
   void OnErrorRecoveryEnd(const rocksdb::BackgroundErrorRecoveryInfo& info) override {
     MutexLock lock(mu_);
     error_ = info.new_bg_error;
@@ -108,32 +117,55 @@ class RocksDbStore::Listener final : public rocksdb::EventListener {
   std::atomic<uint64_t> stalls_{0};
 };
 
+// Keeps the database open. Readers never wait for a recovery, so a Get within a Scan cannot stand in its own way.
+class RocksDbStore::Reading {
+ public:
+  explicit Reading(const RocksDbStore& store) : store_(store) {
+    MutexLock lock(store_.open_mu_);
+    open_ = store_.open_.get();
+    if (open_ != nullptr) ++store_.readers_;
+  }
+  ~Reading() {
+    if (open_ == nullptr) return;
+    MutexLock lock(store_.open_mu_);
+    if (--store_.readers_ == 0) store_.no_readers_.NotifyAll();
+  }
+  Reading(const Reading&) = delete;
+  Reading& operator=(const Reading&) = delete;
+
+  // nullptr: it is not open.
+  const OpenRocksDb* open() const { return open_; }
+
+  absl::Status error() const {
+    return Error(absl::StatusCode::kUnavailable, v1::ERROR_REASON_STORE_UNAVAILABLE)
+        .Message("the store at {} is being opened again after a failed write; try again", store_.path_)
+        .Meta("path", store_.path_);
+  }
+
+ private:
+  const RocksDbStore& store_;
+  const OpenRocksDb* open_ = nullptr;
+};
+
 RocksDbStore::RocksDbStore(std::string path, const RocksDbOptions& options)
-    : path_(std::move(path)), options_(options), listener_(std::make_shared<Listener>()) {}
+    : path_(std::move(path)),
+      options_(options),
+      env_(options.env != nullptr ? options.env : rocksdb::Env::Default()),
+      listener_(std::make_shared<Listener>()) {}
+
+RocksDbStore::~RocksDbStore() = default;
 
 absl::StatusOr<std::unique_ptr<RocksDbStore>> RocksDbStore::Open(const std::string& path,
                                                                  const RocksDbOptions& options) {
   std::unique_ptr<RocksDbStore> store(new RocksDbStore(path, options));
-  if (absl::Status status = store->OpenFiles(); !status.ok()) return status;
+  absl::StatusOr<std::unique_ptr<OpenRocksDb>> open = OpenRocksDb::Open(path, options, store->listener_);
+  if (!open.ok()) return open.status();
+  {
+    MutexLock lock(store->open_mu_);
+    store->open_ = *std::move(open);
+  }
+  store->fsync_p50_ = ProbeFsync(store->env_, path, options.fsync_probes);
   return store;
-}
-
-absl::Status RocksDbStore::OpenFiles() {
-  absl::StatusOr<OpenedRocksDb> opened = OpenRocksDb(path_, options_, listener_);
-  if (!opened.ok()) return opened.status();
-  wal_guard_ = std::move(opened->wal_guard);
-  db_ = std::move(opened->db);
-  std::copy_n(opened->handles.begin(), handles_.size(), handles_.begin());
-  own_handle_ = opened->handles.back();
-  fsync_p50_ = ProbeFsync(db_->GetEnv(), path_, options_.fsync_probes);
-  return absl::OkStatus();
-}
-
-RocksDbStore::~RocksDbStore() {
-  if (db_ == nullptr) return;
-  for (rocksdb::ColumnFamilyHandle* handle : handles_) db_->DestroyColumnFamilyHandle(handle);
-  db_->DestroyColumnFamilyHandle(own_handle_);
-  db_->Close().PermitUncheckedError();  // what was acknowledged is safe whatever it says
 }
 
 absl::Status RocksDbStore::Commit(const Batch& batch, Durability durability) {
@@ -168,61 +200,92 @@ absl::Status RocksDbStore::Write(const Batch& batch, Durability durability) {
     MutexLock lock(failure_mu_);
     if (!failure_.ok()) return failure_;
   }
+  const Reading reading(*this);
+  const OpenRocksDb& open = *reading.open();  // without a failure it is open
   rocksdb::WriteBatch writes;
   rocksdb::Status status;
   for (const Batch::Op& op : batch.ops()) {
     if (!status.ok()) break;
     if (op.value.has_value()) {
-      status = writes.Put(handle(op.space), op.key, *op.value);
+      status = writes.Put(open.handle(op.space), op.key, *op.value);
     } else if (!op.end.has_value()) {
-      status = writes.Delete(handle(op.space), op.key);
+      status = writes.Delete(open.handle(op.space), op.key);
     } else if (op.key < *op.end) {
-      status = writes.DeleteRange(handle(op.space), op.key, *op.end);
+      status = writes.DeleteRange(open.handle(op.space), op.key, *op.end);
     }
   }
   rocksdb::WriteOptions write;
   write.sync = durability == Durability::kSynced;
+  const uint64_t last_sequence = open.db().GetLatestSequenceNumber();
   if (status.ok()) {
     // An empty batch has nothing to order, but a synced one still stands for all before it.
     if (writes.Count() > 0) {
-      status = db_->Write(write, &writes);
+      status = open.db().Write(write, &writes);
     } else if (write.sync) {
-      status = db_->SyncWAL();
+      status = open.db().SyncWAL();
     }
   }
   if (status.ok()) return absl::OkStatus();
   // Whatever RocksDB thinks of it, nothing may follow a batch that may be half there.
-  const absl::Status failure = RocksDbWriteError(status, path_);
+  last_sequence_ = last_sequence;
+  return SetFailure(RocksDbWriteError(status, path_));
+}
+
+absl::Status RocksDbStore::SetFailure(absl::Status status) {
   MutexLock lock(failure_mu_);
-  failure_ = failure;
-  return failure;
+  failure_ = status;
+  return status;
 }
 
 absl::Status RocksDbStore::Recover() {
   MutexLock lock(commit_mu_);
-  rocksdb::Status status = db_->Resume();
-  // The sequence number of the batch that failed is given again to this write: that is how opening knows that the batch
-  // does not count, should its record be in the log (RocksDbWalGuard).
-  if (status.ok()) {
-    rocksdb::WriteOptions synced;
-    synced.sync = true;
-    const uint64_t count = counters_.recoveries.load(std::memory_order_relaxed) + 1;
-    status = db_->Put(synced, own_handle_, kRecoveredKey, std::to_string(count));
+  {
+    MutexLock failure_lock(failure_mu_);
+    if (failure_.ok()) return absl::OkStatus();
   }
-  MutexLock failure_lock(failure_mu_);
-  if (!status.ok()) {
-    failure_ = RocksDbWriteError(status, path_);
-    return failure_;
+  // Opening writes what is in memory to tables. Without room for that it would fail, and leave nothing to read from.
+  uint64_t room = 0;
+  const uint64_t needed = stats().memtable_bytes + kSpareBytes;
+  if (env_->GetFreeSpace(path_, &room).ok() && room < needed) {
+    return SetFailure(
+        Error(absl::StatusCode::kUnavailable, v1::ERROR_REASON_STORE_UNAVAILABLE)
+            .Message("the store at {} takes no writes: {} bytes are free there, {} are needed; make room; "
+                     "the server tries again by itself",
+                     path_, room, needed)
+            .Meta("path", path_));
   }
-  failure_ = absl::OkStatus();
-  listener_->Clear();
+  if (const absl::Status status = Reopen(); !status.ok()) return SetFailure(status);
   counters_.recoveries.fetch_add(1, std::memory_order_relaxed);
-  return absl::OkStatus();
+  return SetFailure(absl::OkStatus());
+}
+
+absl::Status RocksDbStore::Reopen() {
+  std::unique_ptr<OpenRocksDb> old;
+  {
+    MutexLock lock(open_mu_);
+    old = std::move(open_);
+    while (readers_ > 0) no_readers_.Wait(open_mu_);
+  }
+  old.reset();
+  listener_->Clear();
+  RocksDbOptions options = options_;
+  options.verify_on_open = false;  // that was done when the server started
+  absl::StatusOr<std::unique_ptr<OpenRocksDb>> open = OpenRocksDb::Open(path_, options, listener_, last_sequence_);
+  if (!open.ok()) return open.status();
+  rocksdb::WriteOptions synced;
+  synced.sync = true;
+  const rocksdb::Status status = (*open)->db().Put(synced, (*open)->own_handle(), kRecoveredKey, "");
+  MutexLock lock(open_mu_);
+  open_ = *std::move(open);
+  return status.ok() ? absl::OkStatus() : RocksDbWriteError(status, path_);
 }
 
 absl::StatusOr<std::optional<std::string>> RocksDbStore::Get(KeySpace space, std::string_view key) const {
+  const Reading reading(*this);
+  if (reading.open() == nullptr) return reading.error();
   std::string value;
-  const rocksdb::Status status = db_->Get(rocksdb::ReadOptions(), handle(space), ToSlice(key), &value);
+  const rocksdb::Status status =
+      reading.open()->db().Get(rocksdb::ReadOptions(), reading.open()->handle(space), ToSlice(key), &value);
   if (status.IsNotFound()) return std::optional<std::string>();
   if (!status.ok()) return RocksDbReadError(status, path_);
   return std::optional<std::string>(std::move(value));
@@ -230,11 +293,13 @@ absl::StatusOr<std::optional<std::string>> RocksDbStore::Get(KeySpace space, std
 
 absl::Status RocksDbStore::Scan(KeySpace space, std::string_view begin, std::string_view end,
                                 absl::FunctionRef<bool(std::string_view key, std::string_view value)> visit) const {
+  if (!end.empty() && end <= begin) return absl::OkStatus();
+  const Reading reading(*this);
+  if (reading.open() == nullptr) return reading.error();
   rocksdb::ReadOptions read;
   const rocksdb::Slice upper_bound = ToSlice(end);
   if (!end.empty()) read.iterate_upper_bound = &upper_bound;
-  const std::unique_ptr<rocksdb::Iterator> it(db_->NewIterator(read, handle(space)));
-  if (!end.empty() && end <= begin) return absl::OkStatus();
+  const std::unique_ptr<rocksdb::Iterator> it(reading.open()->db().NewIterator(read, reading.open()->handle(space)));
   for (it->Seek(ToSlice(begin)); it->Valid(); it->Next()) {
     if (!visit(ToView(it->key()), ToView(it->value()))) return absl::OkStatus();
   }
@@ -263,24 +328,28 @@ RocksDbStats RocksDbStore::stats() const {
   stats.background_errors = listener_->errors();
   stats.write_stalls = listener_->stalls();
 
+  const Reading reading(*this);
+  if (reading.open() == nullptr) return stats;
   using Properties = rocksdb::DB::Properties;
-  db_->GetAggregatedIntProperty(Properties::kTotalSstFilesSize, &stats.sst_bytes);
-  db_->GetAggregatedIntProperty(Properties::kSizeAllMemTables, &stats.memtable_bytes);
-  db_->GetAggregatedIntProperty(Properties::kEstimatePendingCompactionBytes, &stats.pending_compaction_bytes);
-  db_->GetIntProperty(handles_[0], Properties::kBlockCacheUsage, &stats.block_cache_bytes);
+  rocksdb::DB& db = reading.open()->db();
+  rocksdb::ColumnFamilyHandle* const any = reading.open()->own_handle();
+  db.GetAggregatedIntProperty(Properties::kTotalSstFilesSize, &stats.sst_bytes);
+  db.GetAggregatedIntProperty(Properties::kSizeAllMemTables, &stats.memtable_bytes);
+  db.GetAggregatedIntProperty(Properties::kEstimatePendingCompactionBytes, &stats.pending_compaction_bytes);
+  db.GetIntProperty(any, Properties::kBlockCacheUsage, &stats.block_cache_bytes);
   uint64_t stopped = 0;
-  db_->GetIntProperty(handles_[0], Properties::kIsWriteStopped, &stopped);
+  db.GetIntProperty(any, Properties::kIsWriteStopped, &stopped);
   stats.write_stopped = stopped != 0;
 
   std::vector<std::string> names;
-  db_->GetEnv()->GetChildren(path_, &names).PermitUncheckedError();
+  env_->GetChildren(path_, &names).PermitUncheckedError();
   for (const std::string& name : names) {
     constexpr std::string_view kSuffix = ".log";
     if (name.size() <= kSuffix.size() || name.compare(name.size() - kSuffix.size(), kSuffix.size(), kSuffix) != 0) {
       continue;
     }
     uint64_t bytes = 0;
-    if (db_->GetEnv()->GetFileSize(path_ + "/" + name, &bytes).ok()) stats.wal_bytes += bytes;
+    if (env_->GetFileSize(path_ + "/" + name, &bytes).ok()) stats.wal_bytes += bytes;
   }
   return stats;
 }

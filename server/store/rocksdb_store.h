@@ -9,11 +9,9 @@
 #ifndef VIOMMU_SERVER_STORE_ROCKSDB_STORE_H_
 #define VIOMMU_SERVER_STORE_ROCKSDB_STORE_H_
 
-#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
-#include <iterator>
 #include <memory>
 #include <optional>
 #include <string>
@@ -26,13 +24,9 @@
 #include "server/store/rocksdb_options.h"
 #include "server/store/store.h"
 
-namespace rocksdb {
-class ColumnFamilyHandle;
-class DB;
-class WalFilter;
-}  // namespace rocksdb
-
 namespace viommu::server {
+
+class OpenRocksDb;
 
 struct RocksDbStats {
   uint64_t commits = 0;  // that returned OK
@@ -66,7 +60,9 @@ class RocksDbStore final : public Store {
 
   // UNAVAILABLE, STORE_UNAVAILABLE: not taken; nor is any other until Recover has returned OK.
   absl::Status Commit(const Batch& batch, Durability durability) override;
-  // OK means that a synced write has succeeded, and that the batch that failed is gone for good.
+  // Closes the files and opens them again: after a failed write that is the only way to know their state. Meanwhile Get
+  // and Scan return UNAVAILABLE. OK means that a synced write has succeeded, and that the batch that failed is gone for
+  // good. Does nothing as long as there is obviously no room on the disk.
   absl::Status Recover() override;
   absl::StatusOr<std::optional<std::string>> Get(KeySpace space, std::string_view key) const override;
   // Visits the keys as they were at the time of the call.
@@ -94,24 +90,33 @@ class RocksDbStore final : public Store {
 
   RocksDbStore(std::string path, const RocksDbOptions& options);
 
-  absl::Status OpenFiles();
+  // Counts one reader while it lives.
+  class Reading;
+
   absl::Status Write(const Batch& batch, Durability durability) ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mu_);
-  rocksdb::ColumnFamilyHandle* handle(KeySpace space) const { return handles_[static_cast<size_t>(space)]; }
+  // Makes `status` the answer to commits until it is OK; returns it.
+  absl::Status SetFailure(absl::Status status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mu_);
+  absl::Status Reopen() ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mu_);
 
   const std::string path_;
   const RocksDbOptions options_;
+  rocksdb::Env* const env_;
   const std::shared_ptr<Listener> listener_;
   std::optional<std::chrono::nanoseconds> fsync_p50_;
 
-  // Set by Open, constant afterwards; RocksDB locks for itself.
-  std::unique_ptr<rocksdb::WalFilter> wal_guard_;  // RocksDB keeps a pointer to it
-  std::unique_ptr<rocksdb::DB> db_;
-  std::array<rocksdb::ColumnFamilyHandle*, std::size(kKeySpaces)> handles_{};
-  rocksdb::ColumnFamilyHandle* own_handle_ = nullptr;  // of the engine's own column family
-
+  // Held during a write, and by whoever changes open_. Taken before the others.
   Mutex commit_mu_;
-  mutable Mutex failure_mu_;  // never held during a write
-  absl::Status failure_ ABSL_GUARDED_BY(failure_mu_);
+  // Of the last write that succeeded, when one has failed.
+  uint64_t last_sequence_ ABSL_GUARDED_BY(commit_mu_) = 0;
+
+  mutable Mutex open_mu_;
+  mutable CondVar no_readers_;
+  mutable int readers_ ABSL_GUARDED_BY(open_mu_) = 0;
+  std::unique_ptr<OpenRocksDb> open_ ABSL_GUARDED_BY(open_mu_);  // nullptr while it is opened again, or that failed
+
+  mutable Mutex failure_mu_;
+  absl::Status failure_ ABSL_GUARDED_BY(failure_mu_);  // why commits are refused
+
   Counters counters_;
 };
 

@@ -14,15 +14,16 @@ uint64_t SequenceOf(const rocksdb::WriteBatch& batch) {
 
 }  // namespace
 
-void RocksDbWalGuard::Decide() {
+void RocksDbWalGuard::Decide(uint64_t last_sequence) {
   decided_ = true;
   // From the end: a record counts only if no later one begins at or before its last write.
   uint64_t lowest_later = UINT64_MAX;
   for (size_t i = records_.size(); i-- > 0;) {
     Record& record = records_[i];
-    if (record.sequence + record.count > lowest_later) {
+    const uint64_t end = record.sequence + record.count;
+    if (end > lowest_later || end - 1 > last_sequence) {
       record.counts = false;
-      ++overwritten_;
+      ++failed_;
     }
     if (record.sequence < lowest_later) lowest_later = record.sequence;
   }

@@ -1,8 +1,9 @@
 // Decides which records of the write-ahead log count when a store is opened.
 //
 // RocksDB replays every intact record of every log, and that is too much in two cases:
-//   - A write failed after its record had reached the log, the store recovered, and later writes were acknowledged. The
-//     failed record has the sequence number that the next write was given again.
+//   - A write failed although its record had reached the log. When the store is opened to recover from that, the record
+//     must not count: its sequence number is above that of the last write that succeeded. Should it be met later again,
+//     its sequence number has been given to another write in the meantime.
 //   - Loss of power took the unsynced tail of one log but not what was written to the next one. The sequence numbers
 //   have
 //     a gap, and what comes after it was never synced: a sync covers all logs before it.
@@ -26,11 +27,11 @@ namespace viommu::server {
 
 class RocksDbWalGuard final : public rocksdb::WalFilter {
  public:
-  // Ends the first pass.
-  void Decide();
+  // Ends the first pass. Records with writes above `last_sequence` do not count.
+  void Decide(uint64_t last_sequence);
 
   // Records that do not count, by reason; after Decide.
-  size_t overwritten() const { return overwritten_; }
+  size_t failed() const { return failed_; }
   size_t after_gap() const { return after_gap_; }
 
   const char* Name() const override { return "viommu.WalGuard"; }
@@ -48,7 +49,7 @@ class RocksDbWalGuard final : public rocksdb::WalFilter {
   std::vector<Record> records_;  // in the order of the logs; those without writes are left out
   bool decided_ = false;
   size_t next_ = 0;  // second pass: the next record
-  size_t overwritten_ = 0;
+  size_t failed_ = 0;
   size_t after_gap_ = 0;
 };
 
