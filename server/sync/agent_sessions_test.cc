@@ -1,0 +1,667 @@
+#include "server/sync/agent_sessions.h"
+
+#include <chrono>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "common/error.h"
+#include "common/fake_clock.h"
+#include "server/commit/test_command.h"
+#include "server/fleet/test_fleet.h"
+#include "server/store/memory_store.h"
+#include "server/sync/test_agent.h"
+
+namespace viommu::server {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+// Real writer's core over a store in memory; the queue in front of it and all threads are the test's.
+class AgentSessionsTest : public testing::Test {
+ protected:
+  AgentSessionsTest() { Start(); }
+  ~AgentSessionsTest() override { Stop(); }
+
+  void Start() {
+    auto core = CommitCore::Open(store_, clock_, [this] { return "uid-" + std::to_string(++uids_); }, core_options_);
+    ASSERT_TRUE(core.ok()) << core.status();
+    core_ = *std::move(core);
+    sessions_ = std::make_unique<AgentSessions>(
+        *core_,
+        [this](Command* command) -> absl::Status {
+          if (queue_full_) return absl::ResourceExhaustedError("full");
+          queue_.push_back(command);
+          return absl::OkStatus();
+        },
+        clock_, options_);
+    core_->AddListener(sessions_.get());
+  }
+  // As main does: sessions first, then the writer.
+  void Stop() {
+    sessions_->Shutdown(milliseconds(0));
+    Settle();
+    for (auto& agent : agents_) EXPECT_TRUE(agent->finished().has_value());
+    agents_.clear();
+    sessions_.reset();
+    core_.reset();
+  }
+  void Restart() {
+    Stop();
+    Start();
+  }
+
+  // Carries out whatever waits, until nothing does.
+  void Settle() {
+    do {
+      std::vector<Command*> batch = std::exchange(queue_, {});
+      const auto outcomes = core_->Run(batch);
+      for (size_t i = 0; i < batch.size(); ++i) batch[i]->Done(outcomes[i].status, outcomes[i].revision);
+      sessions_->RunReady();
+    } while (!queue_.empty() || sessions_->RunReady());
+  }
+  void Advance(milliseconds by) {
+    clock_.Advance(by);
+    sessions_->Tick();
+    Settle();
+  }
+
+  template <typename Request>
+  absl::Status TryDo(const Request& request) {
+    TestCommand command([&](const Context& context, Draft& draft) { return Judge(request, context, draft).status(); });
+    const absl::Status status = command.RunOn(*core_);
+    Settle();
+    return status;
+  }
+  template <typename Request>
+  void Do(const Request& request) {
+    const absl::Status status = TryDo(request);
+    EXPECT_TRUE(status.ok()) << status;
+  }
+
+  TestAgent& Open(Peer peer = {"test:1", false, {}}) {
+    agents_.push_back(std::make_unique<TestAgent>(*sessions_, std::move(peer)));
+    return *agents_.back();
+  }
+  TestAgent& Connect(const v1::Hello& hello) {
+    TestAgent& agent = Open();
+    agent.SayHello(hello);
+    Settle();
+    return agent;
+  }
+
+  template <typename T>
+  T Get(const std::string& name) const {
+    const auto found = core_->Read([&](const Tables& tables, int64_t) { return tables.Find<T>(name); });
+    EXPECT_NE(found, nullptr) << name;
+    return found == nullptr ? T() : *found;
+  }
+  v1::HostState StateOf(const std::string& host) const { return Get<v1::Host>(host).state(); }
+
+  // Everything that is recorded.
+  std::map<std::string, std::string> Record() const {
+    return core_->Read([](const Tables& tables, int64_t revision) {
+      std::map<std::string, std::string> record = {{"revision", std::to_string(revision)}};
+      for (const Kind kind : kKinds) {
+        tables.ScanRecords(kind, "", "", [&](const RecordPtr& each) {
+          record[std::string(KindName(kind)) + UidOf(kind, *each)] = each->ShortDebugString();
+          return true;
+        });
+      }
+      return record;
+    });
+  }
+
+  static void ExpectFinished(const TestAgent& agent, absl::StatusCode code, v1::ErrorReason reason) {
+    ASSERT_TRUE(agent.finished().has_value());
+    EXPECT_EQ(agent.finished()->code(), code) << *agent.finished();
+    EXPECT_EQ(ReasonName(ReasonOf(*agent.finished())), ReasonName(reason)) << *agent.finished();
+  }
+
+  static std::vector<std::string> NamesOf(const std::vector<v1::Resource>& items) {
+    std::vector<std::string> names;
+    for (const v1::Resource& item : items) {
+      names.push_back(item.has_stage2_domain() ? item.stage2_domain().name()
+                      : item.has_viommu()      ? item.viommu().name()
+                      : item.has_vdevice()     ? item.vdevice().name()
+                                               : item.nested_domain().name());
+    }
+    return names;
+  }
+  // A hello of the host with what it holds of the record: everything, settled.
+  v1::Hello HelloHolding(v1::Hello hello, const std::vector<std::string>& viommus,
+                         const std::vector<std::string>& stage2s) const {
+    hello.set_cluster_id(core_->identity().cluster_id);
+    hello.set_store_incarnation(core_->identity().store_incarnation);
+    const auto hold = [&hello](const auto& record) {
+      v1::HeldItem& item = *hello.add_held();
+      item.set_uid(record.uid());
+      item.set_generation(record.generation());
+      item.set_settled(true);
+    };
+    for (const std::string& name : stage2s) hold(Get<v1::Stage2Domain>(name));
+    for (const std::string& name : viommus) hold(Get<v1::Viommu>(name));
+    return hello;
+  }
+
+  using Names = std::vector<std::string>;
+
+  MemoryStore store_;
+  FakeClock clock_;
+  CommitCore::Options core_options_{.boot_id = "boot"};
+  AgentSessions::Options options_;
+  int uids_ = 0;
+  std::vector<Command*> queue_;
+  bool queue_full_ = false;
+  std::unique_ptr<CommitCore> core_;
+  std::unique_ptr<AgentSessions> sessions_;
+  std::vector<std::unique_ptr<TestAgent>> agents_;
+};
+
+// --- Hellos.
+
+TEST_F(AgentSessionsTest, AHelloIsRecordedBeforeItIsWelcomed) {
+  TestAgent& agent = Open();
+  agent.SayHello(GraceHello());
+  EXPECT_TRUE(agent.got().empty());
+  Settle();
+  ASSERT_TRUE(agent.welcomed());
+  EXPECT_TRUE(agent.synced());
+  EXPECT_EQ(agent.got()[0].welcome().epoch(), core_->identity().epoch);
+  EXPECT_EQ(agent.got()[0].welcome().lease().seconds(), 10);
+  EXPECT_EQ(StateOf(kGrace), v1::HOST_STATE_CONNECTED);
+  const auto info = sessions_->Find(kGrace);
+  ASSERT_TRUE(info.has_value());
+  EXPECT_EQ(info->peer, "test:1");
+  EXPECT_TRUE(info->synced);
+  EXPECT_EQ(sessions_->stats().connected, 1);
+  EXPECT_FALSE(sessions_->Find(kSmall).has_value());
+}
+
+TEST_F(AgentSessionsTest, ARefusedHelloChangesNothing) {
+  Connect(SmallHello());
+  const auto before = Record();
+  const auto refuse = [&](const v1::Hello& hello, absl::StatusCode code, v1::ErrorReason reason,
+                          Peer peer = {"test:2", false, {}}) {
+    TestAgent& agent = Open(std::move(peer));
+    agent.SayHello(hello);
+    Settle();
+    ExpectFinished(agent, code, reason);
+    EXPECT_TRUE(agent.got().empty());
+    EXPECT_EQ(Record(), before) << ReasonName(reason);
+    EXPECT_FALSE(sessions_->Find(kGrace).has_value());
+  };
+  v1::Hello hello = GraceHello();
+  hello.set_protocol_version(2);
+  refuse(hello, absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_PROTOCOL_VERSION_UNSUPPORTED);
+  hello = GraceHello();
+  hello.clear_agent_id();
+  refuse(hello, absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_PROTOCOL_VIOLATION);
+  hello = GraceHello();
+  hello.set_cluster_id("other");
+  refuse(hello, absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_CLUSTER_MISMATCH);
+  hello = GraceHello();
+  hello.set_store_incarnation("other");
+  refuse(hello, absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_STORE_INCARNATION_MISMATCH);
+  hello = GraceHello();
+  hello.set_epoch(core_->identity().epoch + 1);
+  refuse(hello, absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_STALE_EPOCH);
+  refuse(GraceHello(), absl::StatusCode::kPermissionDenied, v1::ERROR_REASON_NOT_AUTHORIZED,
+         {"test:2", true, {"another-host"}});
+  hello = GraceHello();  // the rules refuse this one
+  hello.mutable_host()->mutable_smmus(0)->set_vmid_bits(40);
+  refuse(hello, absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_PROTOCOL_VIOLATION);
+  hello = SmallHello();
+  hello.set_agent_id("another");
+  refuse(hello, absl::StatusCode::kAlreadyExists, v1::ERROR_REASON_HOST_ALREADY_CONNECTED);
+  EXPECT_TRUE(sessions_->Find(kSmall).has_value());
+}
+
+TEST_F(AgentSessionsTest, ACertificateThatNamesTheHostIsLetIn) {
+  TestAgent& agent = Open({"test:2", true, {"viommu://host/grace"}});
+  agent.SayHello(GraceHello());
+  Settle();
+  EXPECT_TRUE(agent.welcomed());
+}
+
+TEST_F(AgentSessionsTest, AnotherAgentIsToldWhoIsThere) {
+  Connect(GraceHello());
+  v1::Hello hello = GraceHello();
+  hello.set_agent_id("another");
+  const TestAgent& other = Connect(hello);
+  ExpectFinished(other, absl::StatusCode::kAlreadyExists, v1::ERROR_REASON_HOST_ALREADY_CONNECTED);
+  EXPECT_EQ(MetaOf(*other.finished(), "peer"), "test:1");
+  EXPECT_EQ(MetaOf(*other.finished(), "since"), "2026-01-01T00:00:00.000000Z");
+}
+
+TEST_F(AgentSessionsTest, TheSameAgentTakesItsHostOver) {
+  TestAgent& old = Connect(GraceHello());
+  TestAgent& fresh = Connect(GraceHello());
+  ExpectFinished(old, absl::StatusCode::kAborted, v1::ERROR_REASON_HOST_ALREADY_CONNECTED);
+  EXPECT_TRUE(fresh.synced());
+  EXPECT_EQ(StateOf(kGrace), v1::HOST_STATE_CONNECTED) << "the old one's end is not the host's";
+  Do(CreateStage2("s", kGrace));
+  EXPECT_EQ(NamesOf(fresh.TakeItems()), Names{"stage2Domains/s"});
+  EXPECT_EQ(sessions_->stats().connected, 1);
+}
+
+TEST_F(AgentSessionsTest, AnotherAgentIsLetInWhenTheLeaseRanOut) {
+  TestAgent& old = Connect(GraceHello());
+  clock_.Advance(seconds(10));  // the ticker has not seen it yet
+  v1::Hello hello = GraceHello();
+  hello.set_agent_id("another");
+  TestAgent& other = Connect(hello);
+  EXPECT_TRUE(other.welcomed());
+  ExpectFinished(old, absl::StatusCode::kUnavailable, v1::ERROR_REASON_LEASE_EXPIRED);
+  EXPECT_EQ(Get<v1::Host>(kGrace).agent_id(), "another");
+  EXPECT_EQ(StateOf(kGrace), v1::HOST_STATE_CONNECTED);
+}
+
+TEST_F(AgentSessionsTest, AHelloThatIsStillBeingJudgedWhenItsStreamEnds) {
+  TestAgent& agent = Open();
+  agent.SayHello(GraceHello());
+  agent.Leave();
+  Settle();
+  EXPECT_EQ(StateOf(kGrace), v1::HOST_STATE_DISCONNECTED) << "first the hello is recorded, then its end";
+  EXPECT_TRUE(agent.got().empty());
+}
+
+TEST_F(AgentSessionsTest, AHelloIsRefusedWhileTheStoreTakesNothing) {
+  store_.FailCommits(absl::ResourceExhaustedError("disk full"));
+  const TestAgent& agent = Connect(GraceHello());
+  ExpectFinished(agent, absl::StatusCode::kUnavailable, v1::ERROR_REASON_STORE_UNAVAILABLE);
+}
+
+TEST_F(AgentSessionsTest, StreamsAreLimited) {
+  options_.max_sessions = 2;
+  Restart();
+  Open();
+  Open();
+  ExpectFinished(Open(), absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_OVERLOADED);
+  agents_[0]->Leave();
+  EXPECT_FALSE(Open().finished().has_value());
+}
+
+// --- The end of a session.
+
+TEST_F(AgentSessionsTest, AHostWhoseStreamEndsIsDisconnected) {
+  Connect(GraceHello()).Leave();
+  Settle();
+  EXPECT_EQ(StateOf(kGrace), v1::HOST_STATE_DISCONNECTED);
+  EXPECT_EQ(Get<v1::Host>(kGrace).state_reason().reason(), "HOST_DISCONNECTED");
+  EXPECT_EQ(sessions_->stats().streams, 0);
+  Connect(GraceHello());
+  EXPECT_EQ(StateOf(kGrace), v1::HOST_STATE_CONNECTED);
+}
+
+TEST_F(AgentSessionsTest, AHostThatIsSilentForALeaseIsDisconnected) {
+  TestAgent& agent = Connect(GraceHello());
+  for (int i = 0; i < 6; ++i) {
+    Advance(seconds(4));
+    agent.SayHeartbeat();
+  }
+  EXPECT_FALSE(agent.finished().has_value());
+  Advance(seconds(10) - milliseconds(1));
+  EXPECT_FALSE(agent.finished().has_value());
+  Advance(milliseconds(1));
+  ExpectFinished(agent, absl::StatusCode::kUnavailable, v1::ERROR_REASON_LEASE_EXPIRED);
+  EXPECT_EQ(StateOf(kGrace), v1::HOST_STATE_DISCONNECTED);
+  EXPECT_EQ(Get<v1::Host>(kGrace).state_reason().reason(), "LEASE_EXPIRED");
+  EXPECT_EQ(sessions_->stats().ended[v1::ERROR_REASON_LEASE_EXPIRED], 1);
+}
+
+TEST_F(AgentSessionsTest, TheLeaseGrowsWithTheFleet) {
+  options_.max_heartbeats_per_s = 1;
+  Restart();
+  for (int i = 0; i < 10; ++i) {
+    Connect(HelloOf("hosts/h" + std::to_string(i), v1::STAGE2_SHARING_SHARED, 16));
+  }
+  EXPECT_EQ(agents_[0]->got()[0].welcome().lease().seconds(), 10);
+  EXPECT_EQ(agents_[9]->got()[0].welcome().lease().seconds(), 30);
+}
+
+TEST_F(AgentSessionsTest, ADisconnectIsRecordedOnceTheWriterAndTheStoreTakeIt) {
+  TestAgent& agent = Connect(GraceHello());
+  queue_full_ = true;
+  agent.Leave();
+  Settle();
+  EXPECT_EQ(StateOf(kGrace), v1::HOST_STATE_CONNECTED);
+  queue_full_ = false;
+  store_.FailCommits(absl::ResourceExhaustedError("disk full"));
+  Advance(milliseconds(100));
+  EXPECT_EQ(StateOf(kGrace), v1::HOST_STATE_CONNECTED);
+  store_.AllowRecovery();
+  core_->Tick();
+  Advance(milliseconds(100));
+  EXPECT_EQ(StateOf(kGrace), v1::HOST_STATE_DISCONNECTED);
+}
+
+TEST_F(AgentSessionsTest, AnOldDisconnectDoesNotOvertakeANewSession) {
+  TestAgent& agent = Connect(GraceHello());
+  queue_full_ = true;
+  agent.Leave();
+  queue_full_ = false;
+  Connect(GraceHello());
+  Advance(milliseconds(100));
+  EXPECT_EQ(StateOf(kGrace), v1::HOST_STATE_CONNECTED);
+}
+
+TEST_F(AgentSessionsTest, AShutdownDisconnectsNobodyAndTheNextStartGivesThemTime) {
+  Connect(GraceHello());
+  Connect(SmallHello());
+  agents_[0]->StopReading();
+  Do(CreateStage2("s", kGrace));
+  EXPECT_TRUE(agents_[0]->writing());
+  TestAgent& stuck = *agents_[0];
+  // The stuck one is broken off after the deadline; its stream says so by failing the write.
+  sessions_->Shutdown(milliseconds(0));
+  ExpectFinished(*agents_[1], absl::StatusCode::kUnavailable, v1::ERROR_REASON_SHUTTING_DOWN);
+  EXPECT_TRUE(stuck.cancelled());
+  stuck.EndWrite(false);
+  ExpectFinished(Open(), absl::StatusCode::kUnavailable, v1::ERROR_REASON_SHUTTING_DOWN);
+  EXPECT_EQ(StateOf(kGrace), v1::HOST_STATE_CONNECTED);
+  Restart();
+  EXPECT_EQ(StateOf(kGrace), v1::HOST_STATE_CONNECTED);
+  Connect(SmallHello());
+  for (int i = 0; i < 6; ++i) {
+    Advance(seconds(9));
+    agents_[0]->SayHeartbeat();
+    EXPECT_EQ(StateOf(kGrace), v1::HOST_STATE_CONNECTED);
+  }
+  Advance(seconds(6));
+  EXPECT_EQ(StateOf(kGrace), v1::HOST_STATE_DISCONNECTED);
+  EXPECT_EQ(StateOf(kSmall), v1::HOST_STATE_CONNECTED);
+}
+
+TEST_F(AgentSessionsTest, AfterAStartAHostIsKeptForTheAgentThatItWasConnectedTo) {
+  Connect(GraceHello());
+  Restart();
+  v1::Hello hello = GraceHello();
+  hello.set_agent_id("another");
+  ExpectFinished(Connect(hello), absl::StatusCode::kAlreadyExists, v1::ERROR_REASON_HOST_ALREADY_CONNECTED);
+  Advance(options_.start_grace);
+  EXPECT_TRUE(Connect(hello).welcomed());
+}
+
+// --- Following.
+
+TEST_F(AgentSessionsTest, ChangesGoToTheirHostAndAnswersAreNotSentBack) {
+  TestAgent& grace = Connect(GraceHello());
+  TestAgent& small = Connect(SmallHello());
+  Do(CreateStage2("s", kGrace));
+  Do(CreateViommu("v", SmmuOf(kGrace, 0), "s"));
+  EXPECT_EQ(NamesOf(grace.TakeItems()), (Names{"stage2Domains/s", "viommus/v"}));
+  EXPECT_EQ(NamesOf(small.TakeItems()), Names{});
+  const size_t messages = grace.got().size();
+  grace.SayResults({ResultFor(Get<v1::Stage2Domain>("stage2Domains/s"), v1::OUTCOME_APPLIED),
+                    ResultFor(Get<v1::Viommu>("viommus/v"), v1::OUTCOME_DORMANT)});
+  Settle();
+  EXPECT_EQ(Get<v1::Stage2Domain>("stage2Domains/s").state(), v1::STATE_READY);
+  EXPECT_EQ(Get<v1::Viommu>("viommus/v").state(), v1::STATE_DORMANT);
+  EXPECT_EQ(grace.got().size(), messages) << "its own answers do not come back";
+  EXPECT_EQ(sessions_->stats().max_lag_revisions, 0);
+}
+
+TEST_F(AgentSessionsTest, ARefusalIsNotSentAgain) {
+  TestAgent& agent = Connect(GraceHello());
+  Do(CreateStage2("s", kGrace));
+  agent.AnswerAll(v1::OUTCOME_FAILED);
+  Settle();
+  EXPECT_EQ(Get<v1::Stage2Domain>("stage2Domains/s").state(), v1::STATE_FAILED);
+  EXPECT_TRUE(agent.TakeItems().empty());
+}
+
+TEST_F(AgentSessionsTest, ADeletionIsSentUntilItIsConfirmed) {
+  TestAgent& agent = Connect(GraceHello());
+  Do(CreateStage2("s", kGrace));
+  Do(CreateViommu("v", SmmuOf(kGrace, 0), "s"));
+  Do(SetVdevId("v", DeviceOf(kGrace, 0), 5));
+  agent.AnswerAll();
+  Settle();
+  Do(UnsetVdevId("v", 5));
+  const std::vector<v1::Resource> items = agent.TakeItems();
+  ASSERT_EQ(items.size(), 1u);
+  EXPECT_EQ(items[0].vdevice().state(), v1::STATE_DELETING);
+  const v1::ItemResult released = ResultFor(items[0].vdevice(), v1::OUTCOME_RELEASED);
+  agent.SayResults({released});
+  Settle();
+  EXPECT_EQ(Get<v1::Device>(DeviceOf(kGrace, 0)).state(), v1::DEVICE_STATE_FREE);
+  // Repeated and late answers change nothing.
+  const auto before = Record();
+  agent.SayResults({released, released});
+  Settle();
+  EXPECT_EQ(Record(), before);
+  EXPECT_FALSE(agent.finished().has_value());
+}
+
+TEST_F(AgentSessionsTest, LateAndReorderedAnswersDoNotBringBackWhatWasReleased) {
+  TestAgent& agent = Connect(GraceHello());
+  Do(CreateStage2("s", kGrace));
+  Do(CreateViommu("v", SmmuOf(kGrace, 0), "s"));
+  Do(SetVdevId("v", DeviceOf(kGrace, 0), 5));
+  const v1::ItemResult applied = ResultFor(Get<v1::Vdevice>("viommus/v/vdevices/5"), v1::OUTCOME_APPLIED);
+  Do(UnsetVdevId("v", 5));
+  agent.SayResults({applied});
+  Settle();
+  EXPECT_EQ(Get<v1::Vdevice>("viommus/v/vdevices/5").state(), v1::STATE_DELETING);
+  agent.SayResults({ResultFor(Get<v1::Vdevice>("viommus/v/vdevices/5"), v1::OUTCOME_RELEASED)});
+  agent.SayResults({applied});
+  Settle();
+  EXPECT_EQ(Get<v1::Device>(DeviceOf(kGrace, 0)).state(), v1::DEVICE_STATE_FREE);
+  EXPECT_FALSE(agent.finished().has_value());
+}
+
+TEST_F(AgentSessionsTest, ARebindIsOneItemWithTheSameUid) {
+  TestAgent& agent = Connect(GraceHello());
+  Do(CreateStage2("s", kGrace));
+  Do(CreateViommu("v", SmmuOf(kGrace, 0), "s"));
+  Do(SetVdevId("v", DeviceOf(kGrace, 0), 5));
+  agent.AnswerAll();
+  Settle();
+  const std::string uid = Get<v1::Vdevice>("viommus/v/vdevices/5").uid();
+  Do(RebindVdevId("v", 5, 6));
+  const std::vector<v1::Resource> items = agent.TakeItems();
+  ASSERT_EQ(items.size(), 1u);
+  EXPECT_EQ(items[0].vdevice().uid(), uid);
+  EXPECT_EQ(items[0].vdevice().vdev_id(), 6u);
+  EXPECT_EQ(agent.got().back().desired().unknown_uids_size(), 0);
+}
+
+TEST_F(AgentSessionsTest, AnswersForAnotherHostsResourcesAreAViolation) {
+  Connect(GraceHello());
+  TestAgent& small = Connect(SmallHello());
+  Do(CreateStage2("s", kGrace));
+  const auto before = Record();
+  small.SayResults({ResultFor(Get<v1::Stage2Domain>("stage2Domains/s"), v1::OUTCOME_APPLIED)});
+  Settle();
+  ExpectFinished(small, absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_PROTOCOL_VIOLATION);
+  EXPECT_EQ(Get<v1::Stage2Domain>("stage2Domains/s").state(), v1::STATE_PENDING);
+  EXPECT_EQ(Get<v1::Host>(kSmall).state_reason().reason(), "PROTOCOL_VIOLATION");
+}
+
+TEST_F(AgentSessionsTest, ResultsWaitForAWriterThatIsFull) {
+  TestAgent& agent = Connect(GraceHello());
+  Do(CreateStage2("s", kGrace));
+  queue_full_ = true;
+  agent.AnswerAll();
+  Settle();
+  EXPECT_EQ(Get<v1::Stage2Domain>("stage2Domains/s").state(), v1::STATE_PENDING);
+  for (size_t i = 1; i < options_.max_results_in_flight; ++i) {
+    agent.SayResults({ResultFor(Get<v1::Stage2Domain>("stage2Domains/s"), v1::OUTCOME_FAILED)});
+  }
+  EXPECT_FALSE(agent.reading()) << "no more is read";
+  queue_full_ = false;
+  Advance(milliseconds(100));
+  EXPECT_EQ(Get<v1::Stage2Domain>("stage2Domains/s").state(), v1::STATE_FAILED) << "in their order";
+  EXPECT_TRUE(agent.reading());
+}
+
+TEST_F(AgentSessionsTest, AReaderThatNeverReadsIsSentEachResourceOnceWhenItDoes) {
+  TestAgent& agent = Connect(GraceHello());
+  Do(CreateStage2("s", kGrace));
+  Do(CreateViommu("v", SmmuOf(kGrace, 0), "s"));
+  agent.TakeItems();
+  agent.StopReading();
+  Do(CreateNested("v", "n"));
+  for (uint64_t i = 0; i < 20; ++i) {
+    Do(SetVdevId("v", DeviceOf(kGrace, 0), 5));
+    Do(UnsetVdevId("v", 5));
+    agent.SayResults({ResultFor(Get<v1::Vdevice>("viommus/v/vdevices/5"), v1::OUTCOME_RELEASED)});
+    Settle();
+  }
+  Do(SetVdevId("v", DeviceOf(kGrace, 0), 5));
+  EXPECT_EQ(sessions_->stats().pending_resources, 1);
+  agent.EndWrite(true);
+  ASSERT_TRUE(agent.writing());
+  agent.EndWrite(true);
+  EXPECT_EQ(NamesOf(agent.TakeItems()), (Names{"viommus/v/nestedDomains/n", "viommus/v/vdevices/5"}));
+}
+
+// --- Reconnecting.
+
+TEST_F(AgentSessionsTest, AReconnectBringsOnlyTheDifference) {
+  TestAgent& agent = Connect(GraceHello());
+  Do(CreateStage2("s", kGrace));
+  Do(CreateViommu("v", SmmuOf(kGrace, 0), "s"));
+  Do(CreateViommu("w", SmmuOf(kGrace, 1), "s"));
+  agent.AnswerAll();
+  Settle();
+  const v1::Hello hello = HelloHolding(GraceHello(), {"viommus/v", "viommus/w"}, {"stage2Domains/s"});
+  agent.Leave();
+  Settle();
+
+  TestAgent& same = Connect(hello);
+  EXPECT_TRUE(same.synced());
+  EXPECT_TRUE(same.TakeItems().empty());
+  same.Leave();
+  Settle();
+
+  // What changes while it is away, and what it holds without any record of it.
+  Do(DeleteViommu("w"));
+  Do(CreateNested("v", "n"));
+  v1::Hello back = hello;
+  v1::HeldItem& zombie = *back.add_held();
+  zombie.set_uid("zombie");
+  zombie.set_generation(1);
+  TestAgent& again = Connect(back);
+  EXPECT_EQ(NamesOf(again.TakeItems()), (Names{"viommus/w", "viommus/v/nestedDomains/n"}));
+  EXPECT_EQ(again.got().back().desired().unknown_uids(0), "zombie");
+  EXPECT_TRUE(again.synced());
+}
+
+TEST_F(AgentSessionsTest, AHostThatWasRebootedIsSentEverything) {
+  TestAgent& agent = Connect(GraceHello());
+  Do(CreateStage2("s", kGrace));
+  Do(CreateViommu("v", SmmuOf(kGrace, 0), "s"));
+  agent.AnswerAll();
+  Settle();
+  v1::Hello hello = HelloHolding(GraceHello(), {}, {});
+  hello.mutable_host()->set_boot_id("boot-2");
+  agent.Leave();
+  TestAgent& again = Connect(hello);
+  EXPECT_EQ(NamesOf(again.TakeItems()), (Names{"stage2Domains/s", "viommus/v"}));
+}
+
+TEST_F(AgentSessionsTest, ChangesBetweenHelloAndDifferenceAreNotLost) {
+  TestAgent& agent = Open();
+  agent.SayHello(GraceHello());
+  std::vector<Command*> batch = std::exchange(queue_, {});
+  const auto outcomes = core_->Run(batch);  // recorded, and not answered yet
+  TestCommand create([](const Context& context, Draft& draft) {
+    return Judge(CreateStage2("s", kGrace), context, draft).status();
+  });
+  EXPECT_TRUE(create.RunOn(*core_).ok());
+  batch[0]->Done(outcomes[0].status, outcomes[0].revision);
+  Settle();
+  EXPECT_EQ(NamesOf(agent.TakeItems()), Names{"stage2Domains/s"});
+  EXPECT_TRUE(agent.synced());
+}
+
+TEST_F(AgentSessionsTest, OnlySoManySyncAtOnceAndTheOthersFollowInOrder) {
+  options_.max_concurrent_syncs = 2;
+  Restart();
+  for (int i = 0; i < 5; ++i) {
+    const std::string host = "hosts/h" + std::to_string(i);
+    Connect(HelloOf(host, v1::STAGE2_SHARING_SHARED, 16)).Leave();
+    Settle();
+    Do(CreateStage2("s" + std::to_string(i), host));
+  }
+  agents_.clear();
+  for (int i = 0; i < 5; ++i) {
+    TestAgent& agent = Open();
+    agent.StopReading();
+    agent.SayHello(HelloOf("hosts/h" + std::to_string(i), v1::STAGE2_SHARING_SHARED, 16));
+    Settle();
+    agent.EndWrite(true);  // the welcome
+    Settle();
+    EXPECT_TRUE(agent.welcomed());
+  }
+  const auto writing = [&] {
+    std::string who;
+    for (const auto& agent : agents_) who += agent->writing() ? '1' : '0';
+    return who;
+  };
+  EXPECT_EQ(writing(), "11000");
+  EXPECT_EQ(sessions_->stats().syncs_active, 2);
+  EXPECT_EQ(sessions_->stats().syncs_waiting, 3);
+  agents_[1]->EndWrite(true);
+  Settle();
+  EXPECT_EQ(writing(), "10100");
+  agents_[3]->Leave();  // gives up waiting
+  agents_[0]->Leave();  // in the middle of its sync
+  Settle();
+  EXPECT_EQ(writing(), "00101");
+  agents_[2]->EndWrite(true);
+  agents_[4]->EndWrite(true);
+  Settle();
+  EXPECT_EQ(sessions_->stats().syncs_active, 0);
+  EXPECT_EQ(sessions_->stats().synced, 3);
+}
+
+// --- Invalidations.
+
+TEST_F(AgentSessionsTest, InvalidationsGoToTheHostAndBack) {
+  std::vector<absl::StatusOr<v1::InvalidationResult>> answers;
+  const auto call = [&](const std::string& host) {
+    v1::Command command;
+    command.mutable_tlbi_nh_all();
+    sessions_->Invalidate(host, "target", {command}, clock_.Now() + seconds(1),
+                          [&](absl::StatusOr<v1::InvalidationResult> result) { answers.push_back(std::move(result)); });
+  };
+  call(kGrace);
+  ASSERT_EQ(answers.size(), 1u);
+  EXPECT_EQ(ReasonOf(answers[0].status()), v1::ERROR_REASON_HOST_DISCONNECTED);
+
+  TestAgent& agent = Connect(GraceHello());
+  call(kGrace);
+  ASSERT_TRUE(agent.got().back().has_invalidate_call());
+  v1::ConnectRequest reply;
+  reply.mutable_invalidate_reply()->set_call_id(agent.got().back().invalidate_call().call_id());
+  reply.mutable_invalidate_reply()->mutable_result()->set_handled(1);
+  agent.Say(reply);
+  ASSERT_EQ(answers.size(), 2u);
+  EXPECT_EQ(answers[1]->handled(), 1u);
+
+  call(kGrace);
+  Advance(seconds(1));
+  ASSERT_EQ(answers.size(), 3u);
+  EXPECT_EQ(answers[2].status().code(), absl::StatusCode::kDeadlineExceeded);
+
+  call(kGrace);
+  agent.Leave();
+  ASSERT_EQ(answers.size(), 4u);
+  EXPECT_EQ(ReasonOf(answers[3].status()), v1::ERROR_REASON_HOST_DISCONNECTED);
+}
+
+TEST_F(AgentSessionsTest, SessionObjectsAreSmall) {
+  // Of the 30 KiB that an idle agent may cost, gRPC needs nearly all.
+  EXPECT_LE(sizeof(AgentSession), 1024u);
+}
+
+}  // namespace
+}  // namespace viommu::server
