@@ -1,0 +1,175 @@
+#include "agent/agent.h"
+
+#include <fmt/format.h>
+#include <grpcpp/create_channel.h>
+#include <grpcpp/support/channel_arguments.h>
+
+#include <random>
+#include <utility>
+
+#include "agent/smmuv3/vsmmu/emulated_backend.h"
+#include "common/credentials.h"
+#include "common/error.h"
+#include "common/log.h"
+#include "common/version.h"
+
+namespace viommu::agent {
+namespace {
+
+constexpr int kMaxMessageBytes = 16 << 20;  // from the server
+
+// Each in a thread of its own.
+RandomSource NewRandom() {
+  return [engine = std::mt19937_64(std::random_device()())]() mutable {
+    return std::uniform_real_distribution<double>(0, 1)(engine);
+  };
+}
+
+absl::Status In(std::string_view part, const absl::Status& status) {
+  if (status.ok()) return status;
+  return absl::Status(status.code(), fmt::format("{}: {}", part, std::string(status.message())));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Agent>> Agent::Start(const AgentConfig& config) {
+  std::unique_ptr<Agent> agent(new Agent(config));
+  VIOMMU_RETURN_IF_ERROR(agent->Init());
+  return agent;
+}
+
+Agent::Agent(const AgentConfig& config) : config_(config), start_time_(RealClock().Now()) {}
+
+Agent::~Agent() {
+  Stop(std::chrono::milliseconds(0));
+  // The kernel objects go with the reconciler, and the backend has to be there then.
+  driver_.reset();
+}
+
+absl::Status Agent::Init() {
+  VIOMMU_ASSIGN_OR_RETURN(std::string boot_id, ReadBootId(config_.boot_id_file));
+  facts_ = {.name = "hosts/" + config_.host, .boot_id = std::move(boot_id), .labels = config_.labels};
+
+  VIOMMU_ASSIGN_OR_RETURN(EmulatedInventory emulated, LoadInventory(config_));
+  auto backend = EmulatedBackend::Create(std::move(emulated));
+  VIOMMU_RETURN_IF_ERROR(In("backend", backend.status()));
+  backend_ = *std::move(backend);
+  auto inventory = backend_->Discover();
+  VIOMMU_RETURN_IF_ERROR(In("backend", inventory.status()));
+
+  Journal::Options journal_options;
+  journal_options.on_sync = [this](std::chrono::nanoseconds time) { metrics_.CountJournalSync(time); };
+  auto journal = Journal::Open(PosixFileSystem(), config_.state_dir, std::move(journal_options));
+  VIOMMU_RETURN_IF_ERROR(In("journal", journal.status()));
+  journal_ = *std::move(journal);
+
+  Reconciler::Options options;
+  options.host = facts_.name;
+  options.boot_id = facts_.boot_id;
+  options.cluster_id = config_.cluster_id;
+  options.random = NewRandom();
+  options.on_outcome = [this](ItemKind kind, v1::Outcome outcome) { metrics_.CountOutcome(kind, outcome); };
+  auto reconciler = Reconciler::Open(*journal_, *backend_, targets_, *inventory, std::move(options));
+  VIOMMU_RETURN_IF_ERROR(In("journal", reconciler.status()));
+  Driver::Options driver_options;
+  driver_options.on_portion = [this](std::chrono::nanoseconds time) { metrics_.CountPortion(time); };
+  driver_ = std::make_unique<Driver>(*std::move(reconciler), *journal_, std::move(driver_options));
+  VIOMMU_LOG(kInfo, "journal open",
+             {{"path", journal_->path()},
+              {"items", journal_->state().items().size()},
+              {"cut_bytes", journal_->truncated_bytes()},
+              {"same_boot", driver_->believes()}});
+
+  Invalidator::Options invalidator_options;
+  invalidator_options.on_done = [this](int commands, std::chrono::nanoseconds time, v1::ErrorReason stop) {
+    metrics_.CountInvalidation(commands, time, stop);
+  };
+  invalidator_ = std::make_unique<Invalidator>(targets_, backend_->GetCapabilities(), std::move(invalidator_options));
+  workers_ = std::make_unique<InvalidateWorkers>(*invalidator_, InvalidateWorkers::Options{});
+
+  // What the journal says is made at once: VMs of this host wait for no server.
+  VIOMMU_RETURN_IF_ERROR(StartSession());
+  return StartLocal();
+}
+
+absl::Status Agent::StartSession() {
+  auto credentials = MakeChannelCredentials(config_.server, config_.tls);
+  VIOMMU_RETURN_IF_ERROR(In("tls", credentials.status()));
+  SessionClient::Options options;
+  options.make_channel = [address = config_.server.ToString(), credentials = *std::move(credentials)] {
+    grpc::ChannelArguments arguments;
+    arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
+    // The session has its own waits; a channel that remembers its failures would add to them.
+    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+    return grpc::CreateCustomChannel(address, credentials, arguments);
+  };
+  options.make_hello = [this]() -> absl::StatusOr<v1::Hello> {
+    auto inventory = backend_->Discover();
+    VIOMMU_RETURN_IF_ERROR(inventory.status());
+    return MakeHello(facts_, *inventory, backend_->GetCapabilities());
+  };
+  options.random = NewRandom();
+  client_ = std::make_unique<SessionClient>(std::move(options), *driver_, *workers_);
+  driver_->OnResults([this] { client_->Wake(); });
+  workers_->Start([this](int64_t session, v1::InvalidateReply reply) { client_->AddReply(session, std::move(reply)); });
+  driver_->Start();
+  client_->Start();
+  return absl::OkStatus();
+}
+
+absl::Status Agent::StartLocal() {
+  LocalServiceImpl::Sources sources;
+  sources.host = facts_.name;
+  sources.start_time = start_time_;
+  sources.fill_status = [this](v1::GetAgentStatusResponse& status) { FillStatus(status); };
+  sources.list = [this](const std::pair<std::string, std::string>& after, size_t max) {
+    return driver_->List(after, max);
+  };
+  local_service_ = std::make_unique<LocalServiceImpl>(std::move(sources), *backend_, *invalidator_);
+  auto local_server = LocalServer::Start(config_.listen, *local_service_, metrics_.set());
+  VIOMMU_RETURN_IF_ERROR(In("local service", local_server.status()));
+  local_server_ = *std::move(local_server);
+  metrics_.Attach(*backend_, *driver_, *client_, [this] { return workers_->waiting(); });
+  if (config_.metrics_listen) {
+    auto exporter = MetricsExporter::Start(*config_.metrics_listen, metrics_.set());
+    VIOMMU_RETURN_IF_ERROR(In("metrics", exporter.status()));
+    exporter_ = *std::move(exporter);
+  }
+  return absl::OkStatus();
+}
+
+void Agent::Stop(std::chrono::milliseconds grace) {
+  if (client_ != nullptr) client_->Stop();
+  if (local_server_ != nullptr) local_server_->Stop(grace);
+  if (workers_ != nullptr) workers_->Stop();
+  if (driver_ != nullptr) driver_->Stop();
+  exporter_.reset();
+  metrics_.Detach();
+  local_server_.reset();
+}
+
+void Agent::FillStatus(v1::GetAgentStatusResponse& status) {
+  const SessionStatus session = client_->status();
+  const journal::Identity identity = driver_->identity();
+  status.set_agent_version(std::string(Version()));
+  status.set_boot_id(facts_.boot_id);
+  status.set_agent_id(identity.agent_id());
+  status.set_backend(backend_->GetCapabilities().backend);
+  status.set_server(config_.server.ToString());
+  status.set_session_state(session.state);
+  if (!session.reason.reason().empty()) *status.mutable_session_reason() = session.reason;
+  status.set_cluster_id(identity.cluster_id());
+  status.set_epoch(identity.epoch());
+  status.set_revision(driver_->revision());
+  const auto counts = driver_->Counts();
+  status.mutable_held()->insert(counts.begin(), counts.end());
+}
+
+std::string Agent::StatusLine() {
+  const auto counts = driver_->Counts();
+  return fmt::format("{}: {} applied, {} dormant, {} failed, revision {}",
+                     v1::SessionState_Name(client_->status().state).substr(std::string_view("SESSION_STATE_").size()),
+                     counts.at("applied"), counts.at("dormant"), counts.at("failed"), driver_->revision());
+}
+
+}  // namespace viommu::agent

@@ -1,0 +1,201 @@
+#include "agent/agent_metrics.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cctype>
+#include <limits>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "agent/smmuv3/spec/command.h"
+#include "common/error.h"
+
+namespace viommu::agent {
+namespace {
+
+using std::chrono::duration;
+
+std::string Lower(std::string text) {
+  std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) { return std::tolower(c); });
+  return text;
+}
+
+// "applied" of OUTCOME_APPLIED, "synced" of SESSION_STATE_SYNCED.
+std::string Word(const std::string& name, std::string_view prefix) { return Lower(name.substr(prefix.size())); }
+
+// Why an invalidation can stop (local/commands.h); the rest counts as BACKEND_FAILED.
+constexpr v1::ErrorReason kStops[] = {
+    v1::ERROR_REASON_UNKNOWN_VDEV_ID, v1::ERROR_REASON_OPCODE_FORBIDDEN,     v1::ERROR_REASON_COMMAND_ILLEGAL,
+    v1::ERROR_REASON_SMMU_TIMEOUT,    v1::ERROR_REASON_TARGET_NOT_SUPPORTED, v1::ERROR_REASON_BACKEND_FAILED,
+};
+
+}  // namespace
+
+AgentMetrics::AgentMetrics()
+    : set_(std::make_shared<MetricSet>()),
+      reconcile_seconds_(set_->AddHistogram("viommu_agent_reconcile_seconds",
+                                            "Time of one portion of the reconciler's work", kLatency)),
+      journal_sync_seconds_(set_->AddHistogram("viommu_agent_journal_sync_seconds",
+                                               "Time of one sync of the journal to the disk", kLatency)),
+      invalidate_seconds_(set_->AddHistogram("viommu_agent_invalidate_request_seconds",
+                                             "Time of one request for invalidations at the backend", kLatency)),
+      invalidate_commands_(set_->AddHistogram("viommu_agent_invalidate_request_commands",
+                                              "Commands in one request for invalidations", kBatchSize)) {
+  for (int kind = 0; kind < kItemKinds; ++kind) {
+    for (const v1::Outcome outcome :
+         {v1::OUTCOME_APPLIED, v1::OUTCOME_DORMANT, v1::OUTCOME_RELEASED, v1::OUTCOME_FAILED}) {
+      outcomes_[static_cast<size_t>(kind)][static_cast<size_t>(outcome)] =
+          &set_->AddCounter("viommu_agent_items_total", "Attempts on held resources by what came of them",
+                            {{"kind", std::string(ItemKindName(static_cast<ItemKind>(kind)))},
+                             {"outcome", Word(v1::Outcome_Name(outcome), "OUTCOME_")}});
+    }
+  }
+  const auto stop_counter = [this](v1::ErrorReason reason, const std::string& word) {
+    invalidate_stops_[reason] = &set_->AddCounter("viommu_agent_invalidate_requests_total",
+                                                  "Requests for invalidations by why they stopped", {{"stop", word}});
+  };
+  stop_counter(v1::ERROR_REASON_UNSPECIFIED, "none");
+  for (const v1::ErrorReason reason : kStops) stop_counter(reason, Lower(ReasonName(reason)));
+  AddProcessMetrics(*set_, "viommu_agent");
+}
+
+void AgentMetrics::CountOutcome(ItemKind kind, v1::Outcome outcome) {
+  Counter* counter = outcomes_[static_cast<size_t>(kind)][static_cast<size_t>(outcome)];
+  if (counter != nullptr) counter->Add();
+}
+
+void AgentMetrics::CountInvalidation(int commands, std::chrono::nanoseconds time, v1::ErrorReason stop) {
+  invalidate_seconds_.Record(time);
+  invalidate_commands_.Record(static_cast<uint64_t>(commands));
+  const auto it = invalidate_stops_.find(stop);
+  (it != invalidate_stops_.end() ? it : invalidate_stops_.find(v1::ERROR_REASON_BACKEND_FAILED))->second->Add();
+}
+
+void AgentMetrics::Attach(const Backend& backend, Driver& driver, const SessionClient& client,
+                          std::function<size_t()> waiting_calls) {
+  const auto one = [](double value) { return std::vector<MetricSample>{{{}, value}}; };
+  set_->AddCallback("viommu_agent_held_items", "Held resources by where they stand", MetricKind::kGauge, [&driver] {
+    std::vector<MetricSample> samples;
+    for (const auto& [state, count] : driver.Counts()) {
+      samples.push_back({{{"state", state}}, static_cast<double>(count)});
+    }
+    return samples;
+  });
+  set_->AddCallback("viommu_agent_revision", "Store revision that the host has reached", MetricKind::kGauge,
+                    [&driver, one] { return one(static_cast<double>(driver.revision())); });
+  set_->AddCallback("viommu_agent_journal_bytes", "Size of the journal", MetricKind::kGauge,
+                    [&driver, one] { return one(static_cast<double>(driver.journal_stats().size_bytes)); });
+  set_->AddCallback("viommu_agent_journal_rewrites_total", "Times that the journal was written anew",
+                    MetricKind::kCounter,
+                    [&driver, one] { return one(static_cast<double>(driver.journal_stats().compactions)); });
+  set_->AddCallback("viommu_agent_journal_tombstones", "Released resources that are remembered one by one",
+                    MetricKind::kGauge,
+                    [&driver, one] { return one(static_cast<double>(driver.journal_stats().tombstones)); });
+  set_->AddCallback(
+      "viommu_agent_session_state", "1 for the state that the session is in", MetricKind::kGauge, [&client] {
+        std::vector<MetricSample> samples;
+        const v1::SessionState now = client.status().state;
+        for (const v1::SessionState state : {v1::SESSION_STATE_CONNECTING, v1::SESSION_STATE_SYNCING,
+                                             v1::SESSION_STATE_SYNCED, v1::SESSION_STATE_REFUSED}) {
+          samples.push_back(
+              {{{"state", Word(v1::SessionState_Name(state), "SESSION_STATE_")}}, state == now ? 1.0 : 0.0});
+        }
+        return samples;
+      });
+  set_->AddCallback("viommu_agent_sessions_total", "Sessions that a server has welcomed", MetricKind::kCounter,
+                    [&client, one] { return one(static_cast<double>(client.status().sessions)); });
+  set_->AddCallback("viommu_agent_invalidate_calls_waiting", "Calls of the server that wait for a thread",
+                    MetricKind::kGauge,
+                    [waiting = std::move(waiting_calls), one] { return one(static_cast<double>(waiting())); });
+  AttachBackend(backend);
+}
+
+void AgentMetrics::AttachBackend(const Backend& backend) {
+  set_->AddCallback(
+      "viommu_agent_invalidations_total", "Invalidations that guests asked for", MetricKind::kCounter, [&backend] {
+        std::vector<MetricSample> samples;
+        for (const SmmuStats& stats : backend.GetStats()) {
+          for (const InvalidationCount& count : stats.invalidations) {
+            const auto add = [&](const char* outcome, uint64_t value) {
+              samples.push_back(
+                  {{{"smmu", stats.smmu}, {"opcode", smmuv3::OpcodeName(count.opcode)}, {"outcome", outcome}},
+                   static_cast<double>(value)});
+            };
+            add("done", count.done);
+            add("refused", count.refused);
+            add("failed", count.failed);
+          }
+        }
+        // Unknown opcodes share one name.
+        std::map<MetricLabels, double> sums;
+        for (const auto& sample : samples) sums[sample.labels] += sample.value;
+        samples.clear();
+        for (const auto& [labels, value] : sums) samples.push_back({labels, value});
+        return samples;
+      });
+  const auto per_smmu = [this, &backend](const char* name, const char* help, MetricKind kind,
+                                         uint64_t SmmuStats::*field) {
+    set_->AddCallback(name, help, kind, [&backend, field] {
+      std::vector<MetricSample> samples;
+      for (const SmmuStats& stats : backend.GetStats()) {
+        samples.push_back({{{"smmu", stats.smmu}}, static_cast<double>(stats.*field)});
+      }
+      return samples;
+    });
+  };
+  per_smmu("viommu_agent_queue_depth", "Commands in the invalidation queue", MetricKind::kGauge,
+           &SmmuStats::queue_depth);
+  per_smmu("viommu_agent_queue_capacity", "Commands that the invalidation queue holds", MetricKind::kGauge,
+           &SmmuStats::queue_capacity);
+  per_smmu("viommu_agent_queue_pushed_total", "Commands put in the invalidation queue", MetricKind::kCounter,
+           &SmmuStats::queue_pushed);
+  per_smmu("viommu_agent_queue_full_waits_total", "Times that a producer waited for room in the queue",
+           MetricKind::kCounter, &SmmuStats::queue_full_waits);
+  per_smmu("viommu_agent_command_errors_total", "Commands that the SMMU itself refused", MetricKind::kCounter,
+           &SmmuStats::command_errors);
+  per_smmu("viommu_agent_tlb_entries", "Entries of the emulated TLB", MetricKind::kGauge, &SmmuStats::tlb_entries);
+  per_smmu("viommu_agent_atc_entries", "Entries of the emulated devices' caches", MetricKind::kGauge,
+           &SmmuStats::atc_entries);
+  per_smmu("viommu_agent_config_entries", "Entries of the emulated configuration cache", MetricKind::kGauge,
+           &SmmuStats::config_entries);
+  per_smmu("viommu_agent_vmids_used", "VMIDs in use", MetricKind::kGauge, &SmmuStats::vmids_used);
+  per_smmu("viommu_agent_vmids", "VMIDs that there are", MetricKind::kGauge, &SmmuStats::vmids_total);
+
+  // A histogram that is counted elsewhere: its three families as Prometheus names them.
+  set_->AddCallback(
+      "viommu_agent_sync_seconds_bucket", "Syncs of an SMMU by the longest time", MetricKind::kCounter, [&backend] {
+        std::vector<MetricSample> samples;
+        for (const SmmuStats& stats : backend.GetStats()) {
+          const LatencyHistogram& histogram = stats.sync_latency;
+          uint64_t sum = 0;
+          for (size_t i = 0; i < histogram.counts.size(); ++i) {
+            sum += histogram.counts[i];
+            const std::string bound = i < histogram.upper_bounds.size()
+                                          ? fmt::format("{:g}", duration<double>(histogram.upper_bounds[i]).count())
+                                          : "+Inf";
+            samples.push_back({{{"smmu", stats.smmu}, {"le", bound}}, static_cast<double>(sum)});
+          }
+        }
+        return samples;
+      });
+  set_->AddCallback("viommu_agent_sync_seconds_count", "Syncs of an SMMU", MetricKind::kCounter, [&backend] {
+    std::vector<MetricSample> samples;
+    for (const SmmuStats& stats : backend.GetStats()) {
+      uint64_t sum = 0;
+      for (const uint64_t count : stats.sync_latency.counts) sum += count;
+      samples.push_back({{{"smmu", stats.smmu}}, static_cast<double>(sum)});
+    }
+    return samples;
+  });
+  set_->AddCallback("viommu_agent_sync_seconds_sum", "Time of all syncs of an SMMU", MetricKind::kCounter, [&backend] {
+    std::vector<MetricSample> samples;
+    for (const SmmuStats& stats : backend.GetStats()) {
+      samples.push_back({{{"smmu", stats.smmu}}, duration<double>(stats.sync_latency.sum).count()});
+    }
+    return samples;
+  });
+}
+
+}  // namespace viommu::agent

@@ -1,0 +1,55 @@
+// Options of viommu-agent (common/config.h).
+
+#ifndef VIOMMU_AGENT_CONFIG_H_
+#define VIOMMU_AGENT_CONFIG_H_
+
+#include <map>
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "agent/smmuv3/vsmmu/inventory.h"
+#include "common/address.h"
+#include "common/config.h"
+#include "common/credentials.h"
+#include "common/log.h"
+
+namespace viommu::agent {
+
+enum class BackendKind { kEmulated };
+
+struct AgentConfig {
+  std::string host;  // id of the host; by default the machine's name
+  std::map<std::string, std::string> labels;
+  Address server;
+  TransportOptions tls;
+  std::string cluster_id;  // empty: of the first server met
+  std::string state_dir = "/var/lib/viommu-agent";
+  Address listen;
+  std::optional<Address> metrics_listen;
+
+  BackendKind backend = BackendKind::kEmulated;
+  std::string inventory;    // file; of the emulated backend
+  std::string personality;  // of the emulated backend; empty: as the inventory says
+  std::string boot_id_file = "/proc/sys/kernel/random/boot_id";
+
+  LogLevel log_level = LogLevel::kInfo;
+  LogFormat log_format = LogFormat::kText;
+};
+
+// With the machine's name as host.
+AgentConfig DefaultAgentConfig();
+
+// Declares every option of the agent on `config`. Both must outlive its Load().
+void DeclareAgentOptions(Config& config, AgentConfig* options);
+
+// The inventory of the emulated backend, with the personality that was asked for.
+absl::StatusOr<EmulatedInventory> LoadInventory(const AgentConfig& options);
+
+// The id of the running boot. UNAVAILABLE when the file cannot be read or is empty.
+absl::StatusOr<std::string> ReadBootId(const std::string& path);
+
+}  // namespace viommu::agent
+
+#endif  // VIOMMU_AGENT_CONFIG_H_
