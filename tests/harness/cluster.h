@@ -3,6 +3,7 @@
 #ifndef VIOMMU_TESTS_HARNESS_CLUSTER_H_
 #define VIOMMU_TESTS_HARNESS_CLUSTER_H_
 
+#include <chrono>
 #include <functional>
 #include <map>
 #include <memory>
@@ -36,8 +37,12 @@ class Cluster {
   // `inventory`: a file of this tree, or an absolute path.
   void StartAgent(const std::string& host, const std::string& inventory,
                   const std::vector<std::string>& more_args = {});
-  Process& agent(const std::string& host) { return *agents_.at(host); }
-  std::string agent_address(const std::string& host) const { return "unix:" + (dir_ / (host + ".sock")); }
+  // An agent that claims `host`, with a state directory, a socket and an output of its own called `as`.
+  void LaunchAgent(const std::string& host, const std::string& inventory, const std::string& as,
+                   const std::vector<std::string>& more_args = {});
+  bool AgentLogHas(const std::string& as, const std::string& words) const;
+  Process& agent(const std::string& as) { return *agents_.at(as); }
+  std::string agent_address(const std::string& as) const { return "unix:" + (dir_ / (as + ".sock")); }
   // Waits until the server has the agent's session.
   void WaitConnected(const std::string& host);
   void WaitDisconnected(const std::string& host);
@@ -66,6 +71,8 @@ class Cluster {
   std::string Outputs() const;
 
  private:
+  void WaitState(const std::string& host, v1::HostState state);
+
   TempDir dir_;
   std::unique_ptr<Process> server_;
   std::map<std::string, std::unique_ptr<Process>> agents_;
