@@ -5,10 +5,12 @@
 #include <rocksdb/env.h>
 
 #include <algorithm>
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <random>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -340,6 +342,63 @@ TEST_F(RocksDbFaultTest, NoHolesAfterPowerLoss) {
   }
   Open();
   EXPECT_GE(Last(), acknowledged);
+}
+
+// The space that there seems to be is not there (a quota): opening again fails half way, and later succeeds.
+TEST_F(RocksDbFaultTest, RecoveryMayFailHalfWay) {
+  Open();
+  CommitAll(1, 40);
+  for (uint64_t space = 0; space < 24'000; space += 1'500) {
+    disk_->SetSpace(0, false);
+    ASSERT_FALSE(Commit(41, Durability::kSynced, "failed").ok());
+    disk_->SetSpace(space, false);
+    if (const absl::Status status = store_->Recover(); !status.ok()) {
+      EXPECT_FALSE(Commit(41).ok());
+      const absl::Status read = store_->Get(KeySpace::kMeta, "revision").status();
+      EXPECT_TRUE(read.ok() || read.code() == absl::StatusCode::kUnavailable) << read;
+      disk_->SetSpace(FaultFileSystem::kUnlimited);
+      const absl::Status recovered = store_->Recover();
+      ASSERT_TRUE(recovered.ok()) << recovered;
+    }
+    EXPECT_EQ(Last(), 40);
+  }
+  disk_->SetSpace(FaultFileSystem::kUnlimited);
+  CommitAll(41, 50);
+  Crash();
+  Open();
+  EXPECT_EQ(Last(), 50);
+}
+
+TEST_F(RocksDbFaultTest, ReadersDuringRecoveryGetAnswersOrUnavailable) {
+  Open();
+  CommitAll(1, 20);
+  std::atomic<bool> done{false};
+  std::atomic<int> wrong{0};
+  std::vector<std::thread> readers;
+  for (int i = 0; i < 3; ++i) {
+    readers.emplace_back([&] {
+      while (!done) {
+        const absl::Status status =
+            store_->Scan(KeySpace::kMeta, "revision", "revisionz", [&](std::string_view, std::string_view value) {
+              const absl::StatusOr<std::optional<std::string>> again = store_->Get(KeySpace::kMeta, "revision");
+              wrong += value != "20" || (again.ok() && *again != "20") ? 1 : 0;
+              return true;
+            });
+        wrong += !status.ok() && status.code() != absl::StatusCode::kUnavailable ? 1 : 0;
+      }
+    });
+  }
+  for (int i = 0; i < 10; ++i) {
+    disk_->SetSpace(0);
+    EXPECT_FALSE(Commit(21).ok());
+    disk_->SetSpace(FaultFileSystem::kUnlimited);
+    const absl::Status status = store_->Recover();
+    EXPECT_TRUE(status.ok()) << status;
+  }
+  done = true;
+  for (std::thread& reader : readers) reader.join();
+  EXPECT_EQ(wrong, 0);
+  EXPECT_EQ(Last(), 20);
 }
 
 // The disk fills up while tables are written in the background; it goes on when there is room again.
