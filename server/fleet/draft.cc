@@ -10,7 +10,17 @@ namespace viommu::server {
 
 RecordPtr Draft::FindRecord(Kind kind, const std::string& name) const {
   const auto found = records_.find(Key{kind, name});
-  return found != records_.end() ? found->second.after : base_.FindRecord(kind, name);
+  return found != records_.end() ? found->second.after : FindInBase(kind, name);
+}
+
+RecordPtr Draft::FindInBase(Kind kind, const std::string& name) const {
+  if (last_found_ != nullptr && last_kind_ == kind && NameOf(kind, *last_found_) == name) return last_found_;
+  RecordPtr found = base_.FindRecord(kind, name);
+  if (found != nullptr) {
+    last_kind_ = kind;
+    last_found_ = found;
+  }
+  return found;
 }
 
 void Draft::ScanRecords(Kind kind, const std::string& prefix, const std::string& after,
@@ -77,7 +87,7 @@ void Draft::Set(Kind kind, std::string name, RecordPtr after) {
   auto [it, first_touch] = records_.try_emplace(Key{kind, std::move(name)});
   Entry& entry = it->second;
   if (first_touch) {
-    entry.before = base_.FindRecord(kind, it->first.name);
+    entry.before = FindInBase(kind, it->first.name);
     order_.push_back(it);
   }
   const RecordPtr& present = first_touch ? entry.before : entry.after;

@@ -1,4 +1,4 @@
-// Changes on top of another View, not yet part of it.
+// Changes on top of another View, not yet part of it. Not thread-safe, reading included.
 
 #ifndef VIOMMU_SERVER_FLEET_DRAFT_H_
 #define VIOMMU_SERVER_FLEET_DRAFT_H_
@@ -69,8 +69,13 @@ class Draft final : public View {
   };
 
   void Set(Kind kind, std::string name, RecordPtr after);
+  RecordPtr FindInBase(Kind kind, const std::string& name) const;
 
   const View& base_;
+  // What was found in the base last: a rule that changes a record has looked it up just before, and tables take a
+  // microsecond to parse one.
+  mutable Kind last_kind_ = Kind::kHost;
+  mutable RecordPtr last_found_;
   Entries records_;
   std::vector<Entries::const_iterator> order_;  // of the first touch
   std::map<std::pair<Relation, std::string>, EdgeChange> edges_;
