@@ -2,6 +2,9 @@
 
 #include "server/sync/agent_service.h"
 
+#include <grpcpp/grpcpp.h>
+#include <gtest/gtest.h>
+
 #include <atomic>
 #include <chrono>
 #include <functional>
@@ -11,11 +14,10 @@
 #include <utility>
 #include <vector>
 
-#include <grpcpp/grpcpp.h>
-#include <gtest/gtest.h>
-
+#include "common/credentials.h"
 #include "common/error.h"
 #include "common/grpc_error.h"
+#include "common/test_certificates.h"
 #include "common/uuid.h"
 #include "server/commit/committer.h"
 #include "server/commit/test_command.h"
@@ -59,8 +61,9 @@ class RecordWatch final : public Listener {
 // An agent over gRPC, with blocking calls.
 class GrpcAgent {
  public:
-  explicit GrpcAgent(const std::string& address)
-      : stub_(v1::AgentService::NewStub(grpc::CreateChannel(address, grpc::InsecureChannelCredentials()))),
+  explicit GrpcAgent(const std::string& address,
+                     const std::shared_ptr<grpc::ChannelCredentials>& credentials = grpc::InsecureChannelCredentials())
+      : stub_(v1::AgentService::NewStub(grpc::CreateChannel(address, credentials))),
         stream_(stub_->Connect(&context_)) {}
   ~GrpcAgent() { context_.TryCancel(); }
 
@@ -104,8 +107,8 @@ class GrpcAgent {
       answer.mutable_results()->set_nonce(message.desired().nonce());
       for (const v1::Resource& item : message.desired().items()) {
         const auto add = [&](const auto& resource) {
-          *answer.mutable_results()->add_items() = ResultFor(
-              resource, resource.state() == v1::STATE_DELETING ? v1::OUTCOME_RELEASED : v1::OUTCOME_APPLIED);
+          *answer.mutable_results()->add_items() =
+              ResultFor(resource, resource.state() == v1::STATE_DELETING ? v1::OUTCOME_RELEASED : v1::OUTCOME_APPLIED);
         };
         if (item.has_stage2_domain()) add(item.stage2_domain());
         if (item.has_viommu()) add(item.viommu());
@@ -249,6 +252,36 @@ TEST_F(AgentServiceTest, AShutdownDoesNotHangOnAnAgentThatDoesNotRead) {
   EXPECT_EQ(sessions_->stats().streams, 0);
 }
 
+TEST_F(AgentServiceTest, WithClientCertificatesAnAgentIsItsOwnHostOnly) {
+  TestAuthority authority(testing::TempDir(), "authority");
+  const TlsFiles own = authority.Issue("server", {"server", {"IP:127.0.0.1"}});
+  const auto credentials_of = [](const TlsFiles& files) {
+    auto made = MakeChannelCredentials({AddressReach::kLoopback, "127.0.0.1", 1, ""}, {files});
+    EXPECT_TRUE(made.ok()) << made.status();
+    return *made;
+  };
+  auto listener = MakeServerCredentials({AddressReach::kLoopback, "127.0.0.1", 0, ""}, {own});
+  ASSERT_TRUE(listener.ok()) << listener.status();
+  AgentService service(*sessions_);
+  grpc::ServerBuilder builder;
+  int port = 0;
+  builder.AddListeningPort("127.0.0.1:0", *listener, &port);
+  builder.RegisterService(&service);
+  const std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
+  const std::string address = "127.0.0.1:" + std::to_string(port);
+
+  GrpcAgent other(address, credentials_of(authority.Issue("other", {"grace", {"DNS:other", "URI:viommu://host/b"}})));
+  ASSERT_TRUE(other.Hello(GraceHello()));
+  EXPECT_EQ(ReasonOf(other.Finish()), v1::ERROR_REASON_NOT_AUTHORIZED);
+  for (const char* name : {"DNS:grace", "URI:viommu://host/grace"}) {
+    GrpcAgent agent(address, credentials_of(authority.Issue("agent", {"agent", {name}})));
+    ASSERT_TRUE(agent.Hello(GraceHello()));
+    EXPECT_TRUE(agent.ReadUntilSynced()) << name;
+  }
+  sessions_->Shutdown(seconds(5));
+  server->Shutdown();
+}
+
 // Everything at once: agents that come and go, changes, invalidations; in the end everything is in place.
 TEST_F(AgentServiceTest, ManyAgentsConvergeWhileStreamsBreak) {
   constexpr int kHosts = 6;
@@ -292,8 +325,7 @@ TEST_F(AgentServiceTest, ManyAgentsConvergeWhileStreamsBreak) {
   EXPECT_TRUE(watch_->WaitUntil([&](const Tables& tables) {
     for (int i = 0; i < kHosts; ++i) {
       for (uint64_t vdev = 0; vdev < kVdevices; ++vdev) {
-        const auto vdevice =
-            tables.Find<v1::Vdevice>(VdeviceName(ViommuName("h" + std::to_string(i)), vdev + 100));
+        const auto vdevice = tables.Find<v1::Vdevice>(VdeviceName(ViommuName("h" + std::to_string(i)), vdev + 100));
         if (vdevice == nullptr || vdevice->state() != v1::STATE_READY || vdevice->has_previous_vdev_id()) return false;
       }
     }

@@ -12,7 +12,7 @@ AgentSession::AgentSession(AgentSessions& owner, int64_t id, AgentStream* stream
       stream_(stream),
       peer_(std::move(peer)),
       since_(owner.clock().Now()),
-      core_(owner.limits(), owner.identity(), owner.clock().Monotonic()),
+      core_(owner.limits(), owner.identity(), id, owner.clock().Monotonic()),
       next_due_ns_(owner.clock().Monotonic().time_since_epoch().count()) {}
 
 // --- From the stream.

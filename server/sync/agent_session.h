@@ -60,7 +60,8 @@ class AgentSession final : public std::enable_shared_from_this<AgentSession> {
 
   // --- From AgentSessions.
 
-  // Returns whether the session has to be made ready (see AgentSessions::MakeReady), which it says once until ClearReady.
+  // Returns whether the session has to be made ready (see AgentSessions::MakeReady), which it says once until
+  // ClearReady.
   bool Changed(Concern concern, ResourceKey key, const std::string& uid, int64_t revision);
   bool SlotGranted();
   void ClearReady();

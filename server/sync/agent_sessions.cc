@@ -67,10 +67,10 @@ std::shared_ptr<AgentSession> AgentSessions::Open(AgentStream* stream, Peer peer
     if (stopping_) {
       refused = ShuttingDown();
     } else if (sessions_.size() >= options_.max_sessions) {
-      refused = Error(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_OVERLOADED)
-                    .Message("{} agents are connected, no more are taken; raise the limit or add a server",
-                             sessions_.size())
-                    .RetryAfter(options_.min_lease);
+      refused =
+          Error(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_OVERLOADED)
+              .Message("{} agents are connected, no more are taken; raise the limit or add a server", sessions_.size())
+              .RetryAfter(options_.min_lease);
     }
     session = std::make_shared<AgentSession>(*this, ++last_id_, stream, std::move(peer));
     sessions_.emplace(session->id(), session);
@@ -128,19 +128,17 @@ absl::Status AgentSessions::Admit(const std::shared_ptr<AgentSession>& session, 
     old = std::exchange(hosts_[host], Connected{session, agent_id});
     departures_.erase(host);
   }
-  VIOMMU_LOG(kInfo, "agent connected",
-             {{"host", host}, {"peer", session->peer().address}, {"agent_id", agent_id}});
+  VIOMMU_LOG(kInfo, "agent said hello", {{"host", host}, {"peer", session->peer().address}, {"agent_id", agent_id}});
   if (old.session != nullptr) {
     const bool same = old.agent_id == agent_id;
     VIOMMU_LOG(kWarning, "agent session taken over",
                {{"host", host}, {"old_peer", old.session->peer().address}, {"peer", session->peer().address}});
-    old.session->Close(
-        same ? Error(absl::StatusCode::kAborted, v1::ERROR_REASON_HOST_ALREADY_CONNECTED)
-                   .Message("the same agent of {} has opened another stream from {}, which goes on", host,
-                            session->peer().address)
-             : Error(absl::StatusCode::kUnavailable, v1::ERROR_REASON_LEASE_EXPIRED)
-                   .Message("the lease ran out, and another agent of {} connected from {}", host,
-                            session->peer().address));
+    old.session->Close(same ? Error(absl::StatusCode::kAborted, v1::ERROR_REASON_HOST_ALREADY_CONNECTED)
+                                  .Message("the same agent of {} has opened another stream from {}, which goes on",
+                                           host, session->peer().address)
+                            : Error(absl::StatusCode::kUnavailable, v1::ERROR_REASON_LEASE_EXPIRED)
+                                  .Message("the lease ran out, and another agent of {} connected from {}", host,
+                                           session->peer().address));
   }
   return absl::OkStatus();
 }
@@ -160,7 +158,7 @@ void AgentSessions::Ended(const AgentSession& session, const std::string& host, 
   if (present == hosts_.end() || present->second.session.get() != &session) return;
   hosts_.erase(present);
   if (stopping_) return;
-  Depart(host, why.ok() ? v1::ERROR_REASON_HOST_DISCONNECTED : reason,
+  Depart(host, reason == v1::ERROR_REASON_UNSPECIFIED ? v1::ERROR_REASON_HOST_DISCONNECTED : reason,
          why.ok() ? "the agent ended its stream, or the connection broke" : Text(why));
 }
 
@@ -295,8 +293,8 @@ std::shared_ptr<AgentSession> AgentSessions::SessionOf(const std::string& host) 
 }
 
 void AgentSessions::Invalidate(const std::string& host, const std::string& target_uid,
-                               const std::vector<v1::Command>& commands,
-                               std::chrono::system_clock::time_point deadline, InvalidateCallback done) {
+                               const std::vector<v1::Command>& commands, std::chrono::system_clock::time_point deadline,
+                               InvalidateCallback done) {
   const std::shared_ptr<AgentSession> session = SessionOf(host);
   if (session == nullptr) return done(NotConnected(host));
   session->Invalidate(target_uid, commands, deadline, std::move(done));
@@ -330,8 +328,12 @@ std::optional<Sessions::Info> AgentSessions::Find(const std::string& host) const
   const AgentSession& session = *found->second.session;
   const AgentSession::Progress progress = session.progress(followed());
   if (!progress.welcomed) return std::nullopt;
-  return Info{found->second.agent_id,  session.peer().address, session.since(), progress.synced,
-              static_cast<int64_t>(progress.pending), progress.lag_revisions};
+  return Info{found->second.agent_id,
+              session.peer().address,
+              session.since(),
+              progress.synced,
+              static_cast<int64_t>(progress.pending),
+              progress.lag_revisions};
 }
 
 // --- Time and the thread.
@@ -380,7 +382,9 @@ bool AgentSessions::RunReady() {
   return !ready.empty();
 }
 
-void AgentSessions::Start() { thread_ = std::thread([this] { Run(); }); }
+void AgentSessions::Start() {
+  thread_ = std::thread([this] { Run(); });
+}
 
 void AgentSessions::Run() {
   std::chrono::steady_clock::time_point next_tick = std::chrono::steady_clock::now();

@@ -1,7 +1,7 @@
 // All sessions: who is connected for which host, what concerns whom, when what is due.
 //
-// Thread rules: thread-safe. A thread of its own (Start) serves the clock and the sessions that the writer's thread made
-// ready; without Start the caller does, with Tick and RunReady, and everything happens on the callers' threads.
+// Thread rules: thread-safe. A thread of its own (Start) serves the clock and the sessions that the writer's thread
+// made ready; without Start the caller does, with Tick and RunReady, and everything happens on the callers' threads.
 //
 // Life: Shutdown first, then stop the gRPC server and the writer, then destroy this.
 
@@ -110,8 +110,7 @@ class AgentSessions final : public Sessions {
   static constexpr int64_t kMaxDeparturesInFlight = 256;  // commands
 
   std::shared_ptr<AgentSession> SessionOf(const std::string& host) const;
-  absl::Status CheckClaim(const v1::Hello& hello, const Connected* present) const
-      ABSL_SHARED_LOCKS_REQUIRED(hosts_mu_);
+  absl::Status CheckClaim(const v1::Hello& hello, const Connected* present) const ABSL_SHARED_LOCKS_REQUIRED(hosts_mu_);
   void Depart(const std::string& host, v1::ErrorReason reason, std::string message)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(hosts_mu_);
   void SubmitDepartures() ABSL_EXCLUSIVE_LOCKS_REQUIRED(hosts_mu_);

@@ -1,13 +1,13 @@
 #include "server/sync/agent_sessions.h"
 
+#include <gtest/gtest.h>
+
 #include <chrono>
 #include <map>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
-
-#include <gtest/gtest.h>
 
 #include "common/error.h"
 #include "common/fake_clock.h"
@@ -29,7 +29,8 @@ class AgentSessionsTest : public testing::Test {
   ~AgentSessionsTest() override { Stop(); }
 
   void Start() {
-    auto core = CommitCore::Open(store_, clock_, [this] { return "uid-" + std::to_string(++uids_); }, core_options_);
+    auto core = CommitCore::Open(
+        store_, clock_, [this] { return "uid-" + std::to_string(++uids_); }, core_options_);
     ASSERT_TRUE(core.ok()) << core.status();
     core_ = *std::move(core);
     sessions_ = std::make_unique<AgentSessions>(
@@ -572,9 +573,8 @@ TEST_F(AgentSessionsTest, ChangesBetweenHelloAndDifferenceAreNotLost) {
   agent.SayHello(GraceHello());
   std::vector<Command*> batch = std::exchange(queue_, {});
   const auto outcomes = core_->Run(batch);  // recorded, and not answered yet
-  TestCommand create([](const Context& context, Draft& draft) {
-    return Judge(CreateStage2("s", kGrace), context, draft).status();
-  });
+  TestCommand create(
+      [](const Context& context, Draft& draft) { return Judge(CreateStage2("s", kGrace), context, draft).status(); });
   EXPECT_TRUE(create.RunOn(*core_).ok());
   batch[0]->Done(outcomes[0].status, outcomes[0].revision);
   Settle();

@@ -3,12 +3,12 @@
 #ifndef VIOMMU_SERVER_SYNC_DIFFERENCE_H_
 #define VIOMMU_SERVER_SYNC_DIFFERENCE_H_
 
+#include <google/protobuf/repeated_ptr_field.h>
+
 #include <cstdint>
 #include <string>
 #include <utility>
 #include <vector>
-
-#include <google/protobuf/repeated_ptr_field.h>
 
 #include "server/fleet/view.h"
 #include "viommu/v1/agent_service.pb.h"

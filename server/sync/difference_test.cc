@@ -1,10 +1,10 @@
 #include "server/sync/difference.h"
 
+#include <gtest/gtest.h>
+
 #include <string>
 #include <utility>
 #include <vector>
-
-#include <gtest/gtest.h>
 
 #include "server/fleet/test_fleet.h"
 #include "server/sync/desired.h"

@@ -45,9 +45,8 @@ absl::Status CheckPeer(const v1::Hello& hello, const Peer& peer) {
                                  [&](const std::string& name) { return name == id || name == uri; });
   if (named) return absl::OkStatus();
   return Error(absl::StatusCode::kPermissionDenied, v1::ERROR_REASON_NOT_AUTHORIZED)
-      .Message(
-          "the certificate of {} is not made out to {}; its subject alternative names must have DNS:{} or URI:{}",
-          peer.address, hello.host().name(), id, uri)
+      .Message("the certificate of {} is not made out to {}; its subject alternative names must have DNS:{} or URI:{}",
+               peer.address, hello.host().name(), id, uri)
       .Meta("host", hello.host().name());
 }
 
@@ -63,7 +62,8 @@ absl::Status CheckIdentity(const v1::Hello& hello, const Identity& identity) {
   if (!hello.store_incarnation().empty() && hello.store_incarnation() != identity.store_incarnation) {
     return Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_STORE_INCARNATION_MISMATCH)
         .Message(
-            "the agent of {} knows store {}, this is store {}: the store was wiped or replaced; bring the old one back, "
+            "the agent of {} knows store {}, this is store {}: the store was wiped or replaced; bring the old one "
+            "back, "
             "or clear the agent's state directory once nothing runs on the host",
             hello.host().name(), hello.store_incarnation(), identity.store_incarnation)
         .Meta("store_incarnation", identity.store_incarnation);
@@ -71,7 +71,8 @@ absl::Status CheckIdentity(const v1::Hello& hello, const Identity& identity) {
   if (hello.epoch() > identity.epoch) {
     return Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_STALE_EPOCH)
         .Message(
-            "the agent of {} has obeyed epoch {}, this server has epoch {}: it runs on an old copy of the store; stop it",
+            "the agent of {} has obeyed epoch {}, this server has epoch {}: it runs on an old copy of the store; stop "
+            "it",
             hello.host().name(), hello.epoch(), identity.epoch)
         .Meta("epoch", std::to_string(identity.epoch));
   }

@@ -1,8 +1,8 @@
 #include "server/sync/hello.h"
 
-#include <string>
-
 #include <gtest/gtest.h>
+
+#include <string>
 
 #include "common/error.h"
 

@@ -38,8 +38,9 @@ bool IsTransient(const absl::Status& status) {
 }  // namespace
 
 bool SessionCore::Step::empty() const {
-  return hello == nullptr && results.empty() && compare == nullptr && !want_slot && !release_slot && message == nullptr &&
-         !desired.has_value() && !read && !ended && answers.empty() && !cancel && !finish.has_value();
+  return hello == nullptr && results.empty() && compare == nullptr && !want_slot && !release_slot &&
+         message == nullptr && !desired.has_value() && !read && !ended && answers.empty() && !cancel &&
+         !finish.has_value();
 }
 
 // --- From the stream.
@@ -89,8 +90,8 @@ void SessionCore::HeardResults(v1::Results results) {
 void SessionCore::HeardHeartbeat(const v1::Heartbeat& heartbeat) {
   if (heartbeat.epoch() <= identity_.epoch) return;
   Close(Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_STALE_EPOCH)
-          .Message("the agent obeys epoch {}, this server has epoch {}: stop it", heartbeat.epoch(), identity_.epoch)
-          .Meta("epoch", std::to_string(identity_.epoch)));
+            .Message("the agent obeys epoch {}, this server has epoch {}: stop it", heartbeat.epoch(), identity_.epoch)
+            .Meta("epoch", std::to_string(identity_.epoch)));
 }
 
 void SessionCore::HeardReply(v1::InvalidateReply reply) {
@@ -124,7 +125,7 @@ void SessionCore::Written(bool ok) {
 
 void SessionCore::Violation(const std::string& what) {
   Close(Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_PROTOCOL_VIOLATION)
-          .Message("{}; this is a fault of the agent: upgrade it or report it", what));
+            .Message("{}; this is a fault of the agent: upgrade it or report it", what));
 }
 
 // --- From the writer.
@@ -168,8 +169,9 @@ void SessionCore::Changed(Concern concern, ResourceKey key, const std::string& u
   unknown_uids_.push_back(uid);
   if (unknown_uids_.size() > limits_.max_unknown_uids) {
     Close(Error(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_OVERLOADED)
-            .Message("more than {} resources went away before the agent could be told; connect again for the difference",
-                     limits_.max_unknown_uids));
+              .Message(
+                  "more than {} resources went away before the agent could be told; connect again for the difference",
+                  limits_.max_unknown_uids));
   }
 }
 
@@ -237,8 +239,8 @@ absl::Status SessionCore::Invalidate(const std::string& target_uid, const std::v
   }
   ++last_call_id_;
   call_bytes_ += bytes;
-  calls_.emplace(last_call_id_, Call{deadline, std::move(done), bytes, static_cast<uint32_t>(commands.size()),
-                                     std::move(message)});
+  calls_.emplace(last_call_id_,
+                 Call{deadline, std::move(done), bytes, static_cast<uint32_t>(commands.size()), std::move(message)});
   return absl::OkStatus();
 }
 
@@ -271,7 +273,7 @@ void SessionCore::Tick(MonotonicTime now) {
   if (phase_ == Phase::kClosed) return;
   const auto expired = [this](std::string_view what) {
     Close(Error(absl::StatusCode::kUnavailable, v1::ERROR_REASON_LEASE_EXPIRED)
-            .Message("{} for {} ms; connect again", what, lease_.count()));
+              .Message("{} for {} ms; connect again", what, lease_.count()));
   };
   if (LeaseRanOut(now)) return expired("nothing was heard from the agent");
   if (writing_ && now - write_started_ >= lease_) return expired("the agent has not read what it was sent");
@@ -332,6 +334,12 @@ SessionCore::Step SessionCore::Next(int64_t followed, MonotonicTime now) {
     paused_ = !may_read;
   }
   return step;
+}
+
+std::chrono::nanoseconds SessionCore::HeartbeatInterval() const {
+  constexpr int64_t kSteps = 64;  // of the spread
+  const std::chrono::nanoseconds third = std::chrono::nanoseconds(lease_) / 3;
+  return third - third / 4 * (id_ % kSteps) / kSteps;
 }
 
 void SessionCore::StartWrite(MonotonicTime now) {

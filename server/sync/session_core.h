@@ -1,7 +1,7 @@
 // One agent's session as a state machine: what came in decides what is to be done next. No gRPC, no threads, no clock.
 //
-// Inputs are methods; whoever drives the core calls Next after each of them, does what it says and calls it again, until
-// there is nothing left to do. docs/protocol.md tells the story of a session.
+// Inputs are methods; whoever drives the core calls Next after each of them, does what it says and calls it again,
+// until there is nothing left to do. docs/protocol.md tells the story of a session.
 //
 // What it holds is bounded: names of resources that are to be sent (each once, however often it changes; they are the
 // record's own), one message being written, `max_results` messages from the agent waiting for the writer, and
@@ -12,6 +12,8 @@
 #ifndef VIOMMU_SERVER_SYNC_SESSION_CORE_H_
 #define VIOMMU_SERVER_SYNC_SESSION_CORE_H_
 
+#include <google/protobuf/repeated_ptr_field.h>
+
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -19,8 +21,6 @@
 #include <optional>
 #include <string>
 #include <vector>
-
-#include <google/protobuf/repeated_ptr_field.h>
 
 #include "absl/container/btree_map.h"
 #include "absl/container/btree_set.h"
@@ -68,25 +68,25 @@ class SessionCore {
 
   // What is to be done, in the order of the members. Everything is said once.
   struct Step {
-    std::unique_ptr<v1::Hello> hello;               // to be checked and judged: then HelloJudged, or Close
-    std::vector<v1::Results> results;               // to be judged, in order: then ResultsJudged or ResultsNotTaken each
-    std::unique_ptr<HeldItems> compare;             // work out the difference to these: then Compared
-    bool want_slot = false;                         // ask to be let sync: then SlotGranted
-    bool release_slot = false;                      // another one may sync; also when it was only waiting for it
-    std::unique_ptr<v1::ConnectResponse> message;   // to be written: then Written
-    std::optional<DesiredWork> desired;             // to be built: then Built
-    bool read = false;                              // start reading: then Heard or StreamEnded
-    bool ended = false;                             // the session is over
-    std::vector<Answer> answers;                    // to be given
-    bool cancel = false;                            // break the stream off: the write does not end by itself
-    std::optional<absl::Status> finish;             // end the stream; nothing is done with it afterwards
+    std::unique_ptr<v1::Hello> hello;              // to be checked and judged: then HelloJudged, or Close
+    std::vector<v1::Results> results;              // to be judged, in order: then ResultsJudged or ResultsNotTaken each
+    std::unique_ptr<HeldItems> compare;            // work out the difference to these: then Compared
+    bool want_slot = false;                        // ask to be let sync: then SlotGranted
+    bool release_slot = false;                     // another one may sync; also when it was only waiting for it
+    std::unique_ptr<v1::ConnectResponse> message;  // to be written: then Written
+    std::optional<DesiredWork> desired;            // to be built: then Built
+    bool read = false;                             // start reading: then Heard or StreamEnded
+    bool ended = false;                            // the session is over
+    std::vector<Answer> answers;                   // to be given
+    bool cancel = false;                           // break the stream off: the write does not end by itself
+    std::optional<absl::Status> finish;            // end the stream; nothing is done with it afterwards
 
     bool empty() const;
   };
 
-  // `limits` and `identity` must outlive the core.
-  SessionCore(const Limits& limits, const Identity& identity, MonotonicTime now)
-      : limits_(limits), identity_(identity), last_heard_(now), lease_(limits.hello_timeout) {}
+  // `limits` and `identity` must outlive the core. `id` sets sessions apart.
+  SessionCore(const Limits& limits, const Identity& identity, int64_t id, MonotonicTime now)
+      : limits_(limits), identity_(identity), id_(id), last_heard_(now), lease_(limits.hello_timeout) {}
 
   // --- From the stream.
 
@@ -98,8 +98,8 @@ class SessionCore {
   // --- From the writer.
 
   // `lease`: how long the agent may be silent. `held`: as the hello had it. Not OK: the session is refused.
-  void HelloJudged(const absl::Status& status, int64_t revision, std::chrono::milliseconds lease,
-                   HeldItems held, MonotonicTime now);
+  void HelloJudged(const absl::Status& status, int64_t revision, std::chrono::milliseconds lease, HeldItems held,
+                   MonotonicTime now);
   void ResultsJudged(const absl::Status& status);
   // The writer's queue was full.
   void ResultsNotTaken(v1::Results results, MonotonicTime now);
@@ -166,10 +166,12 @@ class SessionCore {
   bool HasDesired() const;
   bool AllAnswered() const;
   void StartWrite(MonotonicTime now);
-  std::chrono::nanoseconds HeartbeatInterval() const { return std::chrono::nanoseconds(lease_) / 3; }
+  // At most a third of the lease, and not the same for all: sessions that began together drift apart.
+  std::chrono::nanoseconds HeartbeatInterval() const;
 
   const Limits& limits_;
   const Identity& identity_;
+  const int64_t id_;
 
   Phase phase_ = Phase::kHello;
   absl::Status why_;
@@ -190,7 +192,7 @@ class SessionCore {
 
   // Writing.
   bool writing_ = false;
-  bool building_ = false;  // a DesiredWork is out
+  bool building_ = false;      // a DesiredWork is out
   bool mark_written_ = false;  // the message being written has the sync mark
   MonotonicTime write_started_{};
   MonotonicTime closed_at_{};

@@ -1,13 +1,13 @@
 #include "server/sync/session_core.h"
 
+#include <gtest/gtest.h>
+
 #include <chrono>
 #include <memory>
 #include <set>
 #include <string>
 #include <utility>
 #include <vector>
-
-#include <gtest/gtest.h>
 
 #include "common/error.h"
 #include "server/fleet/tables.h"
@@ -86,7 +86,7 @@ class SessionCoreTest : public testing::Test {
   // --- The driver.
 
   void Open() {
-    core_ = std::make_unique<SessionCore>(limits_, identity_, now_);
+    core_ = std::make_unique<SessionCore>(limits_, identity_, id_, now_);
     Run();
   }
   // Up to where it follows: everything is written.
@@ -156,9 +156,7 @@ class SessionCoreTest : public testing::Test {
     EXPECT_EQ(ReasonName(ReasonOf(finish_)), ReasonName(reason)) << finish_;
     EXPECT_EQ(ended_, 1);
   }
-  void ExpectViolation() {
-    ExpectFinished(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_PROTOCOL_VIOLATION);
-  }
+  void ExpectViolation() { ExpectFinished(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_PROTOCOL_VIOLATION); }
 
   // Names in the Desired messages that arrived.
   std::vector<std::string> Sent() const {
@@ -175,8 +173,8 @@ class SessionCoreTest : public testing::Test {
     };
     v1::Command command;
     command.set_raw("0123456789abcdef");
-    const absl::Status status = core_->Invalidate("target", std::vector<v1::Command>(commands, command),
-                                                  now_ + timeout, done, now_);
+    const absl::Status status =
+        core_->Invalidate("target", std::vector<v1::Command>(commands, command), now_ + timeout, done, now_);
     Run();
     return status;
   }
@@ -185,6 +183,7 @@ class SessionCoreTest : public testing::Test {
 
   SessionCore::Limits limits_;
   const Identity identity_{"cluster", "store", 7};
+  int64_t id_ = 0;
   MonotonicTime now_{std::chrono::hours(1)};
   std::unique_ptr<SessionCore> core_;
   Tables tables_;
@@ -539,6 +538,17 @@ TEST_F(SessionCoreTest, HeartbeatsGoOutEveryThirdOfALeaseUnlessSomethingElseDid)
   ASSERT_NE(writing_, nullptr);
   EXPECT_EQ(writing_->heartbeat().epoch(), 7);
   EXPECT_EQ(writing_->heartbeat().revision(), 50) << "nothing of this host up to here is left out";
+}
+
+TEST_F(SessionCoreTest, SessionsThatBeganTogetherDriftApart) {
+  Connect();
+  const MonotonicTime first = core_->NextDue();
+  EXPECT_EQ(first, now_ + kLease / 3);
+  reading_ = false;
+  id_ = 32;
+  Connect();
+  EXPECT_LT(core_->NextDue(), first);
+  EXPECT_GE(core_->NextDue(), now_ + kLease / 4);
 }
 
 TEST_F(SessionCoreTest, AHeartbeatPromisesNothingThatIsStillToBeSent) {

@@ -1,8 +1,8 @@
 // The sessions of the connected agents: one per host.
 //
-// A session learns from the writer which resources of its host changed, remembers only their names (so however fast they
-// change, each is sent once, in its latest state), and sends when its stream has room. What the agent answers becomes
-// commands to the writer. docs/protocol.md tells what goes over the stream.
+// A session learns from the writer which resources of its host changed, remembers only their names (so however fast
+// they change, each is sent once, in its latest state), and sends when its stream has room. What the agent answers
+// becomes commands to the writer. docs/protocol.md tells what goes over the stream.
 //
 // Thread-safe.
 
@@ -27,17 +27,18 @@ namespace viommu::server {
 class Sessions : public Listener {
  public:
   struct Options {
-    std::chrono::milliseconds min_lease{10'000};    // lease = max(min_lease, hosts / max_heartbeats_per_s * 3)
-    int64_t max_heartbeats_per_s = 1000;            // over all agents
-    std::chrono::milliseconds start_grace{60'000};  // after a start: hosts that were connected have so long to come back
+    std::chrono::milliseconds min_lease{10'000};  // lease = max(min_lease, hosts / max_heartbeats_per_s * 3)
+    int64_t max_heartbeats_per_s = 1000;          // over all agents
+    std::chrono::milliseconds start_grace{
+        60'000};  // after a start: hosts that were connected have so long to come back
     size_t max_sessions = 20'000;
-    size_t max_concurrent_syncs = 64;                  // agents that are being sent what they lack after their hello
-    size_t max_message_bytes = size_t{1} << 20;        // of one Desired message
-    size_t max_results_in_flight = 4;                  // messages with results not yet judged, per session
-    size_t max_invalidate_calls = 256;                 // in flight, per session
-    size_t max_invalidate_bytes = size_t{8} << 20;     // of the calls in flight, per session
-    std::chrono::milliseconds tick_interval{100};      // how exact leases, heartbeats and deadlines are
-    std::chrono::milliseconds close_grace{5'000};      // for a message being written when its session ends
+    size_t max_concurrent_syncs = 64;               // agents that are being sent what they lack after their hello
+    size_t max_message_bytes = size_t{1} << 20;     // of one Desired message
+    size_t max_results_in_flight = 4;               // messages with results not yet judged, per session
+    size_t max_invalidate_calls = 256;              // in flight, per session
+    size_t max_invalidate_bytes = size_t{8} << 20;  // of the calls in flight, per session
+    std::chrono::milliseconds tick_interval{100};   // how exact leases, heartbeats and deadlines are
+    std::chrono::milliseconds close_grace{5'000};   // for a message being written when its session ends
   };
 
   struct Stats {

@@ -3,13 +3,13 @@
 #ifndef VIOMMU_SERVER_SYNC_TEST_AGENT_H_
 #define VIOMMU_SERVER_SYNC_TEST_AGENT_H_
 
+#include <gtest/gtest.h>
+
 #include <memory>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
-
-#include <gtest/gtest.h>
 
 #include "server/sync/agent_session.h"
 #include "server/sync/agent_sessions.h"
