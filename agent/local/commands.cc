@@ -2,10 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cerrno>
-#include <cstdint>
 #include <cstring>
-#include <limits>
+#include <optional>
+#include <utility>
 
 #include "agent/errno_status.h"
 #include "agent/smmuv3/spec/command.h"
@@ -54,6 +55,34 @@ uint32_t SidOf(const smmuv3::RawCommand& raw) { return static_cast<uint32_t>(smm
 bool NamesStream(const smmuv3::RawCommand& raw) {
   const auto opcode = smmuv3::OpcodeOf(raw);
   return opcode == Opcode::kCfgiCd || opcode == Opcode::kCfgiCdAll || opcode == Opcode::kAtcInv;
+}
+
+// Why this command is not acceptable; nothing when it is.
+std::optional<StopReason> Refusal(const smmuv3::RawCommand& command, size_t index, const smmuv3::Features& features,
+                                  const std::function<bool(uint32_t)>& has_vdev_id) {
+  const uint8_t opcode = smmuv3::OpcodeByte(command);
+  const auto at = [index, opcode](std::string_view what) {
+    return fmt::format("commands[{}], {}: {}", index, smmuv3::OpcodeName(opcode), what);
+  };
+  switch (smmuv3::CheckGuestOpcode(opcode)) {
+    case smmuv3::GuestCommandRule::kNone:
+      break;
+    case smmuv3::GuestCommandRule::kOpcodeHost:
+      return StopReason{v1::ERROR_REASON_OPCODE_FORBIDDEN, at(smmuv3::DescribeGuestOpcode(opcode))};
+    default:
+      return StopReason{v1::ERROR_REASON_OPCODE_FORBIDDEN,
+                        fmt::format("commands[{}]: opcode {:#04x} is no command of an SMMUv3", index, opcode)};
+  }
+  if (NamesStream(command) && !has_vdev_id(SidOf(command))) {
+    return StopReason{v1::ERROR_REASON_UNKNOWN_VDEV_ID,
+                      at(fmt::format("this viommu has no vdevice with vdev_id {}; `viommuctl get vdevices` lists what "
+                                     "it has",
+                                     SidOf(command)))};
+  }
+  if (const auto rule = smmuv3::CheckGuestCommand(command, features); rule != smmuv3::GuestCommandRule::kNone) {
+    return StopReason{v1::ERROR_REASON_COMMAND_ILLEGAL, at(smmuv3::DescribeGuestCommandRule(rule))};
+  }
+  return std::nullopt;
 }
 
 }  // namespace
@@ -128,13 +157,9 @@ absl::StatusOr<smmuv3::RawCommand> ToRaw(const v1::Command& command, size_t inde
   return smmuv3::Encode(out);
 }
 
-StopReason ExplainStop(const smmuv3::RawCommand& command, size_t index, const absl::Status& status,
-                       const smmuv3::Features& features) {
+StopReason ExplainStop(std::span<const smmuv3::RawCommand> commands, size_t handled, const absl::Status& status,
+                       const smmuv3::Features& features, const std::function<bool(uint32_t)>& has_vdev_id) {
   const int error_number = StatusErrno(status);
-  const uint8_t opcode = smmuv3::OpcodeByte(command);
-  const auto at = [index, opcode](std::string_view what) {
-    return fmt::format("commands[{}], {}: {}", index, smmuv3::OpcodeName(opcode), what);
-  };
   const std::string said(status.message());
   if (error_number == ETIMEDOUT) {
     return {v1::ERROR_REASON_SMMU_TIMEOUT,
@@ -145,25 +170,12 @@ StopReason ExplainStop(const smmuv3::RawCommand& command, size_t index, const ab
         v1::ERROR_REASON_TARGET_NOT_SUPPORTED,
         fmt::format("this host's backend takes no invalidations for this kind of target ({}); name the viommu", said)};
   }
-  if (error_number != EIO) return {v1::ERROR_REASON_BACKEND_FAILED, at(said)};
-  switch (smmuv3::CheckGuestOpcode(opcode)) {
-    case smmuv3::GuestCommandRule::kNone:
-      break;
-    case smmuv3::GuestCommandRule::kOpcodeHost:
-      return {v1::ERROR_REASON_OPCODE_FORBIDDEN, at(smmuv3::DescribeGuestOpcode(opcode))};
-    default:
-      return {v1::ERROR_REASON_OPCODE_FORBIDDEN,
-              fmt::format("commands[{}]: opcode {:#04x} is no command of an SMMUv3", index, opcode)};
+  if (error_number != EIO) return {v1::ERROR_REASON_BACKEND_FAILED, said};
+  const size_t end = std::min<size_t>(commands.size(), handled + kCommandGroup);
+  for (size_t i = handled; i < end; ++i) {
+    if (auto reason = Refusal(commands[i], i, features, has_vdev_id)) return *std::move(reason);
   }
-  if (const auto rule = smmuv3::CheckGuestCommand(command, features); rule != smmuv3::GuestCommandRule::kNone) {
-    return {v1::ERROR_REASON_COMMAND_ILLEGAL, at(smmuv3::DescribeGuestCommandRule(rule))};
-  }
-  if (NamesStream(command)) {
-    return {v1::ERROR_REASON_UNKNOWN_VDEV_ID,
-            at(fmt::format("this viommu has no vdevice with vdev_id {}; `viommuctl get vdevices` lists what it has",
-                           SidOf(command)))};
-  }
-  return {v1::ERROR_REASON_BACKEND_FAILED, at(said)};
+  return {v1::ERROR_REASON_BACKEND_FAILED, said};
 }
 
 }  // namespace viommu::agent

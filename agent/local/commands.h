@@ -4,11 +4,13 @@
 #define VIOMMU_AGENT_LOCAL_COMMANDS_H_
 
 #include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <span>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "agent/reconcile/reasons.h"
 #include "agent/smmuv3/spec/id_registers.h"
 #include "agent/smmuv3/spec/words.h"
 #include "viommu/v1/errors.pb.h"
@@ -25,10 +27,16 @@ struct StopReason {
   std::string message;
 };
 
-// Why a backend stopped at `command` with `status`. Its errno alone does not tell: EIO stands for every command that is
-// not acceptable, so the command itself is looked at, with the rules for an SMMU that has `features`.
-StopReason ExplainStop(const smmuv3::RawCommand& command, size_t index, const absl::Status& status,
-                       const smmuv3::Features& features);
+// Linux takes commands in groups of at most as many, each followed by one sync (drivers/iommu/arm/arm-smmu-v3,
+// CMDQ_BATCH_ENTRIES - 1).
+inline constexpr uint32_t kCommandGroup = 63;
+
+// Why a backend stopped with `status` after `handled` of `commands`. Its errno alone does not tell: EIO stands for
+// every command that is not acceptable, and the command may be any one of the group that begins there. So the group's
+// commands are looked at, with the rules for an SMMU that has `features` and a guest that can name the vdev_ids for
+// which `has_vdev_id` is true.
+StopReason ExplainStop(std::span<const smmuv3::RawCommand> commands, size_t handled, const absl::Status& status,
+                       const smmuv3::Features& features, const std::function<bool(uint32_t)>& has_vdev_id);
 
 }  // namespace viommu::agent
 

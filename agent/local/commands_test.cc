@@ -5,6 +5,7 @@
 
 #include <cerrno>
 #include <string>
+#include <vector>
 
 #include "agent/errno_status.h"
 #include "agent/smmuv3/spec/command.h"
@@ -73,17 +74,22 @@ TEST(CommandsTest, AStopIsExplainedByItsCommand) {
   features.asid_bits = 16;
   features.ssid_bits = 8;
   const auto why = [&features](const smmuv3::RawCommand& raw, int error_number) {
-    return ExplainStop(raw, 5, ErrnoStatus(error_number, "HWPT_INVALIDATE", "no"), features);
+    // In the middle of a group; the group before it is done.
+    std::vector<smmuv3::RawCommand> commands(130, smmuv3::RawCommand{0x10, 0});
+    commands[0] = {0x46, 0};
+    commands[70] = raw;
+    return ExplainStop(commands, 63, ErrnoStatus(error_number, "HWPT_INVALIDATE", "no"), features,
+                       [](uint32_t id) { return id == 1; });
   };
   EXPECT_EQ(why(Raw("cfgi_cd_all {vdev_id: 7}"), EIO).reason, v1::ERROR_REASON_UNKNOWN_VDEV_ID);
   EXPECT_NE(why(Raw("cfgi_cd_all {vdev_id: 7}"), EIO).message.find("vdev_id 7"), std::string::npos);
-  EXPECT_NE(why(Raw("cfgi_cd_all {vdev_id: 7}"), EIO).message.find("commands[5]"), std::string::npos);
+  EXPECT_NE(why(Raw("cfgi_cd_all {vdev_id: 7}"), EIO).message.find("commands[70]"), std::string::npos);
   EXPECT_EQ(why(Raw("atc_inv {vdev_id: 7}"), EIO).reason, v1::ERROR_REASON_UNKNOWN_VDEV_ID);
   EXPECT_EQ(why({0x46, 0}, EIO).reason, v1::ERROR_REASON_OPCODE_FORBIDDEN);
   EXPECT_EQ(why({0x03, 0}, EIO).reason, v1::ERROR_REASON_OPCODE_FORBIDDEN);
   EXPECT_EQ(why({0xff, 0}, EIO).reason, v1::ERROR_REASON_OPCODE_FORBIDDEN);
   EXPECT_EQ(why({0x10, 1}, EIO).reason, v1::ERROR_REASON_COMMAND_ILLEGAL);
-  EXPECT_EQ(why({0x40, 63}, EIO).reason, v1::ERROR_REASON_COMMAND_ILLEGAL);
+  EXPECT_EQ(why({0x1'0000'0040, 63}, EIO).reason, v1::ERROR_REASON_COMMAND_ILLEGAL);
   EXPECT_EQ(why({0x10, 0}, EIO).reason, v1::ERROR_REASON_BACKEND_FAILED);
   EXPECT_EQ(why({0x10, 0}, ETIMEDOUT).reason, v1::ERROR_REASON_SMMU_TIMEOUT);
   EXPECT_EQ(why({0x10, 0}, EOPNOTSUPP).reason, v1::ERROR_REASON_TARGET_NOT_SUPPORTED);

@@ -12,10 +12,6 @@
 namespace viommu::agent {
 namespace {
 
-// Linux issues commands in groups of as many, each followed by one sync (drivers/iommu/arm/arm-smmu-v3,
-// CMDQ_BATCH_ENTRIES - 1).
-constexpr uint32_t kLinuxGroup = 63;
-
 bool HasCapability(const Capabilities& capabilities, std::string_view name) {
   return std::any_of(capabilities.others.begin(), capabilities.others.end(),
                      [name](const Capability& c) { return c.name == name && c.available; });
@@ -64,13 +60,13 @@ absl::StatusOr<v1::InvalidationResult> Invalidator::Invalidate(
   v1::ErrorReason reason = v1::ERROR_REASON_UNSPECIFIED;
   uint32_t handled = std::min(done.handled, static_cast<uint32_t>(raw.size()));
   if (!done.status.ok()) {
-    const size_t at = std::min<size_t>(handled, raw.size() - 1);
-    StopReason stop = ExplainStop(raw[at], at, done.status, object.features);
+    StopReason stop = ExplainStop(raw, handled, done.status, object.features,
+                                  [&](uint32_t id) { return targets_.HasVdevId(object.viommu, id); });
     reason = stop.reason;
     SetStop(result, stop.reason, std::move(stop.message), StatusErrno(done.status));
     // Where commands of a group may be counted that were never issued, only whole groups before it are sure; a count of
     // everything together with an error says nothing at all.
-    if (!exact_) handled = done.handled >= raw.size() ? 0 : handled - handled % kLinuxGroup;
+    if (!exact_) handled = done.handled >= raw.size() ? 0 : handled - handled % kCommandGroup;
   }
   result.set_handled(handled);
   if (options_.on_done) options_.on_done(commands.size(), time, reason);

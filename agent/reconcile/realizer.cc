@@ -161,7 +161,9 @@ Step Realizer::AdvanceViommu(const HeldItem& item) {
   });
   if (failure) return *failure;
   made_[item.uid()] = made;
-  targets_.Publish(item.uid(), {.context = context, .id = made.id, .kind = item.kind, .features = FeaturesOf(item)});
+  targets_.Publish(
+      item.uid(),
+      {.context = context, .id = made.id, .kind = item.kind, .viommu = item.uid(), .features = FeaturesOf(item)});
   return {.kind = Step::Kind::kApplied, .vmid = made.vmid};
 }
 
@@ -184,7 +186,9 @@ Step Realizer::AdvanceNested(const HeldItem& item) {
   });
   if (failure) return *failure;
   made_[item.uid()] = made;
-  targets_.Publish(item.uid(), {.context = context, .id = made.id, .kind = item.kind, .features = FeaturesOf(*viommu)});
+  targets_.Publish(
+      item.uid(),
+      {.context = context, .id = made.id, .kind = item.kind, .viommu = viommu->uid(), .features = FeaturesOf(*viommu)});
   return {.kind = Step::Kind::kApplied};
 }
 
@@ -215,6 +219,7 @@ Step Realizer::AdvanceVdevice(const HeldItem& item) {
       return absl::OkStatus();
     });
     if (failure) return *failure;
+    targets_.AddVdevId(made.parent, made.virt_id);
   }
   return AttachVdevice(item, made, lineage.stage2->uid());
 }
@@ -244,6 +249,7 @@ std::optional<Step> Realizer::Unset(const HeldItem& item, Made& made) {
   if (made.id != 0) {
     if (auto failure = TryEnd(item, Operation::kDestroy, [&] { return context.Destroy(made.id); })) return failure;
     made.id = 0;
+    targets_.RemoveVdevId(made.parent, made.virt_id);
   }
   return std::nullopt;
 }

@@ -63,6 +63,25 @@ void Targets::Withdraw(const std::string& uid) {
   while (entry->leases > 0) idle_.Wait(mu_);
 }
 
+void Targets::AddVdevId(const std::string& viommu_uid, uint64_t vdev_id) {
+  MutexLock lock(mu_);
+  vdev_ids_[viommu_uid].insert(vdev_id);
+}
+
+void Targets::RemoveVdevId(const std::string& viommu_uid, uint64_t vdev_id) {
+  MutexLock lock(mu_);
+  const auto it = vdev_ids_.find(viommu_uid);
+  if (it == vdev_ids_.end()) return;
+  it->second.erase(vdev_id);
+  if (it->second.empty()) vdev_ids_.erase(it);
+}
+
+bool Targets::HasVdevId(const std::string& viommu_uid, uint64_t vdev_id) {
+  MutexLock lock(mu_);
+  const auto it = vdev_ids_.find(viommu_uid);
+  return it != vdev_ids_.end() && it->second.contains(vdev_id);
+}
+
 void Targets::Forget(const std::string& uid) {
   MutexLock lock(mu_);
   const auto it = by_uid_.find(uid);

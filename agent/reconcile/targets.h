@@ -20,6 +20,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/statusor.h"
 #include "agent/backend.h"
 #include "agent/reconcile/resource.h"
@@ -33,6 +34,7 @@ struct TargetObject {
   Context* context = nullptr;
   ObjectId id = 0;
   ItemKind kind = ItemKind::kViommu;
+  std::string viommu;         // uid: its own, or that of the viommu that a nested domain belongs to
   smmuv3::Features features;  // of its SMMU
 };
 
@@ -68,6 +70,12 @@ class Targets {
   void Publish(const std::string& uid, const TargetObject& object);
   // Its object is about to be destroyed. Returns when nobody uses it any more.
   void Withdraw(const std::string& uid);
+  // The StreamIDs that the guest of a viommu can name at the moment. For telling why a command was refused: by the time
+  // of the question it may have changed.
+  void AddVdevId(const std::string& viommu_uid, uint64_t vdev_id);
+  void RemoveVdevId(const std::string& viommu_uid, uint64_t vdev_id);
+  bool HasVdevId(const std::string& viommu_uid, uint64_t vdev_id);
+
   // The resource is no longer held. Its object must have been withdrawn.
   void Forget(const std::string& uid);
 
@@ -84,6 +92,7 @@ class Targets {
   absl::flat_hash_map<std::string, std::shared_ptr<Entry>> by_uid_ ABSL_GUARDED_BY(mu_);
   // The last one declared, where a name is used again while its former bearer is on its way out.
   absl::flat_hash_map<std::string, std::shared_ptr<Entry>> by_name_ ABSL_GUARDED_BY(mu_);
+  absl::flat_hash_map<std::string, absl::flat_hash_set<uint64_t>> vdev_ids_ ABSL_GUARDED_BY(mu_);  // by viommu uid
 };
 
 }  // namespace viommu::agent

@@ -1,0 +1,279 @@
+// The whole agent in this process, over its emulated backend, against a server whose sessions run a script.
+
+#include "agent/agent.h"
+
+#include <grpcpp/grpcpp.h>
+#include <gtest/gtest.h>
+#include <stdlib.h>
+
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "agent/reconcile/testing.h"
+#include "common/mutex.h"
+#include "viommu/v1/agent_service.grpc.pb.h"
+#include "viommu/v1/local_service.grpc.pb.h"
+
+namespace viommu::agent {
+namespace {
+
+using std::chrono::seconds;
+
+constexpr char kInventory[] = R"(
+smmus:
+  - {name: s0, idr: [0x0d5d17eb, 0x00e64510, 0, 0x00001d14, 0, 0xffff0475]}
+devices:
+  - {pci: "0000:01:00.0", smmu: s0, stream_id: 0x100, iommu_group: 1}
+  - {pci: "0000:01:00.1", smmu: s0, stream_id: 0x101, iommu_group: 2}
+)";
+
+// Welcomes every agent, sends what Send() was given, collects results and replies.
+class FakeServer : public v1::AgentService::Service {
+ public:
+  explicit FakeServer(int port = 0) : port_(port) {
+    grpc::ServerBuilder builder;
+    builder.AddListeningPort("127.0.0.1:" + std::to_string(port), grpc::InsecureServerCredentials(), &port_);
+    builder.RegisterService(this);
+    server_ = builder.BuildAndStart();
+  }
+  ~FakeServer() override { server_->Shutdown(std::chrono::system_clock::now()); }
+
+  grpc::Status Connect(grpc::ServerContext*,
+                       grpc::ServerReaderWriter<v1::ConnectResponse, v1::ConnectRequest>* stream) override {
+    v1::ConnectRequest request;
+    if (!stream->Read(&request)) return grpc::Status::OK;
+    v1::ConnectResponse welcome;
+    welcome.mutable_welcome()->set_cluster_id("cluster");
+    welcome.mutable_welcome()->set_store_incarnation("store");
+    welcome.mutable_welcome()->set_epoch(1);
+    welcome.mutable_welcome()->mutable_lease()->set_seconds(60);
+    stream->Write(welcome);
+    {
+      MutexLock lock(mu_);
+      hello_ = request.hello();
+      stream_ = stream;
+      cv_.NotifyAll();
+    }
+    while (stream->Read(&request)) {
+      MutexLock lock(mu_);
+      for (const auto& item : request.results().items()) results_[item.uid()] = item;
+      if (request.has_invalidate_reply()) reply_ = request.invalidate_reply();
+      cv_.NotifyAll();
+    }
+    MutexLock lock(mu_);
+    stream_ = nullptr;
+    return grpc::Status::OK;
+  }
+
+  void Send(const v1::ConnectResponse& message) {
+    MutexLock lock(mu_);
+    while (stream_ == nullptr) cv_.Wait(mu_);
+    stream_->Write(message);
+  }
+  void Send(const std::vector<v1::Resource>& items, bool sync_mark = true) {
+    v1::ConnectResponse message;
+    message.mutable_desired()->set_epoch(1);
+    message.mutable_desired()->set_nonce(++nonce_);
+    message.mutable_desired()->set_revision(100);
+    message.mutable_desired()->set_sync_mark(sync_mark);
+    for (const auto& item : items) *message.mutable_desired()->add_items() = item;
+    Send(message);
+  }
+  bool WaitFor(const std::function<bool(const std::map<std::string, v1::ItemResult>&)>& condition) {
+    MutexLock lock(mu_);
+    while (!condition(results_)) {
+      if (!cv_.WaitFor(mu_, seconds(20))) return false;
+    }
+    return true;
+  }
+  bool WaitForOutcome(const std::string& uid, v1::Outcome outcome) {
+    return WaitFor([&](const auto& results) {
+      const auto it = results.find(uid);
+      return it != results.end() && it->second.outcome() == outcome;
+    });
+  }
+  v1::InvalidateReply WaitForReply() {
+    MutexLock lock(mu_);
+    while (reply_.call_id() == 0) {
+      if (!cv_.WaitFor(mu_, seconds(20))) break;
+    }
+    return reply_;
+  }
+  v1::Hello hello() {
+    MutexLock lock(mu_);
+    while (stream_ == nullptr) cv_.Wait(mu_);
+    return hello_;
+  }
+  int port() const { return port_; }
+
+ private:
+  int port_;
+  std::unique_ptr<grpc::Server> server_;
+  int64_t nonce_ = 0;
+  Mutex mu_;
+  CondVar cv_;
+  v1::Hello hello_ ABSL_GUARDED_BY(mu_);
+  grpc::ServerReaderWriter<v1::ConnectResponse, v1::ConnectRequest>* stream_ ABSL_GUARDED_BY(mu_) = nullptr;
+  std::map<std::string, v1::ItemResult> results_ ABSL_GUARDED_BY(mu_);
+  v1::InvalidateReply reply_ ABSL_GUARDED_BY(mu_);
+};
+
+class AgentTest : public testing::Test {
+ protected:
+  AgentTest() {
+    // Short: a socket's path holds 107 bytes.
+    std::string path = "/tmp/viommu-XXXXXX";
+    directory_ = ::mkdtemp(path.data());
+    std::ofstream(directory_ + "/inventory.yaml") << kInventory;
+    SetBoot("boot-1");
+    config_ = DefaultAgentConfig();
+    config_.host = "h1";
+    config_.inventory = directory_ + "/inventory.yaml";
+    config_.state_dir = directory_ + "/state";
+    config_.boot_id_file = directory_ + "/boot_id";
+    config_.listen = ParseAddress("unix:" + directory_ + "/agent.sock").value();
+    config_.server = ParseAddress("127.0.0.1:1").value();
+  }
+  ~AgentTest() override { std::filesystem::remove_all(directory_); }
+
+  void SetBoot(const std::string& id) { std::ofstream(directory_ + "/boot_id") << id << "\n"; }
+  void Use(const FakeServer& server) {
+    config_.server = ParseAddress("127.0.0.1:" + std::to_string(server.port())).value();
+  }
+  std::unique_ptr<Agent> MustStart() {
+    auto agent = Agent::Start(config_);
+    EXPECT_TRUE(agent.ok()) << agent.status();
+    return *std::move(agent);
+  }
+  std::unique_ptr<v1::LocalService::Stub> Local() {
+    return v1::LocalService::NewStub(
+        grpc::CreateChannel(config_.listen.ToString(), grpc::InsecureChannelCredentials()));
+  }
+  static std::vector<v1::Resource> Vm() {
+    return {Stage2("s", "s2", 2), Viommu("v", "v", 3), Nested("n", "v", "n", 4), Vdevice("d", "v", 7, 5, 0, "n")};
+  }
+
+  std::string directory_;
+  AgentConfig config_;
+};
+
+TEST_F(AgentTest, TheWholeLine) {
+  FakeServer server;
+  Use(server);
+  const auto agent = MustStart();
+  EXPECT_EQ(server.hello().host().name(), "hosts/h1");
+  EXPECT_EQ(server.hello().devices_size(), 2);
+  server.Send(Vm());
+  for (const char* uid : {"s", "v", "n", "d"}) EXPECT_TRUE(server.WaitForOutcome(uid, v1::OUTCOME_APPLIED)) << uid;
+
+  const auto local = Local();
+  {
+    v1::LocalInvalidateRequest request;
+    request.set_target("viommus/v");
+    request.add_commands()->mutable_tlbi_nh_all();
+    request.add_commands()->mutable_cfgi_cd_all()->set_vdev_id(7);
+    request.add_commands()->mutable_cfgi_cd_all()->set_vdev_id(8);
+    v1::LocalInvalidateResponse response;
+    grpc::ClientContext context;
+    ASSERT_TRUE(local->LocalInvalidate(&context, request, &response).ok());
+    EXPECT_EQ(response.result().stop().reason(), "UNKNOWN_VDEV_ID") << response.DebugString();
+  }
+  {
+    v1::ConnectResponse call;
+    call.mutable_invalidate_call()->set_call_id(4);
+    call.mutable_invalidate_call()->set_target_uid("n");
+    call.mutable_invalidate_call()->add_commands()->mutable_tlbi_nsnh_all();
+    server.Send(call);
+    const auto reply = server.WaitForReply();
+    EXPECT_EQ(reply.call_id(), 4);
+    EXPECT_EQ(reply.result().handled(), 1u) << reply.DebugString();
+  }
+  {
+    v1::GetAgentStatusResponse status;
+    grpc::ClientContext context;
+    ASSERT_TRUE(local->GetAgentStatus(&context, {}, &status).ok());
+    EXPECT_EQ(status.session_state(), v1::SESSION_STATE_SYNCED);
+    EXPECT_EQ(status.cluster_id(), "cluster");
+    EXPECT_EQ(status.boot_id(), "boot-1");
+    EXPECT_EQ(status.held().at("applied"), 4u);
+    ASSERT_EQ(status.smmus_size(), 1);
+    EXPECT_EQ(status.smmus(0).vmids_used(), 1u);
+    EXPECT_GT(status.smmus(0).syncs(), 0u);
+  }
+  server.Send({Deleting(Vdevice("d", "v", 7, 0, 0, "n"), 10), Deleting(Nested("n", "v", "n", 0), 11),
+               Deleting(Viommu("v", "v", 0), 12), Deleting(Stage2("s", "s2", 0), 13)});
+  for (const char* uid : {"s", "v", "n", "d"}) EXPECT_TRUE(server.WaitForOutcome(uid, v1::OUTCOME_RELEASED)) << uid;
+}
+
+TEST_F(AgentTest, GoesOnWithoutAServer) {
+  {
+    FakeServer server;
+    Use(server);
+    const auto agent = MustStart();
+    server.Send(Vm());
+    ASSERT_TRUE(server.WaitForOutcome("d", v1::OUTCOME_APPLIED));
+  }
+  // No server, a new process of the same boot.
+  const auto agent = MustStart();
+  const auto local = Local();
+  v1::LocalInvalidateRequest request;
+  request.set_target("viommus/v");
+  request.add_commands()->mutable_cfgi_cd_all()->set_vdev_id(7);
+  // The journal is worked off in the background; each look at the counts lets a portion of it pass.
+  const auto give_up = std::chrono::steady_clock::now() + seconds(20);
+  while (agent->driver().Counts().at("applied") < 4 && std::chrono::steady_clock::now() < give_up) {
+    std::this_thread::yield();
+  }
+  v1::LocalInvalidateResponse response;
+  grpc::ClientContext context;
+  context.set_wait_for_ready(true);
+  const auto status = local->LocalInvalidate(&context, request, &response);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(response.result().handled(), 1u) << response.DebugString();
+}
+
+TEST_F(AgentTest, ANewBootWaitsForTheServer) {
+  {
+    FakeServer server;
+    Use(server);
+    const auto agent = MustStart();
+    server.Send(Vm());
+    ASSERT_TRUE(server.WaitForOutcome("d", v1::OUTCOME_APPLIED));
+  }
+  SetBoot("boot-2");
+  FakeServer server;
+  Use(server);
+  const auto agent = MustStart();
+  const v1::Hello hello = server.hello();
+  EXPECT_EQ(hello.held_size(), 4);
+  for (const auto& held : hello.held()) EXPECT_FALSE(held.settled());
+  EXPECT_EQ(agent->driver().Counts().at("waiting"), 4u);
+  server.Send(Vm(), /*sync_mark=*/false);
+  server.Send(std::vector<v1::Resource>{});
+  EXPECT_TRUE(server.WaitForOutcome("d", v1::OUTCOME_APPLIED));
+}
+
+TEST_F(AgentTest, WhatStandsInTheWayIsSaid) {
+  const auto agent = MustStart();
+  AgentConfig other = config_;
+  other.listen = ParseAddress("unix:" + directory_ + "/other.sock").value();
+  const auto same_state = Agent::Start(other);
+  EXPECT_NE(same_state.status().message().find("--state-dir"), std::string::npos) << same_state.status();
+  other = config_;
+  other.state_dir = directory_ + "/state2";
+  const auto same_socket = Agent::Start(other);
+  EXPECT_NE(same_socket.status().message().find("--listen"), std::string::npos) << same_socket.status();
+  other.personality = "windows";
+  EXPECT_NE(Agent::Start(other).status().message().find("personality"), std::string::npos);
+  other.boot_id_file = directory_ + "/missing";
+  EXPECT_NE(Agent::Start(other).status().message().find("boot id"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace viommu::agent
