@@ -5,8 +5,8 @@
 //     - name: lab
 //       server: server.example:7070
 //       tls-ca: /etc/viommu/ca.pem
-//       tls-cert: /home/op/op.pem
-//       tls-key: /home/op/op.key
+//       tls-cert: /etc/viommu/operator.pem
+//       tls-key: /etc/viommu/operator.key
 //       timeout: 20s
 //
 // Not for several threads. Secrets do not live here: keys are named by their files.

@@ -44,7 +44,7 @@ std::string FlagForm(const Argument& argument) {
 std::string FlagHelp(const Argument& argument) {
   std::string help = argument.help;
   if (argument.values.only_words) help += fmt::format(" ({})", Join(argument.values.words, ", "));
-  if (argument.required) help += " (required)";
+  if (argument.required && !argument.positional) help += " (required)";
   return help;
 }
 

@@ -46,7 +46,7 @@ const std::vector<HintRow>& HintTable() {
       {ERROR_REASON_NAME_TAKEN, {"viommuctl describe {resource|NAME}   # whose it is", "the same with another name"}},
       {ERROR_REASON_DEVICE_TAKEN, {"viommuctl unset vdev-id {owner|VDEVICE} --wait=applied"}},
       {ERROR_REASON_VDEV_ID_TAKEN,
-       {"viommuctl describe {owner|VDEVICE}", "viommuctl get vdevices --field viommu={viommu|VIOMMU}"}},
+       {"viommuctl describe {resource|VDEVICE}", "viommuctl get vdevices --field viommu={viommu|VIOMMU}"}},
       {ERROR_REASON_VDEV_ID_OUT_OF_RANGE, {"a vdev_id below 0x100000000: StreamIDs have at most 32 bits"}},
       {ERROR_REASON_VDEV_ID_TOO_WIDE,
        {"viommuctl get smmus -o wide   # SID-BITS is the width that a vdev_id may have"}},

@@ -94,31 +94,31 @@ std::string Difference(const Message* before, const Message& after) {
 }
 
 absl::StatusOr<History> ReadHistory(Session& session, const Message& resource) {
-  const std::string uid = CommonOf(resource).uid;
+  const CommonFields common = CommonOf(resource);
   v1::WatchRequest request;
   VIOMMU_ASSIGN_OR_RETURN(const v1::ResourceKind kind, WatchedKind(resource));
   VIOMMU_ASSIGN_OR_RETURN(const auto server, session.Call<v1::GetServerStatusResponse>(v1::GetServerStatusRequest()));
   History history;
-  history.to = server.revision();
-  // 0 would ask for what is there now.
+  // A watch from revision 0 would bring what is there now instead.
   history.after = std::max({server.oldest_revision(), server.revision() - kHistoryRevisions, int64_t{1}});
-  if (history.after >= history.to) {
-    history.complete = true;
-    return history;
-  }
+  // The resource itself tells at which revision it last changed: there is no need to wait for anything newer.
+  history.complete = common.revision <= history.after;
+  if (history.complete) return history;
   request.set_start_revision(history.after);
   request.add_kinds(kind);
-  request.set_progress(true);
   VIOMMU_ASSIGN_OR_RETURN(Client* const client, session.Connect());
   v1::WatchResponse response;
   const auto take = [&] {
     for (const v1::Event& event : response.events().events()) {
       const Message* changed = Inside(event.resource());
-      if (changed == nullptr || CommonOf(*changed).uid != uid) continue;
+      if (changed == nullptr || CommonOf(*changed).uid != common.uid) continue;
+      // A rebind deletes one name and puts another one, at once: to the resource that is one change.
+      const bool renamed = !history.changes.empty() && history.changes.back().revision == response.revision();
+      if (renamed && event.type() == v1::EVENT_TYPE_DELETED) continue;
+      if (renamed) history.changes.pop_back();
       history.changes.push_back({response.revision(), event});
     }
-    history.complete = response.revision() > history.to ||
-                       (response.revision() == history.to && !(response.has_events() && response.events().more()));
+    history.complete = response.revision() >= common.revision && !response.events().more();
     return !history.complete;
   };
   VIOMMU_RETURN_IF_ERROR(client->Stream(request, response, take, std::min(kHistoryTime, session.settings().timeout)));

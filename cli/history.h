@@ -28,10 +28,9 @@ struct Change {
 struct History {
   // Oldest first.
   std::vector<Change> changes;
-  // Revisions after this one were looked at…
+  // Revisions after this one were looked at.
   int64_t after = 0;
-  // …up to this one, unless time ran out before.
-  int64_t to = 0;
+  // Up to the resource's own last change; false when time ran out before.
   bool complete = false;
 };
 

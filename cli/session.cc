@@ -38,7 +38,10 @@ const FieldDescriptor* ItemsField(const Descriptor& type) {
 absl::StatusOr<Client*> Session::Connect() {
   if (client_ == nullptr) {
     Endpoint endpoint;
-    endpoint.address = agent_ ? "unix:" + settings_.socket : settings_.server;
+    endpoint.address = settings_.server;
+    // The agent's own options write it as an address, people as a path.
+    if (agent_)
+      endpoint.address = settings_.socket.starts_with("unix:") ? settings_.socket : "unix:" + settings_.socket;
     if (!agent_) {
       endpoint.tls_ca = settings_.tls_ca;
       endpoint.tls_cert = settings_.tls_cert;

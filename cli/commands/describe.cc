@@ -68,9 +68,9 @@ void AddHistory(Session& session, const History& history, Story& story) {
   }
   StorySection section;
   section.heading = "Recent changes";
-  section.nothing = fmt::format("none after revision {}, the oldest one looked at", history.after);
+  section.nothing = fmt::format("none after revision {}", history.after);
   if (!table.empty()) section.tables.push_back(std::move(table));
-  if (!history.complete) section.facts.emplace_back("note", "time ran out before the newest revision was reached");
+  if (!history.complete) section.facts.emplace_back("note", "time ran out before its last change was reached");
   story.sections.push_back(std::move(section));
   story.document["changes"] = std::move(changes);
 }

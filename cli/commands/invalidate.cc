@@ -60,12 +60,10 @@ absl::StatusOr<ExitCode> ShowInvalidation(Session& session, const std::string& t
                                            commands.size());
   }
   if (!result.has_stop()) return ExitCode::kOk;
-  const size_t index = result.handled();
-  const std::string at = index < commands.size()
-                             ? fmt::format("stopped at number {}, {}", index + 1, FormatInvalidation(commands[index]))
-                             : "stopped";
+  // Which command it was that stopped it, the host's message says: not every backend stops right behind the last one
+  // that took effect.
   return Error(absl::StatusCode::kFailedPrecondition, ReasonFromName(result.stop().reason()))
-      .Message("{}: {}", at, result.stop().message())
+      .Message("stopped after {} of {}: {}", result.handled(), commands.size(), result.stop().message())
       .Meta("errno", std::to_string(result.stop().error_number()));
 }
 

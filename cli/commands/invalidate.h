@@ -23,7 +23,7 @@ void DeclareInvalidateArguments(Command& command, InvalidateArguments* arguments
 
 absl::StatusOr<std::vector<v1::Command>> ParseSpecs(const std::vector<std::string>& specs);
 
-// Shows how far the batch got; an error that names the command at which it stopped, if it did.
+// Shows how far the batch got; an error that tells why it stopped, if it did.
 absl::StatusOr<ExitCode> ShowInvalidation(Session& session, const std::string& target,
                                           const std::vector<v1::Command>& commands,
                                           const v1::InvalidationResult& result);

@@ -129,21 +129,22 @@ class EventPrinter {
   }
 
   void PrintRow(int64_t revision, const std::string& type, const CommonFields& common, const std::string& detail) {
-    constexpr std::string_view kForm = "{:>8}  {:<8}  {:<40}  {:<12}  {}\n";
     const bool colour = session_.terminal().ColourOut();
     if (!headed_) {
-      out_ << Styled(fmt::format(fmt::runtime(kForm), "REVISION", "EVENT", "NAME", "STATE", "DETAIL"), Style::kBold,
-                     colour);
+      out_ << Styled(fmt::format("{:>8}  {:<8}  {:<40}  {:<12}  {}", "REVISION", "EVENT", "NAME", "STATE", "DETAIL"),
+                     Style::kBold, colour)
+           << "\n";
     }
     headed_ = true;
-    // Padding comes before colour, whose sequences take no room on the screen.
     const std::string state = StateText(common);
     const std::string why = common.reason.message().empty() || session_.settings().output != OutputFormat::kWide
                                 ? detail
                                 : fmt::format("{}{}{}", detail, detail.empty() ? "" : "; ", common.reason.message());
-    out_ << fmt::format("{:>8}  {}  {:<40}  {}  {}\n", revision,
+    // Padding comes before colour, whose sequences take no room on the screen; the last column has none.
+    out_ << fmt::format("{:>8}  {}  {:<40}  {}{}{}\n", revision,
                         Styled(fmt::format("{:<8}", type), StyleOfState(type), colour), common.name,
-                        Styled(fmt::format("{:<12}", state), StyleOfState(state), colour), why);
+                        Styled(why.empty() ? state : fmt::format("{:<12}", state), StyleOfState(state), colour),
+                        why.empty() ? "" : "  ", why);
   }
 
   Session& session_;

@@ -5,9 +5,10 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <string_view>
-#include <vector>
+#include <utility>
 
 namespace viommu::cli {
 namespace {
@@ -16,28 +17,31 @@ using google::protobuf::Descriptor;
 using google::protobuf::FieldDescriptor;
 using Json = nlohmann::ordered_json;
 
-void SortMaps(Json& value, const Descriptor& type);
+Json Arranged(Json value, const Descriptor& type);
 
-void SortMapsOfField(Json& value, const FieldDescriptor& field) {
+Json ArrangedField(Json value, const FieldDescriptor& field) {
   if (field.is_map()) {
-    std::vector<std::pair<std::string, Json>> entries;
-    for (auto& [key, entry] : value.items()) entries.emplace_back(key, entry);
-    std::sort(entries.begin(), entries.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
-    value = Json::object();
-    for (auto& [key, entry] : entries) value[key] = std::move(entry);
-  } else if (field.message_type() != nullptr && field.is_repeated()) {
-    for (Json& item : value) SortMaps(item, *field.message_type());
-  } else if (field.message_type() != nullptr) {
-    SortMaps(value, *field.message_type());
+    std::map<std::string, Json> entries;
+    for (auto& [key, entry] : value.items()) entries[key] = std::move(entry);
+    Json sorted = Json::object();
+    for (auto& [key, entry] : entries) sorted[key] = std::move(entry);
+    return sorted;
   }
+  if (field.message_type() == nullptr) return value;
+  if (!field.is_repeated()) return Arranged(std::move(value), *field.message_type());
+  for (Json& item : value) item = Arranged(std::move(item), *field.message_type());
+  return value;
 }
 
-void SortMaps(Json& value, const Descriptor& type) {
-  if (!value.is_object()) return;  // well-known types print as plain values
+// The fields in the order of the message. json_util puts those it fills in before those it finds.
+Json Arranged(Json value, const Descriptor& type) {
+  if (!value.is_object()) return value;  // well-known types print as plain values
+  Json arranged = Json::object();
   for (int i = 0; i < type.field_count(); ++i) {
     const auto found = value.find(type.field(i)->json_name());
-    if (found != value.end()) SortMapsOfField(*found, *type.field(i));
+    if (found != value.end()) arranged[found.key()] = ArrangedField(std::move(*found), *type.field(i));
   }
+  return arranged;
 }
 
 // Whether YAML readers of any age take the word for text without quotes.
@@ -93,9 +97,7 @@ Json ToJson(const google::protobuf::Message& message) {
   if (!google::protobuf::util::MessageToJsonString(message, &text, options).ok()) {
     return Json::object();  // only a message with a foreign Any inside cannot be printed; ours hold none
   }
-  Json document = Json::parse(text);
-  SortMaps(document, *message.GetDescriptor());
-  return document;
+  return Arranged(Json::parse(text), *message.GetDescriptor());
 }
 
 std::string PrintJson(const Json& document) {
