@@ -7,7 +7,6 @@
 #include <initializer_list>
 #include <limits>
 #include <optional>
-#include <regex>
 #include <sstream>
 #include <utility>
 
@@ -17,6 +16,22 @@
 
 namespace viommu::agent {
 namespace {
+
+// "segment:bus:device.function" in lower case; a device number has five bits, a function number three.
+bool IsPciAddress(const std::string& text) {
+  constexpr char kShape[] = "xxxx:xx:1x.7";
+  if (text.size() != sizeof(kShape) - 1) return false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    const bool digit = c >= '0' && c <= '9';
+    const bool good = kShape[i] == 'x'   ? digit || (c >= 'a' && c <= 'f')
+                      : kShape[i] == '1' ? c == '0' || c == '1'
+                      : kShape[i] == '7' ? c >= '0' && c <= '7'
+                                         : c == kShape[i];
+    if (!good) return false;
+  }
+  return true;
+}
 
 // Reads one file. Goes on after an error with whatever value is at hand; the first error is what counts.
 class Reader {
@@ -161,13 +176,12 @@ class Reader {
   }
 
   EmulatedDevice ReadDevice(const YAML::Node& node) {
-    static const std::regex kPciAddress("[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\\.[0-7]");
     EmulatedDevice device;
     Keys(node, "a device",
          {"pci", "smmu", "stream_id", "iommu_group", "ats", "max_pasid_log2", "streams", "dma_coherent", "labels"});
     if (!node.IsMap()) return device;
     device.info.pci_address = String(node, "pci");
-    if (status_.ok() && !std::regex_match(device.info.pci_address, kPciAddress)) {
+    if (status_.ok() && !IsPciAddress(device.info.pci_address)) {
       Fail(node["pci"], "pci", "must look like 0000:01:00.0, in lower case");
     }
     device.info.smmu = String(node, "smmu");

@@ -90,6 +90,9 @@ TEST(InventoryYamlTest, ErrorsNameLineAndKey) {
   EXPECT_THAT(ErrorOf(With("ats: true", "ats: yes")), HasSubstr("host.yaml:16: ats: must be true or false"));
   EXPECT_THAT(ErrorOf(With("[3, 8, 0, 0, 0, 0]", "[3, 8]")), HasSubstr("host.yaml:9: idr: must be the six registers"));
   EXPECT_THAT(ErrorOf(With("0000:01:00.0", "01:00.0")), HasSubstr("host.yaml:12: pci: must look like"));
+  for (const char* wrong : {"0000:01:00.8", "0000:01:20.0", "0000:0G:00.0", "0000:0A:00.0", "0000:01:00,0"}) {
+    EXPECT_THAT(ErrorOf(With("0000:01:00.0", wrong)), HasSubstr("pci: must look like")) << wrong;
+  }
   EXPECT_THAT(ErrorOf(With("{rack: a7}", "[a, b]")), HasSubstr("labels: must be a map"));
   EXPECT_THAT(ErrorOf("devices: [}"), HasSubstr("host.yaml:1: "));
   EXPECT_THAT(ErrorOf("just text"), HasSubstr("must be a map"));
