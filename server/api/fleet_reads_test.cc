@@ -30,21 +30,24 @@ class ReadTest : public FleetServiceTest {
     v1::ListVdevicesRequest request;
     filter(request);
     std::vector<std::string> names;
-    for (const auto& vdevice : Do(request).vdevices()) names.push_back(vdevice.name());
+    const auto page = Do(request);
+    for (const auto& vdevice : page.vdevices()) names.push_back(vdevice.name());
     return names;
   }
   std::vector<std::string> Viommus(const std::function<void(v1::ListViommusRequest&)>& filter) {
     v1::ListViommusRequest request;
     filter(request);
     std::vector<std::string> names;
-    for (const auto& viommu : Do(request).viommus()) names.push_back(viommu.name());
+    const auto page = Do(request);
+    for (const auto& viommu : page.viommus()) names.push_back(viommu.name());
     return names;
   }
   std::vector<std::string> Devices(const std::function<void(v1::ListDevicesRequest&)>& filter) {
     v1::ListDevicesRequest request;
     filter(request);
     std::vector<std::string> names;
-    for (const auto& device : Do(request).devices()) names.push_back(device.name());
+    const auto page = Do(request);
+    for (const auto& device : page.devices()) names.push_back(device.name());
     return names;
   }
 };

@@ -177,9 +177,10 @@ class FleetServiceTest : public testing::Test {
 
   // A call that is refused for this reason and changes nothing; returns the refusal.
   template <typename Request>
-  absl::Status Refused(const Request& request, absl::StatusCode code, v1::ErrorReason reason) {
+  const absl::Status& Refused(const Request& request, absl::StatusCode code, v1::ErrorReason reason) {
     const int64_t revision = core_->revision();
-    const absl::Status status = Call(request).status();
+    refusal_ = Call(request).status();
+    const absl::Status& status = refusal_;
     EXPECT_EQ(status.code(), code) << request.GetTypeName() << ": " << status;
     EXPECT_EQ(ReasonName(ReasonOf(status)), ReasonName(reason)) << status;
     EXPECT_EQ(DetailOf<google::rpc::ErrorInfo>(status).domain(), kErrorDomain);
@@ -208,6 +209,7 @@ class FleetServiceTest : public testing::Test {
     return core_->Read([&](const Tables& tables, int64_t) { return tables.Find<T>(name); });
   }
 
+  absl::Status refusal_;
   MemoryStore store_;
   FakeSessions sessions_;
   std::unique_ptr<CommitCore> core_;

@@ -15,6 +15,35 @@ absl::Status Damaged(int64_t revision) {
   return absl::DataLossError(fmt::format("the change log's entry of revision {} is damaged", revision));
 }
 
+template <typename T>
+bool SameLabels(const google::protobuf::Message& a, const google::protobuf::Message& b) {
+  const auto& before = static_cast<const T&>(a).labels();
+  const auto& after = static_cast<const T&>(b).labels();
+  return before.size() == after.size() && std::all_of(before.begin(), before.end(), [&](const auto& label) {
+           const auto found = after.find(label.first);
+           return found != after.end() && found->second == label.second;
+         });
+}
+
+bool Relabelled(const Change& change) {
+  if (change.before == nullptr || change.after == nullptr) return false;
+  switch (change.kind) {
+    case Kind::kHost:
+      return !SameLabels<v1::Host>(*change.before, *change.after);
+    case Kind::kDevice:
+      return !SameLabels<v1::Device>(*change.before, *change.after);
+    case Kind::kStage2Domain:
+      return !SameLabels<v1::Stage2Domain>(*change.before, *change.after);
+    case Kind::kViommu:
+      return !SameLabels<v1::Viommu>(*change.before, *change.after);
+    case Kind::kVdevice:
+      return !SameLabels<v1::Vdevice>(*change.before, *change.after);
+    case Kind::kNestedDomain:
+      return !SameLabels<v1::NestedDomain>(*change.before, *change.after);
+  }
+  return false;
+}
+
 absl::StatusOr<ChangeSetPtr> Decode(int64_t revision, std::string_view bytes) {
   ChangeRecord record;
   if (!record.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) return Damaged(revision);
@@ -27,6 +56,10 @@ absl::StatusOr<ChangeSetPtr> Decode(int64_t revision, std::string_view bytes) {
     if (resource == nullptr) return Damaged(revision);
     Change change{kind, entry.name(), nullptr, nullptr};
     (entry.deleted() ? change.before : change.after) = std::move(resource);
+    if (!entry.relabelled_from().empty()) {
+      change.before = ParseRecord(kind, entry.relabelled_from());
+      if (change.before == nullptr) return Damaged(revision);
+    }
     set->changes.push_back(std::move(change));
   }
   return set;
@@ -126,6 +159,7 @@ int64_t ChangeLog::Encode(const ChangeSet& set, int64_t time_s, Batch& batch) {
     entry->set_name(change.name);
     entry->set_deleted(change.after == nullptr);
     (change.after != nullptr ? change.after : change.before)->SerializeToString(entry->mutable_resource());
+    if (Relabelled(change)) change.before->SerializeToString(entry->mutable_relabelled_from());
   }
   std::string bytes = record.SerializeAsString();
   const auto size = static_cast<int64_t>(bytes.size());

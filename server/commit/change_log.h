@@ -41,6 +41,8 @@ class ChangeLog {
   // Reads what the store has; `head` is the last revision of the record, `oldest` as ReadAfter's.
   absl::Status Load(int64_t oldest, int64_t head);
 
+  // In change sets that come from the store `before` is set only where the record is gone or its labels changed.
+  //
   // Change sets after `revision`, ordered, at most `max_sets`; fewer does not mean that there are no more.
   //   OUT_OF_RANGE, REVISION_COMPACTED: some after `revision` are compacted away; metadata "oldest_revision".
   //   OUT_OF_RANGE, REVISION_UNKNOWN: `revision` has not happened here.

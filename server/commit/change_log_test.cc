@@ -129,5 +129,33 @@ TEST_F(ChangeLogTest, LoadingFindsWhatIsThere) {
   EXPECT_EQ(Revisions(log.ReadAfter(18, 10)), (std::vector<int64_t>{19, 20, 21, 22}));
 }
 
+TEST_F(ChangeLogTest, TellsFromTheStoreWhatTheLabelsWere) {
+  const auto host = [](const std::string& tier, const std::string& boot_id) {
+    auto record = std::make_shared<v1::Host>();
+    record->set_name("hosts/a");
+    record->set_boot_id(boot_id);
+    (*record->mutable_labels())["tier"] = tier;
+    return record;
+  };
+  Batch batch;
+  auto relabelled = std::make_shared<ChangeSet>();
+  relabelled->revision = 1;
+  relabelled->changes.push_back({Kind::kHost, "hosts/a", host("gold", "1"), host("tin", "1")});
+  auto rebooted = std::make_shared<ChangeSet>();
+  rebooted->revision = 2;
+  rebooted->changes.push_back({Kind::kHost, "hosts/a", host("tin", "1"), host("tin", "2")});
+  ChangeLog::Encode(*relabelled, 100, batch);
+  ChangeLog::Encode(*rebooted, 100, batch);
+  ASSERT_TRUE(store_.Commit(batch, Durability::kSynced).ok());
+  ChangeLog log(store_, ChangeLog::Options());
+  ASSERT_TRUE(log.Load(0, 2).ok());
+  const auto sets = log.ReadAfter(0, 10);
+  ASSERT_TRUE(sets.ok()) << sets.status();
+  const RecordPtr& before = (*sets)[0]->changes[0].before;
+  ASSERT_NE(before, nullptr);
+  EXPECT_EQ(static_cast<const v1::Host&>(*before).labels().at("tier"), "gold");
+  EXPECT_EQ((*sets)[1]->changes[0].before, nullptr);
+}
+
 }  // namespace
 }  // namespace viommu::server

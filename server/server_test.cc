@@ -1,0 +1,299 @@
+#include "server/server.h"
+
+#include <gmock/gmock.h>
+#include <grpcpp/create_channel.h>
+#include <grpcpp/generic/generic_stub.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <array>
+#include <cstdio>
+#include <fstream>
+#include <future>
+#include <thread>
+
+#include "common/grpc_error.h"
+#include "server/api/test_service.h"
+#include "viommu/v1/agent_service.grpc.pb.h"
+
+namespace viommu::server {
+namespace {
+
+using std::chrono::seconds;
+using testing::HasSubstr;
+using testing::MatchesRegex;
+using testing::Not;
+
+ServerConfig LocalConfig() {
+  ServerConfig config;
+  config.listen = {"127.0.0.1:0"};
+  config.store = "memory";
+  config.cluster_id = "test";
+  config.metrics_listen = ParseAddress("127.0.0.1:0").value();
+  config.agents_grace = seconds(0);
+  config.log_level = LogLevel::kOff;
+  return config;
+}
+
+class ServerTest : public testing::Test {
+ protected:
+  void Start(const ServerConfig& config = LocalConfig()) {
+    auto store = std::make_unique<MemoryStore>();
+    store_ = store.get();
+    auto server = Server::Start(config, std::move(store));
+    ASSERT_TRUE(server.ok()) << server.status();
+    server_ = *std::move(server);
+    channel_ = grpc::CreateChannel(server_->addresses()[0].ToString(), grpc::InsecureChannelCredentials());
+    fleet_ = v1::FleetService::NewStub(channel_);
+  }
+
+  template <typename Request>
+  absl::Status Call(const Request& request, typename MethodOf<Request>::Response* response = nullptr) {
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + kPatience);
+    typename MethodOf<Request>::Response ignored;
+    return FromGrpcStatus(
+        MethodOf<Request>::Call(*fleet_, &context, request, response != nullptr ? response : &ignored));
+  }
+
+  // Calls a method that we have no stub of.
+  grpc::Status CallRaw(const std::string& method, const std::string& request, std::string* response = nullptr) {
+    grpc::GenericStub stub(channel_);
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + kPatience);
+    const grpc::Slice slice(request);
+    const grpc::ByteBuffer in(&slice, 1);
+    grpc::ByteBuffer out;
+    std::promise<grpc::Status> done;
+    stub.UnaryCall(&context, method, grpc::StubOptions(), &in, &out,
+                   [&done](const grpc::Status& status) { done.set_value(status); });
+    const grpc::Status status = done.get_future().get();
+    std::vector<grpc::Slice> slices;
+    if (response != nullptr && status.ok() && out.Dump(&slices).ok()) {
+      response->clear();
+      for (const auto& each : slices) response->append(reinterpret_cast<const char*>(each.begin()), each.size());
+    }
+    return status;
+  }
+
+  // What grpc.health.v1 says: the messages have one field each.
+  bool Serving(const std::string& service) {
+    std::string response;
+    const std::string request =
+        service.empty() ? "" : std::string("\x0a") + static_cast<char>(service.size()) + service;
+    const grpc::Status status = CallRaw("/grpc.health.v1.Health/Check", request, &response);
+    EXPECT_TRUE(status.ok()) << service << ": " << status.error_message();
+    return response == std::string("\x08\x01");
+  }
+
+  std::string Metrics() {
+    const std::string address = server_->metrics_address();
+    const size_t colon = address.rfind(':');
+    return Shell("bash -c 'exec 3<>/dev/tcp/" + address.substr(0, colon) + "/" + address.substr(colon + 1) +
+                 "; printf \"GET /metrics HTTP/1.0\\r\\n\\r\\n\" >&3; cat <&3'")
+        .second;
+  }
+
+  static std::pair<int, std::string> Shell(const std::string& command) {
+    FILE* pipe = popen((command + " 2>&1").c_str(), "r");
+    std::string text;
+    std::array<char, 4096> buffer;
+    while (const size_t n = fread(buffer.data(), 1, buffer.size(), pipe)) text.append(buffer.data(), n);
+    const int status = pclose(pipe);
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, text};
+  }
+
+  MemoryStore* store_ = nullptr;
+  std::unique_ptr<Server> server_;
+  std::shared_ptr<grpc::Channel> channel_;
+  std::unique_ptr<v1::FleetService::Stub> fleet_;
+};
+
+// An agent as the protocol has it, which says what the test tells it to.
+class ScriptedAgent {
+ public:
+  ScriptedAgent(const std::shared_ptr<grpc::Channel>& channel, v1::Hello hello)
+      : stub_(v1::AgentService::NewStub(channel)) {
+    context_.set_deadline(std::chrono::system_clock::now() + kPatience);
+    stream_ = stub_->Connect(&context_);
+    v1::ConnectRequest request;
+    *request.mutable_hello() = std::move(hello);
+    stream_->Write(request);
+  }
+
+  // The next message that is no sign of life.
+  std::optional<v1::ConnectResponse> Next() {
+    v1::ConnectResponse message;
+    while (stream_->Read(&message)) {
+      if (!message.has_heartbeat()) return message;
+    }
+    return std::nullopt;
+  }
+  // Carries out what is asked for until one resource of that kind is applied.
+  void ApplyUntilVdevice() {
+    while (const auto message = Next()) {
+      v1::ConnectRequest request;
+      bool done = false;
+      for (const auto& item : message->desired().items()) {
+        if (item.has_stage2_domain()) Applied(item.stage2_domain(), request);
+        if (item.has_viommu()) Applied(item.viommu(), request);
+        if (item.has_vdevice()) Applied(item.vdevice(), request);
+        done = done || item.has_vdevice();
+      }
+      request.mutable_results()->set_nonce(message->desired().nonce());
+      if (message->has_desired()) stream_->Write(request);
+      if (done) return;
+    }
+    ADD_FAILURE() << "the stream ended";
+  }
+  absl::Status End() {
+    while (Next().has_value()) {
+    }
+    return FromGrpcStatus(stream_->Finish());
+  }
+
+ private:
+  template <typename T>
+  static void Applied(const T& resource, v1::ConnectRequest& request) {
+    *request.mutable_results()->add_items() = ResultFor(resource, v1::OUTCOME_APPLIED);
+  }
+
+  std::unique_ptr<v1::AgentService::Stub> stub_;
+  grpc::ClientContext context_;
+  std::unique_ptr<grpc::ClientReaderWriter<v1::ConnectRequest, v1::ConnectResponse>> stream_;
+};
+
+TEST_F(ServerTest, TheWholeLine) {
+  Start();
+  ScriptedAgent agent(channel_, GraceHello());
+  ASSERT_TRUE(agent.Next()->has_welcome());
+  ASSERT_TRUE(Call(CreateStage2("s", kGrace)).ok());
+  ASSERT_TRUE(Call(CreateViommu("v", SmmuOf(kGrace, 0), "s")).ok());
+  auto request = SetVdevId("v", DeviceOf(kGrace, 0), 8);
+  request.set_wait(v1::WAIT_APPLIED);
+  std::thread hand([&] { agent.ApplyUntilVdevice(); });
+  v1::SetVdevIdResponse response;
+  const absl::Status status = Call(request, &response);
+  hand.join();
+  ASSERT_TRUE(status.ok()) << status;
+  EXPECT_EQ(response.vdevice().state(), v1::STATE_READY);
+
+  const std::string metrics = Metrics();
+  for (const std::string& line :
+       {std::string("viommu_server_sessions 1"), std::string("viommu_server_store_writable 1"),
+        std::string("viommu_server_resources{kind=\"vdevices\",state=\"ready\"} 1"),
+        std::string("viommu_server_smmu_vmids_used{smmu=\"hosts/grace/smmus/smmu0\"} 1"),
+        std::string("viommu_server_rpcs_total{code=\"OK\",method=\"viommu.v1.FleetService/SetVdevId\"} 1"),
+        "viommu_server_revision " + std::to_string(server_->core().revision())}) {
+    EXPECT_THAT(metrics, HasSubstr(line));
+  }
+}
+
+TEST_F(ServerTest, HealthFollowsTheStore) {
+  Start();
+  EXPECT_TRUE(Serving(""));
+  EXPECT_TRUE(Serving("viommu.v1.FleetService"));
+  EXPECT_TRUE(Serving("viommu.v1.AgentService"));
+  ScriptedAgent agent(channel_, GraceHello());
+  ASSERT_TRUE(agent.Next()->has_welcome());
+  store_->FailCommits(absl::ResourceExhaustedError("no space left on device"));
+  EXPECT_EQ(ReasonOf(Call(CreateStage2("s", kGrace))), v1::ERROR_REASON_STORE_UNAVAILABLE);
+  while (Serving("viommu.v1.FleetService")) std::this_thread::yield();
+  EXPECT_TRUE(Serving("")) << "reads are served";
+  v1::GetServerStatusResponse status;
+  ASSERT_TRUE(Call(v1::GetServerStatusRequest(), &status).ok());
+  EXPECT_FALSE(status.writable());
+  EXPECT_THAT(status.writable_reason(), HasSubstr("no space left"));
+  store_->AllowRecovery();
+  while (!Serving("viommu.v1.FleetService")) std::this_thread::yield();
+  EXPECT_TRUE(Call(CreateStage2("s", kGrace)).ok());
+}
+
+TEST_F(ServerTest, StopsInTimeWithEverythingOpen) {
+  Start();
+  ScriptedAgent agent(channel_, GraceHello());
+  ASSERT_TRUE(agent.Next()->has_welcome());
+  ASSERT_TRUE(Call(CreateStage2("s", kGrace)).ok());
+  ASSERT_TRUE(Call(CreateViommu("v", SmmuOf(kGrace, 0), "s")).ok());
+  // A watch that is read, one that is not, and a call that waits for a host that never answers.
+  grpc::ClientContext read_context;
+  auto read = fleet_->Watch(&read_context, v1::WatchRequest());
+  grpc::ClientContext stuck_context;
+  auto stuck = fleet_->Watch(&stuck_context, v1::WatchRequest());
+  v1::WatchResponse message;
+  ASSERT_TRUE(read->Read(&message));
+  ASSERT_TRUE(stuck->Read(&message));
+  absl::Status waited;
+  std::thread waiting([&] {
+    auto request = SetVdevId("v", DeviceOf(kGrace, 0), 8);
+    request.set_wait(v1::WAIT_APPLIED);
+    waited = Call(request);
+  });
+  while (server_->core().Read([](const Tables& tables, int64_t) { return tables.size(Kind::kVdevice); }) == 0) {
+    std::this_thread::yield();
+  }
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_TRUE(server_->Shutdown(seconds(10)).ok());
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, seconds(12));
+  waiting.join();
+  EXPECT_EQ(ReasonOf(waited), v1::ERROR_REASON_SHUTTING_DOWN) << waited;
+  while (read->Read(&message)) {
+  }
+  EXPECT_EQ(ReasonOf(FromGrpcStatus(read->Finish())), v1::ERROR_REASON_SHUTTING_DOWN);
+  EXPECT_EQ(ReasonOf(agent.End()), v1::ERROR_REASON_SHUTTING_DOWN);
+}
+
+TEST_F(ServerTest, ReflectionCanBeTurnedOff) {
+  const std::string method = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo";
+  Start();
+  EXPECT_NE(CallRaw(method, "").error_code(), grpc::StatusCode::UNIMPLEMENTED);
+  auto config = LocalConfig();
+  config.reflection = false;
+  Start(config);
+  EXPECT_EQ(CallRaw(method, "").error_code(), grpc::StatusCode::UNIMPLEMENTED);
+}
+
+TEST_F(ServerTest, AgentsCanHaveAListenerOfTheirOwn) {
+  auto config = LocalConfig();
+  config.agents_listen = {"127.0.0.1:0"};
+  Start(config);
+  ASSERT_EQ(server_->agents_addresses().size(), 1U);
+  const auto agents =
+      grpc::CreateChannel(server_->agents_addresses()[0].ToString(), grpc::InsecureChannelCredentials());
+  ScriptedAgent agent(agents, GraceHello());
+  EXPECT_TRUE(agent.Next()->has_welcome());
+  EXPECT_EQ(ScriptedAgent(channel_, GraceHello()).End().code(), absl::StatusCode::kUnimplemented);
+}
+
+TEST_F(ServerTest, AnAddressThatIsTakenIsNamed) {
+  Start();
+  auto config = LocalConfig();
+  config.listen = {server_->addresses()[0].ToString()};
+  const absl::Status status = Server::Start(config).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(status.message()), HasSubstr(config.listen[0]));
+}
+
+TEST_F(ServerTest, AnotherClustersStoreIsRefused) {
+  Start();
+  auto store = store_->AfterKill();
+  auto config = LocalConfig();
+  config.cluster_id = "other";
+  const absl::Status status = Server::Start(config, std::move(store)).status();
+  EXPECT_EQ(ReasonOf(status), v1::ERROR_REASON_CLUSTER_MISMATCH) << status;
+}
+
+TEST_F(ServerTest, TheProgramRefusesABadStoreInOneLine) {
+  const std::string path = testing::TempDir() + "/no-store";
+  std::ofstream(path) << "not a folder";
+  const auto [code, text] = Shell("server/viommu-server --listen 127.0.0.1:0 --log-level off --store rocksdb:" + path);
+  EXPECT_EQ(code, 1);
+  EXPECT_THAT(text, MatchesRegex("viommu-server: cannot start: [^\n]*no-store[^\n]*\n"));
+  EXPECT_EQ(Shell("server/viommu-server --check-config --store memory").first, 0);
+  const auto [bad, why] = Shell("server/viommu-server --store nowhere");
+  EXPECT_NE(bad, 0);
+  EXPECT_THAT(why, HasSubstr("rocksdb:PATH"));
+}
+
+}  // namespace
+}  // namespace viommu::server
