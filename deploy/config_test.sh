@@ -2,14 +2,16 @@
 # The example configurations and the binaries agree: the examples are good, what they comment out are real options, and
 # they name every option there is.
 #
-#   config_test.sh BINARY EXAMPLE
+#   config_test.sh BINARY EXAMPLE [flag…]     flags stand for what the example takes from the machine it is for
 set -euo pipefail
 
 binary="$1"
 example="$2"
+shift 2
+flags=("$@")
 
 # Only the file speaks: not the environment of whoever runs the test.
-run() { env -i "$binary" "$@"; }
+run() { env -i "$binary" "$@" "${flags[@]}"; }
 
 # "section.key" of every option of a file of at most two levels, commented out or not. Prose has no word before a colon.
 options() {

@@ -40,7 +40,8 @@ def cc_proto(name, src, deps = [], grpc = False, visibility = None):
         srcs = [src] + [dep + "_src" for dep in deps],
         outs = hdrs + srcs,
         cmd = "protoc %s -I. --cpp_out=$(GENDIR)/%s %s $(location %s)" % (
-            " ".join(["-I" + r for r in _ROOTS]),
+            # googleapis imports nothing of ours, whose root is not there when it is built alone.
+            " ".join(["-I" + r for r in _ROOTS if r == root or root != "third_party/googleapis"]),
             root,
             flags,
             src,
