@@ -91,8 +91,12 @@ Sessions::Options SessionOptions(const ServerConfig& config) {
 // Members are in the order in which they come to life.
 class Server::Impl {
  public:
-  Impl(const ServerConfig& config, const Clock& clock)
-      : config_(config), clock_(clock), metrics_(std::make_shared<MetricSet>()), write_metrics_(*metrics_) {}
+  Impl(const ServerConfig& config, const Clock& clock, std::vector<grpc::Service*> more_services)
+      : config_(config),
+        clock_(clock),
+        more_services_(std::move(more_services)),
+        metrics_(std::make_shared<MetricSet>()),
+        write_metrics_(*metrics_) {}
 
   absl::Status Start(std::unique_ptr<Store> store) {
     store_ = std::move(store);
@@ -159,6 +163,7 @@ class Server::Impl {
 
   const ServerConfig config_;
   const Clock& clock_;
+  const std::vector<grpc::Service*> more_services_;
   const std::shared_ptr<MetricSet> metrics_;
   WriteMetrics write_metrics_;
   std::unique_ptr<Store> store_;
@@ -182,6 +187,7 @@ class Server::Impl {
     options.transport = config_.tls;
     options.transport_section = "tls";
     options.services = {&*fleet_service_};
+    options.services.insert(options.services.end(), more_services_.begin(), more_services_.end());
     options.service_names = {kFleetServiceName};
     options.max_receive_message_bytes = kMaxRequestBytes;
     options.metrics_prefix = "viommu_server";
@@ -246,8 +252,8 @@ Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Server::~Server() = default;
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerConfig& config, std::unique_ptr<Store> store,
-                                                      const Clock& clock) {
-  auto impl = std::make_unique<Impl>(config, clock);
+                                                      const Clock& clock, std::vector<grpc::Service*> more_services) {
+  auto impl = std::make_unique<Impl>(config, clock, std::move(more_services));
   VIOMMU_RETURN_IF_ERROR(impl->Start(std::move(store)));
   return std::unique_ptr<Server>(new Server(std::move(impl)));
 }

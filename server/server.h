@@ -26,6 +26,7 @@
 namespace grpc {
 class Channel;
 class ChannelArguments;
+class Service;
 }  // namespace grpc
 
 namespace viommu::server {
@@ -34,10 +35,12 @@ class Server {
  public:
   // Opens the store and serves. Errors are one sentence for people: a store that is damaged, in use, of a newer format
   // or of another cluster; an address that is taken; certificates that do not fit. With `store` that is taken instead
-  // of the one that the configuration names. `clock` must outlive the server.
+  // of the one that the configuration names. `more_services` are served beside the fleet service. `clock` and they must
+  // outlive the server.
   static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerConfig& config,
                                                        std::unique_ptr<Store> store = nullptr,
-                                                       const Clock& clock = RealClock());
+                                                       const Clock& clock = RealClock(),
+                                                       std::vector<grpc::Service*> more_services = {});
   // Shuts down, if Shutdown was not called.
   ~Server();
 

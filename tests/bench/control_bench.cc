@@ -1,6 +1,7 @@
 // The control plane under load, against what it stands on: RocksDB's own synced writes, and an empty call.
 //
-//   SetVdevId, durable    rate and latency by number of callers; rivals: as many threads that each put a value of the same
+//   SetVdevId, durable    rate and latency by number of callers; rivals: as many threads that each put a value of the
+//   same
 //                         size into RocksDB with a sync (its group commit), and an empty call to the same server
 //   BatchSetVdevIds(32)   per vdev_id; rival: SetVdevId by as many callers
 //   GetVdevice            rival: the empty call
@@ -10,6 +11,10 @@
 // socket, and the rivals in the same folder and the same run.
 
 #include <fcntl.h>
+#include <fmt/format.h>
+#include <grpcpp/create_channel.h>
+#include <grpcpp/security/credentials.h>
+#include <rocksdb/db.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -22,11 +27,6 @@
 #include <string>
 #include <thread>
 #include <vector>
-
-#include <fmt/format.h>
-#include <grpcpp/create_channel.h>
-#include <grpcpp/security/credentials.h>
-#include <rocksdb/db.h>
 
 #include "common/uuid.h"
 #include "server/server.h"
@@ -61,8 +61,8 @@ class Echo final : public EchoService::CallbackService {
   }
 };
 
-// A server, with hosts that were there once (nobody applies what is recorded: the record is what is measured) and a viommu
-// on each.
+// A server, with hosts that were there once (nobody applies what is recorded: the record is what is measured) and a
+// viommu on each.
 class World {
  public:
   explicit World(const std::string& dir) {
@@ -317,12 +317,10 @@ int Main(int argc, char** argv) {
       const int64_t bytes_before = world.StoreBytes(dir);
       const LoadResult set = RunSet(world, callers, seconds);
       const int64_t bytes = world.StoreBytes(dir) - bytes_before;
-      // The write-ahead log may have been rotated in between; a vdevice, its device, the log's entry and the answer under
-      // the request id are about this much.
-      const size_t value_bytes =
-          bytes > 0 && set.calls > 0 ? static_cast<size_t>(bytes / set.calls) : size_t{2048};
-      const LoadResult rocks =
-          RunRocksDb(fmt::format("{}/rival-{}", dir, callers), callers, value_bytes, seconds);
+      // The write-ahead log may have been rotated in between; a vdevice, its device, the log's entry and the answer
+      // under the request id are about this much.
+      const size_t value_bytes = bytes > 0 && set.calls > 0 ? static_cast<size_t>(bytes / set.calls) : size_t{2048};
+      const LoadResult rocks = RunRocksDb(fmt::format("{}/rival-{}", dir, callers), callers, value_bytes, seconds);
       const LoadResult echo = RunEcho(world, callers, seconds);
       if (callers == 64) set_rate_at_64 = set.calls_per_s;
       const std::string subject = fmt::format("SetVdevId, {} caller{}", callers, callers == 1 ? "" : "s");
@@ -330,7 +328,8 @@ int Main(int argc, char** argv) {
       Row row{subject, "throughput", "1/s", set.calls_per_s, Better::kHigher, rival, rocks.calls_per_s, {}};
       if (callers >= 64) row.aim = 0.9;
       report.Add(row);
-      Row against_echo{subject, "throughput", "1/s", set.calls_per_s, Better::kHigher, "empty call", echo.calls_per_s, {}};
+      Row against_echo{subject,      "throughput",     "1/s", set.calls_per_s, Better::kHigher,
+                       "empty call", echo.calls_per_s, {}};
       if (callers >= 64) against_echo.aim = 0.6;
       report.Add(against_echo);
       report.Add({subject, "p50", "us", set.p50_us, Better::kLower, rival, rocks.p50_us, {}});
@@ -344,8 +343,8 @@ int Main(int argc, char** argv) {
     constexpr int kBatch = 32;
     world.AddHosts(devices_for(120'000));
     const LoadResult batch = RunBatch(world, 64, kBatch, seconds);
-    report.Add({fmt::format("BatchSetVdevIds of {}, 64 callers", kBatch), "vdev_ids", "1/s",
-                batch.calls_per_s * kBatch, Better::kHigher, "SetVdevId, 64 callers", set_rate_at_64, 8});
+    report.Add({fmt::format("BatchSetVdevIds of {}, 64 callers", kBatch), "vdev_ids", "1/s", batch.calls_per_s * kBatch,
+                Better::kHigher, "SetVdevId, 64 callers", set_rate_at_64, 8});
 
     for (const int callers : {16, 64}) {
       const LoadResult get = RunGet(world, callers, seconds);

@@ -1,10 +1,14 @@
-// A closed-loop load on a unary method: a fixed number of callers, each of which calls again as soon as it was answered.
+// A closed-loop load on a unary method: a fixed number of callers, each of which calls again as soon as it was
+// answered.
 //
-// The callers are callbacks on gRPC's own threads, not threads of their own: on a small machine hundreds of threads would
-// measure the scheduler.
+// The callers are callbacks on gRPC's own threads, not threads of their own: on a small machine hundreds of threads
+// would measure the scheduler.
 
 #ifndef VIOMMU_TESTS_BENCH_LOAD_H_
 #define VIOMMU_TESTS_BENCH_LOAD_H_
+
+#include <grpcpp/client_context.h>
+#include <grpcpp/support/status.h>
 
 #include <algorithm>
 #include <atomic>
@@ -17,9 +21,6 @@
 #include <memory>
 #include <mutex>
 #include <vector>
-
-#include <grpcpp/client_context.h>
-#include <grpcpp/support/status.h>
 
 namespace viommu::bench {
 
@@ -43,8 +44,8 @@ inline LoadResult Summarize(std::vector<double>& latencies_us, double seconds) {
   return result;
 }
 
-// `start(caller, context, request, response, done)` sends one call; `fill(caller, request)` says what, and returns false
-// when there is nothing left to ask: then the load ends early. A failed call ends the program: it would not be a
+// `start(caller, context, request, response, done)` sends one call; `fill(caller, request)` says what, and returns
+// false when there is nothing left to ask: then the load ends early. A failed call ends the program: it would not be a
 // benchmark of what it says.
 template <typename Request, typename Response>
 class Load {
@@ -93,16 +94,16 @@ class Load {
     }
     caller.context = std::make_unique<grpc::ClientContext>();
     caller.begin = Clock::now();
-    start_(index, caller.context.get(), &caller.request, &caller.response,
-           [this, index, &caller](const grpc::Status& status) {
-             if (!status.ok()) {
-               std::fprintf(stderr, "a call failed: %s\n", status.error_message().c_str());
-               std::abort();
-             }
-             caller.latencies_us.push_back(
-                 std::chrono::duration<double, std::micro>(Clock::now() - caller.begin).count());
-             Next(index, caller);
-           });
+    start_(
+        index, caller.context.get(), &caller.request, &caller.response,
+        [this, index, &caller](const grpc::Status& status) {
+          if (!status.ok()) {
+            std::fprintf(stderr, "a call failed: %s\n", status.error_message().c_str());
+            std::abort();
+          }
+          caller.latencies_us.push_back(std::chrono::duration<double, std::micro>(Clock::now() - caller.begin).count());
+          Next(index, caller);
+        });
   }
 
   const Start start_;

@@ -1,7 +1,9 @@
-// kill -9 under load: what was acknowledged is there afterwards, what was not happened wholly or not at all, and a watch
-// that is resumed across all of it has seen every change once and in order.
+// kill -9 under load: what was acknowledged is there afterwards, what was not happened wholly or not at all, and a
+// watch that is resumed across all of it has seen every change once and in order.
 //
 //   VIOMMU_CRASH_KILLS   kills of the server and of the agent each, instead of the numbers below
+
+#include <gtest/gtest.h>
 
 #include <atomic>
 #include <chrono>
@@ -15,8 +17,6 @@
 #include <string>
 #include <thread>
 #include <vector>
-
-#include <gtest/gtest.h>
 
 #include "common/error.h"
 #include "common/grpc_error.h"
@@ -97,8 +97,7 @@ class Worker {
  private:
   // Calls until the answer is a definite one; nullopt when the test ended before that.
   template <typename Request, typename Response>
-  std::optional<absl::Status> Definite(Cluster::Method<Request, Response> method, Request request,
-                                       Response* response) {
+  std::optional<absl::Status> Definite(Cluster::Method<Request, Response> method, Request request, Response* response) {
     request.set_request_id(NewUuid());
     while (!verdict_.failed()) {
       const absl::Status status = FromGrpcStatus(Cluster::Call(*stub_, method, request, response, 5));
@@ -241,7 +240,8 @@ class Watcher {
         std::lock_guard lock(mu_);
         context_ = nullptr;
       }
-      if (!Unknown(status) && !stop_) verdict_.Fail("watch from " + std::to_string(revision_) + ": " + status.ToString());
+      if (!Unknown(status) && !stop_)
+        verdict_.Fail("watch from " + std::to_string(revision_) + ": " + status.ToString());
       ++resumed_;
       std::this_thread::sleep_for(std::chrono::milliseconds(5));
     }

@@ -1,14 +1,14 @@
-// What the end-to-end tests share: a server, the hosts of the example inventories, and calls that must go well or must be
-// refused for a reason.
+// What the end-to-end tests share: a server, the hosts of the example inventories, and calls that must go well or must
+// be refused for a reason.
 
 #ifndef VIOMMU_TESTS_E2E_FLEET_FIXTURE_H_
 #define VIOMMU_TESTS_E2E_FLEET_FIXTURE_H_
 
+#include <gtest/gtest.h>
+
 #include <map>
 #include <string>
 #include <vector>
-
-#include <gtest/gtest.h>
 
 #include "common/error.h"
 #include "common/grpc_error.h"
@@ -50,7 +50,8 @@ class FleetFixture : public testing::Test {
 
   int64_t Revision() { return Ok(&Stub::GetServerStatus, v1::GetServerStatusRequest()).revision(); }
 
-  void CreateStage2(const std::string& id, const std::string& host, const std::string& vm, const std::string& smmu = "") {
+  void CreateStage2(const std::string& id, const std::string& host, const std::string& vm,
+                    const std::string& smmu = "") {
     v1::CreateStage2DomainRequest request;
     request.set_stage2_domain_id(id);
     request.mutable_stage2_domain()->set_host("hosts/" + host);

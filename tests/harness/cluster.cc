@@ -1,11 +1,11 @@
 #include "tests/harness/cluster.h"
 
+#include <grpcpp/create_channel.h>
+#include <grpcpp/security/credentials.h>
+
 #include <chrono>
 #include <iostream>
 #include <thread>
-
-#include <grpcpp/create_channel.h>
-#include <grpcpp/security/credentials.h>
 
 namespace viommu::tests {
 namespace {

@@ -3,15 +3,15 @@
 #ifndef VIOMMU_TESTS_HARNESS_CLUSTER_H_
 #define VIOMMU_TESTS_HARNESS_CLUSTER_H_
 
+#include <grpcpp/channel.h>
+#include <grpcpp/client_context.h>
+
 #include <chrono>
 #include <functional>
 #include <map>
 #include <memory>
 #include <string>
 #include <vector>
-
-#include <grpcpp/channel.h>
-#include <grpcpp/client_context.h>
 
 #include "tests/harness/process.h"
 #include "viommu/v1/fleet_service.grpc.pb.h"
