@@ -83,6 +83,20 @@ absl::Status CheckWords(const Command& command, const Built& built) {
   return absl::OkStatus();
 }
 
+// CLI11 takes "-o json" and "-ojson"; for "-o=json" the value would begin with the '='.
+std::vector<std::string> WithoutShortEquals(const std::vector<std::string>& words) {
+  std::vector<std::string> plain;
+  for (const std::string& word : words) {
+    if (word.size() > 2 && word[0] == '-' && word[1] != '-' && word[2] == '=') {
+      plain.push_back(word.substr(0, 2));
+      plain.push_back(word.substr(3));
+    } else {
+      plain.push_back(word);
+    }
+  }
+  return plain;
+}
+
 }  // namespace
 
 absl::StatusOr<Parsed> ParseCommandLine(const Command& root, const std::vector<std::string>& words,
@@ -92,7 +106,9 @@ absl::StatusOr<Parsed> ParseCommandLine(const Command& root, const std::vector<s
   Build(root, built.app, built);
   *reached = &root;
   try {
-    built.app.parse(std::vector<std::string>(words.rbegin(), words.rend()));
+    std::vector<std::string> line = WithoutShortEquals(words);
+    std::reverse(line.begin(), line.end());  // as CLI11 wants it
+    built.app.parse(line);
   } catch (const CLI::CallForHelp&) {
     return Parsed{&Deepest(root, built), true, {}};
   } catch (const CLI::ParseError& error) {

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 
@@ -45,8 +46,7 @@ class SettingsTest : public testing::Test {
   }
 
   void WriteFile(const std::string& text) {
-    ContextFile empty = ContextFile::Load(path_).value();
-    ASSERT_TRUE(empty.Save().ok());  // makes the folder
+    std::filesystem::create_directories(std::filesystem::path(path_).parent_path());
     std::ofstream(path_) << text;
   }
 
