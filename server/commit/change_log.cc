@@ -1,9 +1,9 @@
 #include "server/commit/change_log.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <utility>
-
-#include <fmt/format.h>
 
 #include "common/error.h"
 #include "server/commit/codec.h"
@@ -92,15 +92,17 @@ absl::StatusOr<std::vector<ChangeSetPtr>> ChangeLog::ReadAfter(int64_t revision,
     MutexLock lock(mu_);
     if (revision > head_) {
       return Error(absl::StatusCode::kOutOfRange, v1::ERROR_REASON_REVISION_UNKNOWN)
-          .Message("revision {} has not happened in this store, whose newest is {}; it belongs to another store: list anew",
-                   revision, head_)
+          .Message(
+              "revision {} has not happened in this store, whose newest is {}; it belongs to another store: list anew",
+              revision, head_)
           .Meta("newest_revision", std::to_string(head_));
     }
     if (revision < oldest_) {
       return Error(absl::StatusCode::kOutOfRange, v1::ERROR_REASON_REVISION_COMPACTED)
-          .Message("changes after revision {} are partly compacted away; the oldest that can be resumed from is {}: list "
-                   "anew and watch from the revision of that",
-                   revision, oldest_)
+          .Message(
+              "changes after revision {} are partly compacted away; the oldest that can be resumed from is {}: list "
+              "anew and watch from the revision of that",
+              revision, oldest_)
           .Meta("oldest_revision", std::to_string(oldest_));
     }
     if (revision == head_) return std::vector<ChangeSetPtr>();
@@ -123,18 +125,17 @@ absl::StatusOr<std::vector<ChangeSetPtr>> ChangeLog::ReadStore(int64_t revision,
   std::vector<ChangeSetPtr> sets;
   absl::Status bad;
   // Up to the published head only: the store may be ahead of what is published.
-  const absl::Status scanned =
-      store_.Scan(KeySpace::kChanges, EncodeNumber(revision + 1), EncodeNumber(head() + 1),
-                  [&](std::string_view key, std::string_view value) {
-                    if (sets.size() == max_sets) return false;
-                    auto set = Decode(DecodeNumber(key).value_or(-1), value);
-                    if (!set.ok()) {
-                      bad = set.status();
-                      return false;
-                    }
-                    sets.push_back(*std::move(set));
-                    return true;
-                  });
+  const absl::Status scanned = store_.Scan(KeySpace::kChanges, EncodeNumber(revision + 1), EncodeNumber(head() + 1),
+                                           [&](std::string_view key, std::string_view value) {
+                                             if (sets.size() == max_sets) return false;
+                                             auto set = Decode(DecodeNumber(key).value_or(-1), value);
+                                             if (!set.ok()) {
+                                               bad = set.status();
+                                               return false;
+                                             }
+                                             sets.push_back(*std::move(set));
+                                             return true;
+                                           });
   if (!bad.ok()) return bad;
   if (!scanned.ok()) return scanned;
   return sets;
@@ -175,8 +176,7 @@ void ChangeLog::Publish(const std::vector<ChangeSetPtr>& sets, const std::vector
     head_ = sets[i]->revision;
     Account(head_, bytes[i], time_s);
   }
-  while (!recent_.empty() &&
-         (recent_.size() > options_.max_memory_sets || recent_bytes_ > options_.max_memory_bytes)) {
+  while (!recent_.empty() && (recent_.size() > options_.max_memory_sets || recent_bytes_ > options_.max_memory_bytes)) {
     recent_bytes_ -= recent_.front().bytes;
     recent_.pop_front();
   }

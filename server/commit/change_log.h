@@ -1,7 +1,7 @@
 // What changed, by revision: the source of watches and of everything else that follows the record.
 //
-// The last change sets are in memory, older ones in the store, the oldest are compacted away by age and by size. Readers
-// pull at their own pace, so a slow one costs nothing but its position.
+// The last change sets are in memory, older ones in the store, the oldest are compacted away by age and by size.
+// Readers pull at their own pace, so a slow one costs nothing but its position.
 //
 // Thread-safe.
 
@@ -29,10 +29,10 @@ using ChangeSetPtr = std::shared_ptr<const ChangeSet>;
 class ChangeLog {
  public:
   struct Options {
-    int64_t max_age_s = 24 * 3600;                  // change sets older than this are compacted away
-    int64_t max_bytes = int64_t{256} << 20;         // of serialized change records in the store
-    size_t max_memory_sets = 16384;                 // change sets kept in memory
-    int64_t max_memory_bytes = int64_t{64} << 20;   // of their serialized change records
+    int64_t max_age_s = 24 * 3600;                 // change sets older than this are compacted away
+    int64_t max_bytes = int64_t{256} << 20;        // of serialized change records in the store
+    size_t max_memory_sets = 16384;                // change sets kept in memory
+    int64_t max_memory_bytes = int64_t{64} << 20;  // of their serialized change records
   };
 
   // `store` must outlive the log.
@@ -61,8 +61,8 @@ class ChangeLog {
   // After the batch is durable: the sets become readable. `bytes` as returned by Encode, one for each.
   void Publish(const std::vector<ChangeSetPtr>& sets, const std::vector<int64_t>& bytes, int64_t time_s);
 
-  // Adds to `batch` what deletes the change sets that age and size say must go, and returns the new oldest revision (the
-  // present one when there are none). Give it to Compacted once the batch is durable.
+  // Adds to `batch` what deletes the change sets that age and size say must go, and returns the new oldest revision
+  // (the present one when there are none). Give it to Compacted once the batch is durable.
   int64_t PlanCompaction(int64_t now_s, Batch& batch) const;
   void Compacted(int64_t oldest);
 

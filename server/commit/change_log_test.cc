@@ -1,10 +1,10 @@
 #include "server/commit/change_log.h"
 
+#include <gtest/gtest.h>
+
 #include <memory>
 #include <string>
 #include <vector>
-
-#include <gtest/gtest.h>
 
 #include "common/error.h"
 #include "server/store/memory_store.h"

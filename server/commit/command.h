@@ -24,8 +24,8 @@ class Command {
   // Called at most once.
   virtual absl::Status Judge(const Context& context, Draft& draft) = 0;
 
-  // `status`: OK when it is recorded as durably as asked, or was judged only. `revision`: of its change; when it changed
-  // nothing, the one it was judged at.
+  // `status`: OK when it is recorded as durably as asked, or was judged only. `revision`: of its change; when it
+  // changed nothing, the one it was judged at.
   virtual void Done(absl::Status status, int64_t revision) = 0;
 
   // The answer to keep under the request id; called after a Judge that returned OK, when request_id is set.

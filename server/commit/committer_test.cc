@@ -1,5 +1,7 @@
 #include "server/commit/committer.h"
 
+#include <gtest/gtest.h>
+
 #include <algorithm>
 #include <atomic>
 #include <memory>
@@ -7,8 +9,6 @@
 #include <string>
 #include <thread>
 #include <vector>
-
-#include <gtest/gtest.h>
 
 #include "common/clock.h"
 #include "common/error.h"
@@ -24,7 +24,8 @@ class CommitterTest : public testing::Test {
   CommitterTest() {
     CommitCore::Options options;
     options.boot_id = "boot";
-    core_ = *CommitCore::Open(store_, RealClock(), [this] { return "uid-" + std::to_string(++uids_); }, options);
+    core_ = *CommitCore::Open(
+        store_, RealClock(), [this] { return "uid-" + std::to_string(++uids_); }, options);
   }
 
   MemoryStore store_;
@@ -158,7 +159,9 @@ TEST_F(CommitterTest, AWaiterForADeletionIsCalledWhenItIsGone) {
   TestCommand([](const Context&, Draft& draft) {
     draft.Erase(Kind::kViommu, "viommus/v");
     return absl::OkStatus();
-  }).RunOn(*core_).IgnoreError();
+  })
+      .RunOn(*core_)
+      .IgnoreError();
   EXPECT_EQ(calls, 1);
 }
 

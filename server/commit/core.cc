@@ -1,10 +1,10 @@
 #include "server/commit/core.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <chrono>
 #include <optional>
-
-#include <fmt/format.h>
 
 #include "absl/container/flat_hash_map.h"
 #include "common/error.h"
@@ -62,17 +62,16 @@ absl::Status CommitCore::Load(const Options& options) {
   {
     WriterLock lock(mu_);
     absl::Status bad;
-    VIOMMU_RETURN_IF_ERROR(
-        store_.Scan(KeySpace::kResources, "", "", [&](std::string_view key, std::string_view value) {
-          const Kind kind = key.empty() ? Kind{} : static_cast<Kind>(key[0]);
-          RecordPtr record = key.empty() ? nullptr : ParseRecord(kind, value);
-          if (record == nullptr) {
-            bad = Damaged(store_, fmt::format("resource {} cannot be read", key.empty() ? key : key.substr(1)));
-            return false;
-          }
-          tables_.Apply({kind, std::string(key.substr(1)), nullptr, std::move(record)});
-          return true;
-        }));
+    VIOMMU_RETURN_IF_ERROR(store_.Scan(KeySpace::kResources, "", "", [&](std::string_view key, std::string_view value) {
+      const Kind kind = key.empty() ? Kind{} : static_cast<Kind>(key[0]);
+      RecordPtr record = key.empty() ? nullptr : ParseRecord(kind, value);
+      if (record == nullptr) {
+        bad = Damaged(store_, fmt::format("resource {} cannot be read", key.empty() ? key : key.substr(1)));
+        return false;
+      }
+      tables_.Apply({kind, std::string(key.substr(1)), nullptr, std::move(record)});
+      return true;
+    }));
     VIOMMU_RETURN_IF_ERROR(bad);
     if (const absl::Status broken = CheckInvariants(tables_); !broken.ok()) {
       return Damaged(store_, std::string(broken.message()));
@@ -96,9 +95,10 @@ absl::Status CommitCore::LoadMeta(const Options& options, bool* fresh) {
   identity_.cluster_id = *cluster;
   if (!options.cluster_id.empty() && options.cluster_id != *cluster) {
     return Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_CLUSTER_MISMATCH)
-        .Message("{} belongs to cluster {}, but this server is configured for cluster {}; correct the cluster id or the "
-                 "store's path",
-                 store_.Describe(), *cluster, options.cluster_id);
+        .Message(
+            "{} belongs to cluster {}, but this server is configured for cluster {}; correct the cluster id or the "
+            "store's path",
+            store_.Describe(), *cluster, options.cluster_id);
   }
   return absl::OkStatus();
 }
@@ -248,7 +248,8 @@ std::vector<CommitCore::Outcome> CommitCore::Run(std::span<Command* const> comma
   if (!committed.ok()) {
     const absl::Status unavailable =
         Error(absl::StatusCode::kUnavailable, v1::ERROR_REASON_STORE_UNAVAILABLE)
-            .Message("the store does not take writes ({}); nothing was changed, try again later", std::string(committed.message()))
+            .Message("the store does not take writes ({}); nothing was changed, try again later",
+                     std::string(committed.message()))
             .RetryAfter(std::chrono::seconds(1));
     // Whoever was judged against the changes that are lost is answered alike, refusals included: they may be wrong.
     for (Outcome& outcome : outcomes) outcome = {unavailable, revision()};

@@ -1,12 +1,12 @@
 // The writer's work on one batch, without the thread: judge, commit, publish.
 //
-// Every command that is waiting is judged against the tables plus what was accepted before it in the same batch; what is
-// accepted goes to the store in one write with one sync; after that, and only then, it is published. If the store fails,
-// nothing has changed.
+// Every command that is waiting is judged against the tables plus what was accepted before it in the same batch; what
+// is accepted goes to the store in one write with one sync; after that, and only then, it is published. If the store
+// fails, nothing has changed.
 //
-// Revisions: every accepted command that changes something gets the next one. Commands whose durability is kBuffered may
-// be lost with the power, and their revisions with them, although watchers have seen those. So that such a revision is
-// never given to something else, a store that was last written under another boot id and not closed skips
+// Revisions: every accepted command that changes something gets the next one. Commands whose durability is kBuffered
+// may be lost with the power, and their revisions with them, although watchers have seen those. So that such a revision
+// is never given to something else, a store that was last written under another boot id and not closed skips
 // kMaxUnsyncedRevisions and drops its change log: resuming a watch from before then gives REVISION_COMPACTED.
 //
 // Thread rules: Run, Tick and Close on one thread at a time; everything else from any thread.
@@ -49,11 +49,11 @@ class Listener {
 };
 
 struct CommitStats {
-  uint64_t batches = 0;          // written to the store
-  uint64_t commands = 0;         // judged
-  uint64_t refused = 0;          // by the rules
-  uint64_t replayed = 0;         // answered from their request id
-  uint64_t store_failures = 0;   // batches that the store did not take
+  uint64_t batches = 0;         // written to the store
+  uint64_t commands = 0;        // judged
+  uint64_t refused = 0;         // by the rules
+  uint64_t replayed = 0;        // answered from their request id
+  uint64_t store_failures = 0;  // batches that the store did not take
 };
 
 class CommitCore {
@@ -70,8 +70,7 @@ class CommitCore {
   // Reads the record from the store, checks it, and begins a new epoch. DATA_LOSS when the record is damaged or breaks
   // an invariant: it is not repaired. `store`, `clock` must outlive the core.
   static absl::StatusOr<std::unique_ptr<CommitCore>> Open(Store& store, const Clock& clock,
-                                                          std::function<std::string()> new_uid,
-                                                          const Options& options);
+                                                          std::function<std::string()> new_uid, const Options& options);
 
   // What became of one command of a batch.
   struct Outcome {

@@ -1,11 +1,11 @@
 #include "server/commit/core.h"
 
+#include <gtest/gtest.h>
+
 #include <chrono>
 #include <memory>
 #include <string>
 #include <vector>
-
-#include <gtest/gtest.h>
 
 #include "common/error.h"
 #include "common/fake_clock.h"
@@ -35,7 +35,8 @@ class CoreTest : public testing::Test {
     CommitCore::Options options = options_;
     options.boot_id = std::move(boot_id);
     options.cluster_id = std::move(cluster_id);
-    return CommitCore::Open(store, clock_, [this] { return "uid-" + std::to_string(++uids_); }, options);
+    return CommitCore::Open(
+        store, clock_, [this] { return "uid-" + std::to_string(++uids_); }, options);
   }
 
   static bool Has(const CommitCore& core, const std::string& host) {

@@ -1,10 +1,10 @@
 #include "server/commit/requests.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <utility>
 #include <vector>
-
-#include <fmt/format.h>
 
 #include "server/commit/record.pb.h"
 

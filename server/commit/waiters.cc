@@ -56,9 +56,8 @@ int64_t Waiters::Add(Kind kind, const RecordPtr& seen, Callback callback) {
     by_uid_[uid].push_back({id, generation, callback});
     uid_of_.emplace(id, uid);
   }
-  auto [present, revision] = core_.Read([&](const Tables& tables, int64_t at) {
-    return std::make_pair(Present(tables, kind, seen), at);
-  });
+  auto [present, revision] =
+      core_.Read([&](const Tables& tables, int64_t at) { return std::make_pair(Present(tables, kind, seen), at); });
   if (present == nullptr || Settled(kind, *present, generation)) {
     if (Cancel(id)) callback(present != nullptr ? present : seen, revision);
   }
@@ -92,12 +91,10 @@ void Waiters::OnCommit(const std::vector<ChangeSetPtr>& sets) {
         const auto found = by_uid_.find(UidOf(change.kind, *record));
         if (found == by_uid_.end()) continue;
         // A rebind takes the record away under its old name and puts it under the new one in the same set.
-        const bool renamed = change.after == nullptr && std::any_of(set->changes.begin(), set->changes.end(),
-                                                                    [&](const Change& other) {
-                                                                      return other.after != nullptr &&
-                                                                             UidOf(other.kind, *other.after) ==
-                                                                                 found->first;
-                                                                    });
+        const bool renamed =
+            change.after == nullptr && std::any_of(set->changes.begin(), set->changes.end(), [&](const Change& other) {
+              return other.after != nullptr && UidOf(other.kind, *other.after) == found->first;
+            });
         if (renamed) continue;
         std::vector<Waiter>& waiters = found->second;
         for (auto it = waiters.begin(); it != waiters.end();) {

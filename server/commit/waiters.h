@@ -26,9 +26,9 @@ class Waiters final : public Listener {
   explicit Waiters(const CommitCore& core) : core_(core) {}
 
   // Calls `callback` once: as soon as the host has answered about `generation` or a later one of the resource `uid`
-  // (READY, DORMANT or FAILED), or it is gone; at once, if that is so already. `seen` is the resource as the caller knows
-  // it: it tells where to look. The callback runs on the caller's thread or the writer's; it must not block and must not
-  // call Add or Cancel. Returns an id for Cancel.
+  // (READY, DORMANT or FAILED), or it is gone; at once, if that is so already. `seen` is the resource as the caller
+  // knows it: it tells where to look. The callback runs on the caller's thread or the writer's; it must not block and
+  // must not call Add or Cancel. Returns an id for Cancel.
   int64_t Add(Kind kind, const RecordPtr& seen, Callback callback);
 
   // After it returned true the callback will not be called; false: it was, or is being called.
