@@ -67,7 +67,7 @@ absl::Status JudgeResult(const std::string& host, const v1::ItemResult& result, 
                          const Context& context, Draft& draft) {
   if (present == nullptr || present->uid() != result.uid()) return absl::OkStatus();
   if (present->host() != host) {
-    return Error(absl::StatusCode::kPermissionDenied, v1::ERROR_REASON_PROTOCOL_VIOLATION)
+    return Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_PROTOCOL_VIOLATION)
         .Message("{} answers for {}, which is on {}", host, present->name(), present->host())
         .Meta("name", present->name())
         .Meta("host", present->host());

@@ -125,7 +125,7 @@ TEST_F(ResultsTest, WhatIsUnknownChangesNothing) {
 TEST_F(ResultsTest, AHostAnswersForItselfOnly) {
   const int64_t revision = fleet_.revision();
   const absl::Status status = fleet_.Answer(kSmall, ResultFor(fleet_.vdevice("v", 8), v1::OUTCOME_APPLIED));
-  EXPECT_EQ(status.code(), absl::StatusCode::kPermissionDenied);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(ReasonOf(status), v1::ERROR_REASON_PROTOCOL_VIOLATION);
   EXPECT_EQ(fleet_.revision(), revision);
 }

@@ -1,7 +1,8 @@
 // Rules of vdevices: who has a device, and under which guest StreamID.
 
-#include <cinttypes>
-#include <optional>
+#include <algorithm>
+#include <memory>
+#include <string>
 #include <utility>
 
 #include "server/fleet/deletion.h"
@@ -62,17 +63,18 @@ absl::Status CheckVdevId(const Target& target, const std::string& field, uint64_
   const uint32_t sid_bits = target.smmu->sid_bits();
   const uint32_t bits = cmdqv ? std::min(sid_bits, kCmdqvVdevIdBits) : sid_bits;
   if (vdev_id >> bits == 0) return absl::OkStatus();
-  return Error(absl::StatusCode::kOutOfRange, v1::ERROR_REASON_VDEV_ID_TOO_WIDE)
-      .Message("{}: {} is wider than the {} bits of {}; choose a vdev_id below {}", field, vdev_id, bits,
-               bits < sid_bits ? "a TEGRA241_CMDQV viommu" : "the StreamIDs of " + target.smmu->name(),
-               uint64_t{1} << bits)
+  const std::string what = fmt::format(
+      "{} is wider than the {} bits of {}; choose a vdev_id below {}", vdev_id, bits,
+      bits < sid_bits ? "a TEGRA241_CMDQV viommu" : "the StreamIDs of " + target.smmu->name(), uint64_t{1} << bits);
+  return Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_VDEV_ID_TOO_WIDE)
+      .Message("{}: {}", field, what)
       .Meta("field", field)
       .Meta("vdev_id", std::to_string(vdev_id))
-      .Meta("bits", std::to_string(bits));
+      .Meta("bits", std::to_string(bits))
+      .Field(field, what);
 }
 
-// `name` is that of a vdevice that is to be; `self` the present name of the vdevice that is to have it, empty for a new
-// one.
+// `name` is what a vdevice would have with `vdev_id`.
 absl::Status CheckNameFree(const View& view, const std::string& field, const std::string& name, uint64_t vdev_id) {
   const auto taken = [&](const std::string& holder, const std::string& device, const std::string& why) {
     return Error(absl::StatusCode::kAlreadyExists, v1::ERROR_REASON_VDEV_ID_TAKEN)

@@ -130,8 +130,8 @@ TEST_F(VdeviceRulesTest, AVdevIdFitsIn32BitsAndInTheStreamIds) {
   Refused(SetVdevId("v", device1_, uint64_t{1} << 32), StatusCode::kInvalidArgument,
           v1::ERROR_REASON_VDEV_ID_OUT_OF_RANGE);
   Refused(SetVdevId("v", device1_, ~uint64_t{0}), StatusCode::kInvalidArgument, v1::ERROR_REASON_VDEV_ID_OUT_OF_RANGE);
-  Refused(SetVdevId("v", device1_, 0xffff'ffff), StatusCode::kOutOfRange, v1::ERROR_REASON_VDEV_ID_TOO_WIDE);
-  Refused(SetVdevId("v", device1_, 1 << 24), StatusCode::kOutOfRange, v1::ERROR_REASON_VDEV_ID_TOO_WIDE);
+  Refused(SetVdevId("v", device1_, 0xffff'ffff), StatusCode::kInvalidArgument, v1::ERROR_REASON_VDEV_ID_TOO_WIDE);
+  Refused(SetVdevId("v", device1_, 1 << 24), StatusCode::kInvalidArgument, v1::ERROR_REASON_VDEV_ID_TOO_WIDE);
   Accepted(SetVdevId("v", device1_, (1 << 24) - 1));
 }
 
@@ -145,7 +145,7 @@ TEST_F(VdeviceRulesTest, StreamIdsOf32BitsTakeEvery32BitNumber) {
 // Promise 2.
 TEST_F(VdeviceRulesTest, HardwareQueuesTakeTwentyBitsAndAFixedNumberOfDevices) {
   Accepted(CreateViommu("hw", SmmuOf(kGrace, 0), "s", v1::VIOMMU_TYPE_TEGRA241_CMDQV));
-  Refused(SetVdevId("hw", device1_, 1 << 20), StatusCode::kOutOfRange, v1::ERROR_REASON_VDEV_ID_TOO_WIDE);
+  Refused(SetVdevId("hw", device1_, 1 << 20), StatusCode::kInvalidArgument, v1::ERROR_REASON_VDEV_ID_TOO_WIDE);
   Accepted(SetVdevId("hw", device1_, (1 << 20) - 1));
   Accepted(UnsetVdevId("v", 8));
   ASSERT_TRUE(fleet_.Answer(fleet_.vdevice("v", 8), v1::OUTCOME_RELEASED).ok());
@@ -285,7 +285,7 @@ TEST_F(VdeviceRulesTest, ARebindChecksTheNewVdevIdLikeASet) {
   Refused(RebindVdevId("v", 8, 8), StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_FIELD);
   Refused(RebindVdevId("v", 8, 9), StatusCode::kAlreadyExists, v1::ERROR_REASON_VDEV_ID_TAKEN);
   Refused(RebindVdevId("v", 8, uint64_t{1} << 32), StatusCode::kInvalidArgument, v1::ERROR_REASON_VDEV_ID_OUT_OF_RANGE);
-  Refused(RebindVdevId("v", 8, 1 << 24), StatusCode::kOutOfRange, v1::ERROR_REASON_VDEV_ID_TOO_WIDE);
+  Refused(RebindVdevId("v", 8, 1 << 24), StatusCode::kInvalidArgument, v1::ERROR_REASON_VDEV_ID_TOO_WIDE);
   Accepted(RebindVdevId("v", 9, 10));
   Refused(RebindVdevId("v", 8, 9), StatusCode::kAlreadyExists, v1::ERROR_REASON_VDEV_ID_TAKEN);
   Accepted(UnsetVdevId("v", 8));
