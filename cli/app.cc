@@ -76,6 +76,7 @@ absl::Status CheckChangeFlags(const Command& root, const Parsed& parsed) {
 }
 
 int Fail(const absl::Status& status, const Facts& facts, bool for_programs, const Terminal& terminal) {
+  if (status.message().empty()) return static_cast<int>(ExitCodeOf(status));
   if (for_programs) {
     *terminal.err << PrintJson(FailureToJson(status, facts));
   } else {

@@ -390,6 +390,12 @@ TEST_F(AppTest, AWatchGoesOnWhereItBroke) {
   EXPECT_EQ(requests[1].kinds(0), v1::RESOURCE_KIND_VIOMMU);
 }
 
+TEST_F(AppTest, AWatchOfAServerThatIsNotThereIsSoonGivenUp) {
+  fake_.FailNext("Watch", absl::UnavailableError("starting"), 100);
+  EXPECT_EQ(Run({"watch"}), 3);
+  EXPECT_EQ(fake_.Calls("Watch"), 3);
+}
+
 TEST_F(AppTest, ACompactedRevisionEndsAWatchWithTheOldestOneLeft) {
   fake_.AddWatch({{},
                   Error(absl::StatusCode::kOutOfRange, v1::ERROR_REASON_REVISION_COMPACTED)

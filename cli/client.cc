@@ -142,7 +142,7 @@ class GrpcClient : public Client {
     stream->Finish(&status, nullptr);
     queue.Wait(context);
     if (!garbled.ok()) return garbled;
-    if (interrupted_.load()) return InterruptedError("interrupted");
+    if (interrupted_.load()) return InterruptedError("");  // ends a stream as intended: nothing to be said
     if (!wanted) return absl::OkStatus();
     if (timeout.count() > 0 && status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED) return absl::OkStatus();
     return Explain(status);

@@ -68,6 +68,9 @@ std::vector<std::string> HintsOf(const absl::Status& status, const Facts& facts)
     }
     case ExitCode::kUnreachable:
       return {"viommuctl config current   # which server is meant (--server, VIOMMUCTL_SERVER, --context)"};
+    case ExitCode::kInterrupted:
+      if (request_id == facts.end()) return {};
+      return {fmt::format("the same with --request-id {}: it is carried out only once", request_id->second)};
     case ExitCode::kNotYet:
       if (request_id != facts.end()) {
         return {fmt::format("the same with --request-id {} and a longer --timeout: it is carried out only once",

@@ -110,6 +110,11 @@ TEST(Failure, ForPrograms) {
 TEST(Failure, ALostAnswerTellsTheRequestId) {
   EXPECT_THAT(DescribeFailure(absl::DeadlineExceededError("no answer"), {{"request_id", "abc"}}, false),
               HasSubstr("--request-id abc"));
+  EXPECT_THAT(DescribeFailure(InterruptedError("interrupted"), {{"request_id", "abc"}}, false),
+              HasSubstr("--request-id abc"));
+  const absl::Status not_yet =
+      Error(absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_NOT_YET_APPLIED).Message("recorded");
+  EXPECT_THAT(DescribeFailure(not_yet, {{"request_id", "abc"}}, false), HasSubstr("--request-id abc"));
 }
 
 TEST(ExitCodes, FollowTheTable) {

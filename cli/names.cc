@@ -149,6 +149,11 @@ std::string ShortName(std::string_view full_name) {
   return segments.size() == 2 ? segments[1] : segments[1] + "/" + segments[3];
 }
 
+std::string HostOf(std::string_view full_name) {
+  const std::vector<std::string> segments = Split(full_name, '/');
+  return segments.size() == 4 && segments[0] == "hosts" ? segments[0] + "/" + segments[1] : std::string(full_name);
+}
+
 std::string_view LastSegment(std::string_view name) {
   const size_t slash = name.rfind('/');
   return slash == std::string_view::npos ? name : name.substr(slash + 1);

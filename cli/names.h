@@ -50,6 +50,9 @@ absl::StatusOr<std::string> InvalidationTarget(std::string_view name);
 // The short form of a full name, for columns whose heading says the kind: "a/smmu0", "v1/16". Other text as it is.
 std::string ShortName(std::string_view full_name);
 
+// "hosts/a" of everything that belongs to a host by its name; other names as they are.
+std::string HostOf(std::string_view full_name);
+
 // The last segment: "smmu0", "16".
 std::string_view LastSegment(std::string_view name);
 

@@ -87,6 +87,8 @@ TEST(Names, ShortNamesAreForColumns) {
   EXPECT_EQ(ShortName("viommus/v1/vdevices/16"), "v1/16");
   EXPECT_EQ(ShortName("hosts/a"), "a");
   EXPECT_EQ(ShortName("web-1"), "web-1");
+  EXPECT_EQ(HostOf("hosts/a/devices/0000:01:00.0"), "hosts/a");
+  EXPECT_EQ(HostOf("viommus/v1"), "viommus/v1");
 }
 
 TEST(Text, NumbersAreDecimalOrHex) {

@@ -18,8 +18,9 @@ absl::StatusOr<ExitCode> Attach(Session& session, const AttachArguments& argumen
   v1::AttachDeviceRequest request;
   VIOMMU_ASSIGN_OR_RETURN(*request.mutable_device(), FullName(Kind::kDevice, arguments.device));
   VIOMMU_ASSIGN_OR_RETURN(*request.mutable_name(), FullName(Kind::kNestedDomain, arguments.nested_domain));
-  VIOMMU_ASSIGN_OR_RETURN(const auto response, session.Change<v1::AttachDeviceResponse>(
-                                                   request, "waiting for the host to attach " + request.device()));
+  VIOMMU_ASSIGN_OR_RETURN(const auto response,
+                          session.Change<v1::AttachDeviceResponse>(
+                              request, "waiting for " + HostOf(request.device()) + " to attach the device"));
   return ShowChange(session, Kind::kVdevice, {&response.vdevice()}, "attached to " + ShortName(request.name()),
                     response.revision());
 }

@@ -71,9 +71,8 @@ absl::StatusOr<ExitCode> CreateViommu(Session& session, const ViommuArguments& a
   VIOMMU_ASSIGN_OR_RETURN(*viommu.mutable_stage2_domain(), FullName(Kind::kStage2Domain, arguments.stage2_domain));
   viommu.set_type(arguments.type == "tegra241-cmdqv" ? v1::VIOMMU_TYPE_TEGRA241_CMDQV : v1::VIOMMU_TYPE_ARM_SMMUV3);
   VIOMMU_RETURN_IF_ERROR(SetLabels(arguments.labels, viommu));
-  VIOMMU_ASSIGN_OR_RETURN(
-      const auto response,
-      session.Change<v1::CreateViommuResponse>(request, "waiting for the host of " + viommu.smmu() + " to apply it"));
+  VIOMMU_ASSIGN_OR_RETURN(const auto response, session.Change<v1::CreateViommuResponse>(
+                                                   request, "waiting for " + HostOf(viommu.smmu()) + " to apply it"));
   return ShowChange(session, Kind::kViommu, {&response.viommu()}, "created", response.revision());
 }
 

@@ -43,7 +43,7 @@ absl::StatusOr<ExitCode> SetVdevId(Session& session, const SetArguments& argumen
   for (const auto& [key, value] : labels) (*request.mutable_labels())[key] = value;
   VIOMMU_ASSIGN_OR_RETURN(
       const auto response,
-      session.Change<v1::SetVdevIdResponse>(request, "waiting for the host of " + request.device() + " to apply it"));
+      session.Change<v1::SetVdevIdResponse>(request, "waiting for " + HostOf(request.device()) + " to apply it"));
   return ShowChange(session, Kind::kVdevice, {&response.vdevice()},
                     fmt::format("set for {}", ShortName(response.vdevice().device())), response.revision());
 }

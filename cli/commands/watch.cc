@@ -21,8 +21,10 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// Streams that break one after the other without bringing anything.
-constexpr int kMaxFruitlessStreams = 10;
+// Streams that break one after the other without bringing anything: about five minutes of trying…
+constexpr int kMaxFruitlessStreams = 60;
+// …but a server that was never reached is soon given up.
+constexpr int kMaxFirstStreams = 3;
 constexpr std::chrono::milliseconds kFirstPause{200};
 constexpr std::chrono::milliseconds kLongestPause{5000};
 
@@ -181,12 +183,17 @@ class Watcher {
         return status;
       }
       fruitless = brought_something_ ? 0 : fruitless + 1;
+      if (brought_something_) last_words_.clear();
       if (brought_something_) pause = kFirstPause;
-      if (fruitless == kMaxFruitlessStreams) {
+      reached_ = reached_ || brought_something_;
+      if (fruitless == (reached_ ? kMaxFruitlessStreams : kMaxFirstStreams)) {
         return status.ok() ? absl::UnavailableError("the server ends each watch at once") : status;
       }
       const std::string why = status.ok() ? "the server ended the watch" : std::string(status.message());
-      *session_.terminal().err << fmt::format("{}; going on after revision {}\n", why, position_.StartRevision());
+      if (why != last_words_) {
+        *session_.terminal().err << fmt::format("{}; going on after revision {}\n", why, position_.StartRevision());
+      }
+      last_words_ = why;  // said once, not with every try
       VIOMMU_RETURN_IF_ERROR(client->Pause(pause, nullptr));
       pause = std::min(pause * 2, kLongestPause);
     }
@@ -242,6 +249,8 @@ class Watcher {
   WatchPosition position_;
   EventPrinter printer_;
   bool brought_something_ = false;
+  bool reached_ = false;
+  std::string last_words_;
   bool ended_ = false;
 };
 
