@@ -28,10 +28,12 @@ class BadInputTest : public FleetFixture {
   // Until nothing is on its way from a host that would change the revision by itself.
   void WaitSettled() {
     ASSERT_TRUE(Eventually(10, [this] {
-      for (const auto& each : Ok(&Stub::ListViommus, v1::ListViommusRequest()).viommus()) {
+      const auto viommus = Ok(&Stub::ListViommus, v1::ListViommusRequest());
+      const auto stage2s = Ok(&Stub::ListStage2Domains, v1::ListStage2DomainsRequest());
+      for (const auto& each : viommus.viommus()) {
         if (each.state() != v1::STATE_READY) return false;
       }
-      for (const auto& each : Ok(&Stub::ListStage2Domains, v1::ListStage2DomainsRequest()).stage2_domains()) {
+      for (const auto& each : stage2s.stage2_domains()) {
         if (each.state() != v1::STATE_READY) return false;
       }
       return true;
@@ -120,7 +122,8 @@ TEST_F(BadInputTest, VmidsExhausted) {
   list.set_host(std::string("hosts/") + kEdge);
   list.set_page_size(1000);
   ASSERT_TRUE(Eventually(20, [&] {
-    for (const auto& each : Ok(&Stub::ListStage2Domains, list).stage2_domains()) {
+    const auto listed = Ok(&Stub::ListStage2Domains, list);
+    for (const auto& each : listed.stage2_domains()) {
       if (each.state() == v1::STATE_PENDING) return false;
     }
     return true;

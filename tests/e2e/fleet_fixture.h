@@ -85,9 +85,8 @@ class FleetFixture : public testing::Test {
     request.set_host("hosts/" + host);
     request.set_page_size(1000);
     std::map<std::string, std::vector<std::string>> devices;
-    for (const auto& device : Ok(&Stub::ListDevices, request).devices()) {
-      devices[device.smmu()].push_back(device.name());
-    }
+    const auto listed = Ok(&Stub::ListDevices, request);
+    for (const auto& device : listed.devices()) devices[device.smmu()].push_back(device.name());
     return devices;
   }
 

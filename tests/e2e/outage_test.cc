@@ -44,8 +44,8 @@ class OutageTest : public FleetFixture {
 
   // What an invalidation through the host's own socket gives, with no server in between.
   Finished LocalInvalidate() {
-    return Run({Runfile("cli/viommuctl"), "local", "invalidate", "viommus/a", "tlbi-nh-all", "--socket",
-                cluster_.agent_address(kGrace)});
+    return viommu::tests::Run({Runfile("cli/viommuctl"), "local", "invalidate", "viommus/a", "tlbi-nh-all", "--socket",
+                               cluster_.socket_path(kGrace)});
   }
 
   std::string device_;

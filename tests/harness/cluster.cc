@@ -61,7 +61,7 @@ void Cluster::LaunchAgent(const std::string& host, const std::string& inventory,
                                    "--server=" + server_address(),
                                    "--state-dir=" + (dir_ / (as + ".state")),
                                    "--inventory=" + (inventory[0] == '/' ? inventory : Runfile(inventory)),
-                                   "--listen=" + agent_address(as),
+                                   "--listen=unix:" + socket_path(as),
                                    "--log-format=json"};
   argv.insert(argv.end(), more_args.begin(), more_args.end());
   agents_[as] = std::make_unique<Process>(argv, dir_ / (as + ".log"));

@@ -42,7 +42,7 @@ class Cluster {
                    const std::vector<std::string>& more_args = {});
   bool AgentLogHas(const std::string& as, const std::string& words) const;
   Process& agent(const std::string& as) { return *agents_.at(as); }
-  std::string agent_address(const std::string& as) const { return "unix:" + (dir_ / (as + ".sock")); }
+  std::string socket_path(const std::string& as) const { return dir_ / (as + ".sock"); }
   // Waits until the server has the agent's session.
   void WaitConnected(const std::string& host);
   void WaitDisconnected(const std::string& host);
