@@ -210,6 +210,7 @@ TEST_F(AppTest, AServerThatIsNotThereIsExitCode3) {
 
 TEST_F(AppTest, PlainTextToElsewhereNeedsToBeAskedFor) {
   EXPECT_EQ(RunBare({"get", "hosts", "--server", "server.example:7070"}), 2);
+  EXPECT_THAT(err(), HasSubstr("--insecure"));
 }
 
 TEST_F(AppTest, ChangesCarryAFreshRequestId) {

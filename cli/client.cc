@@ -56,6 +56,20 @@ absl::Status FromBytes(const grpc::ByteBuffer& bytes, Message& message) {
   return absl::OkStatus();
 }
 
+// Certificates are checked by code that names the options of a configuration file; here they are flags.
+std::string AsFlags(std::string text) {
+  constexpr std::pair<std::string_view, std::string_view> kFlags[] = {{"tls.allow_insecure", "--insecure"},
+                                                                      {"tls.cert", "--tls-cert"},
+                                                                      {"tls.key", "--tls-key"},
+                                                                      {"tls.ca", "--tls-ca"}};
+  for (const auto& [option, flag] : kFlags) {
+    for (size_t at = text.find(option); at != std::string::npos; at = text.find(option, at + flag.size())) {
+      text.replace(at, option.size(), flag);
+    }
+  }
+  return text;
+}
+
 // The completion queue of one call. It must be empty before it goes.
 class Queue {
  public:
@@ -211,7 +225,7 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Create(const Endpoint& endpoint,
   transport.tls.key = endpoint.tls_key;
   transport.allow_insecure = endpoint.insecure;
   const auto credentials = MakeChannelCredentials(*address, transport);
-  if (!credentials.ok()) return UsageError(std::string(credentials.status().message()));
+  if (!credentials.ok()) return UsageError(AsFlags(std::string(credentials.status().message())));
 
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMaxReplyBytes);

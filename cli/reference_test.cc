@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <fstream>
+#include <functional>
 #include <sstream>
 
 #include "cli/app.h"
@@ -20,8 +21,16 @@ std::string ReadDocument() {
 }
 
 TEST(Reference, IsWhatTheProgramSays) {
-  EXPECT_EQ(ReadDocument(), Reference(*MakeCommands()))
-      << "write it anew: bazel run //cli:write_reference > docs/cli.md";
+  std::istringstream written(ReadDocument());
+  std::istringstream said(Reference(*MakeCommands()));
+  std::string document_line;
+  std::string program_line;
+  for (int line = 1; std::getline(said, program_line); ++line) {
+    ASSERT_TRUE(std::getline(written, document_line)) << "docs/cli.md ends before line " << line;
+    ASSERT_EQ(document_line, program_line)
+        << "docs/cli.md, line " << line << "; write it anew: bazel run //cli:write_reference > docs/cli.md";
+  }
+  EXPECT_FALSE(std::getline(written, document_line)) << "docs/cli.md has more than the program: " << document_line;
 }
 
 // Leaves of the tree.
