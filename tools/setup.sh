@@ -2,7 +2,7 @@
 # Installs what a script needs and sets its environment. To be sourced by the scripts at the root:
 #
 #   source "$(dirname "${BASH_SOURCE[0]}")/tools/setup.sh"
-#   viommu_setup build test     # groups of tools/packages.txt; "npm" adds buf and buildifier
+#   viommu_setup build test     # groups of tools/packages.txt; "npm" is buf and buildifier
 #
 # Afterwards the working directory is the root of the repository, ${BAZEL[@]} runs Bazel, and with "npm" buf and buildifier
 # are on the PATH.
@@ -49,19 +49,18 @@ viommu_install() {
   "${run[@]}" install -y --no-install-recommends "$@"
 }
 
-# buf and buildifier, which Debian does not have: the exact versions of tools/package.json, outside of the repository. There is
-# no lock file: it would name the machine's registry, and one that is made on one platform misses the binaries of others.
+# buf and buildifier, which Debian does not have: the exact versions of tools/package.json, outside of the repository.
+# There is no lock file: one that is made on one platform misses the binaries of others.
 viommu_npm_tools() {
-  command -v npm >/dev/null || viommu_install npm
   local pins dir
   pins="$(sha256sum "$VIOMMU_ROOT/tools/package.json")"
   dir="$VIOMMU_CACHE/npm-${pins:0:16}"
   if [[ ! -e "$dir/complete" ]]; then
     viommu_say "Installing buf and buildifier with npm in $dir"
-    mkdir -p "$dir"
-    cp "$VIOMMU_ROOT/tools/package.json" "$dir/"
-    # Their binaries are packages too: no install script has to run.
-    npm install --prefix "$dir" --no-package-lock --ignore-scripts --no-audit --no-fund --loglevel=error >&2
+    mkdir -p "$dir" && cp "$VIOMMU_ROOT/tools/package.json" "$dir/" || return 1
+    # Node trusts its own list of authorities; the machine's may have more. Binaries are packages: no script has to run.
+    NODE_EXTRA_CA_CERTS="${NODE_EXTRA_CA_CERTS:-/etc/ssl/certs/ca-certificates.crt}" \
+      npm install --prefix "$dir" --no-package-lock --ignore-scripts --no-audit --no-fund --loglevel=error >&2 || return 1
     touch "$dir/complete"
   fi
   PATH="$dir/node_modules/.bin:$PATH"
@@ -75,8 +74,12 @@ viommu_setup() {
   # Everything is asked for and installed before any work begins.
   local missing=()
   mapfile -t missing < <(viommu_missing_packages "$@")
+  local npm=false
+  [[ " $* " == *" npm "* ]] && npm=true
+  if "$npm" && ! command -v npm >/dev/null; then missing+=(npm); fi
   ((${#missing[@]} == 0)) || viommu_install "${missing[@]}"
-  [[ " $* " == *" npm "* ]] && viommu_npm_tools
+  # Without them the rest still works; their own checks fail and say so.
+  if "$npm" && ! viommu_npm_tools; then viommu_say "npm could not install buf and buildifier"; fi
   export PATH
   # shellcheck disable=SC2034  # for the script that sources this
   BAZEL=(bazel)
