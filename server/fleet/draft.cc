@@ -84,23 +84,24 @@ void Draft::Absorb(const std::vector<Change>& changes) {
 }
 
 void Draft::Set(Kind kind, std::string name, RecordPtr after) {
-  auto [it, first_touch] = records_.try_emplace(Key{kind, std::move(name)});
+  const auto [it, first_touch] = records_.try_emplace(Key{kind, std::move(name)});
+  const std::string& child = it->first.name;
   Entry& entry = it->second;
   if (first_touch) {
-    entry.before = FindInBase(kind, it->first.name);
+    entry.before = FindInBase(kind, child);
     order_.push_back(it);
   }
   const RecordPtr& present = first_touch ? entry.before : entry.after;
   if (present == nullptr && after == nullptr) {
-    BrokenInvariant(fmt::format("{} was to be taken away and is not there", it->first.name));
+    BrokenInvariant(fmt::format("{} was to be taken away and is not there", child));
   }
   ForEachEdgeChange(kind, present, after, [&](Relation relation, const std::string& parent, int by) {
     const auto edge = edges_.try_emplace({relation, parent}).first;
     edge->second.sum += by;
     if (!IsCountedOnly(relation)) {
-      const auto child = edge->second.children.try_emplace(it->first.name, 0).first;
-      child->second += by;
-      if (child->second == 0) edge->second.children.erase(child);
+      const auto changed = edge->second.children.try_emplace(child, 0).first;
+      changed->second += by;
+      if (changed->second == 0) edge->second.children.erase(changed);
     }
     if (edge->second.sum == 0 && edge->second.children.empty()) edges_.erase(edge);
   });

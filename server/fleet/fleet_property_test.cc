@@ -294,7 +294,7 @@ void History::Take(const Step& step) {
   const std::string smmu = at_home ? HomeSmmu(home) : SmmuOf(host, step[3] % 2);
   const int first_device = at_home && home == 1 ? 2 : 0;
   const std::string device = DeviceOf(host, at_home ? first_device + step[3] % 2 : step[3] % 5);  // there are four
-  const uint64_t vdev_id = Pick<uint64_t>({0, 1, 2, 3, 4, 1 << 24, uint64_t{1} << 32}, step[4]);
+  const uint64_t vdev_id = Pick<uint64_t>({0, 1, 2, 0, 1, 2, 3, 1 << 24, uint64_t{1} << 32}, step[4]);
   const bool cascade = step[4] % 2 == 0;
   switch (step[0] % 20) {
     case 0:
@@ -326,7 +326,7 @@ void History::Take(const Step& step) {
       return Do(UnsetVdevId(viommu, vdev_id));
     case 7:
     case 8: {
-      const auto rebound = TryDo(RebindVdevId(viommu, vdev_id, step[3] % 6));
+      const auto rebound = TryDo(RebindVdevId(viommu, vdev_id, step[3] % 4));
       if (rebound.ok()) ledger_.Rebind(rebound->vdevice());
       return;
     }
@@ -350,7 +350,9 @@ void History::Take(const Step& step) {
 }
 
 RC_GTEST_PROP(FleetProperty, EveryHistoryKeepsThePromises, ()) {
-  const auto steps = *rc::gen::container<std::vector<Step>>(kSteps, rc::gen::arbitrary<Step>());
+  // Every byte at once: left to itself, the generator begins with small ones, and histories with few kinds of steps.
+  const auto steps =
+      *rc::gen::container<std::vector<Step>>(kSteps, rc::gen::resize(rc::kNominalSize, rc::gen::arbitrary<Step>()));
   History history;
   for (const Step& step : steps) history.Take(step);
 }
