@@ -118,7 +118,7 @@ class Completer {
 
 constexpr std::string_view kBash = R"(# bash completion of viommuctl. To use it: source <(viommuctl completion bash)
 _viommuctl() {
-  local line="${COMP_LINE:0:COMP_POINT}" words candidates word cur prefix
+  local line="${COMP_LINE:0:COMP_POINT}" words word cur prefix
   read -r -a words <<<"$line"
   [[ "$line" == *[[:space:]] ]] && words+=("")
   cur="${words[${#words[@]}-1]}"
