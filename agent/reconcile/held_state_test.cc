@@ -56,6 +56,15 @@ TEST(HeldStateTest, ReleasedNeverComesBackUnderItsUidOrName) {
   EXPECT_EQ(state.Judge(Deleting(Viommu("u", "v", 0), 7)), Verdict::kGone);
 }
 
+TEST(HeldStateTest, ReleasedUnderAnotherNameStaysReleased) {
+  HeldState state;
+  ASSERT_TRUE(state.Apply(Intent(Vdevice("d", "v", 1, 5))).ok());
+  ASSERT_TRUE(state.Apply(Intent(Vdevice("d", "v", 2, 6))).ok());
+  ASSERT_TRUE(state.Apply(Release("d", "", 7)).ok());
+  EXPECT_EQ(state.Judge(Vdevice("d", "v", 1, 5)), Verdict::kReleased) << "from before the rebind";
+  EXPECT_EQ(state.Judge(Vdevice("e", "v", 1, 5)), Verdict::kAccept);
+}
+
 TEST(HeldStateTest, TombstonesCollapseUpToWhatIsSynced) {
   HeldState state;
   const auto release = [&state](int64_t generation) {

@@ -175,6 +175,16 @@ TEST_F(ReconcilerTest, TearsDownInReverse) {
   EXPECT_EQ(ReasonOf(targets_->Acquire("viommus/v").status()), v1::ERROR_REASON_VIOMMU_NOT_FOUND);
 }
 
+TEST_F(ReconcilerTest, NothingGoesBeforeWhatStandsOnIt) {
+  MakeVm();
+  ASSERT_TRUE(Send({Deleting(Viommu("v", "v", 0), 10), Deleting(Stage2("s", "s2", 0), 11)}).ok());
+  EXPECT_THAT(Run(), IsEmpty());
+  EXPECT_THAT(backend_.log, IsEmpty());
+  EXPECT_TRUE(targets_->Acquire("v").ok()) << "its devices still need their invalidations";
+  ASSERT_TRUE(Send({Deleting(Vdevice("d", "v", 7, 0), 12), Deleting(Nested("n", "v", "n", 0), 13)}).ok());
+  EXPECT_THAT(Run(), ElementsAre("d@12 RELEASED", "n@13 RELEASED", "s@11 RELEASED", "v@10 RELEASED"));
+}
+
 TEST_F(ReconcilerTest, WhatStandsBelowStaysWithoutDevices) {
   MakeVm();
   ASSERT_TRUE(Send({Deleting(Vdevice("d", "v", 7, 0, 0, "n"), 10)}).ok());
