@@ -145,7 +145,9 @@ void SessionClient::Loop() {
     MutexLock lock(mu_);
     if (stop_) return;
     VIOMMU_LOG(kWarning, refusal ? "session refused" : "session ended",
-               {{"status", end}, {"retry_ms", std::chrono::duration_cast<std::chrono::milliseconds>(wait).count()}});
+               {{"reason", ReasonName(ReasonOf(end))},
+                {"status", end},
+                {"retry_ms", std::chrono::duration_cast<std::chrono::milliseconds>(wait).count()}});
     const MonotonicTime until = options_.clock->Monotonic() + wait;
     for (auto now = options_.clock->Monotonic(); !stop_ && now < until; now = options_.clock->Monotonic()) {
       wake_.WaitFor(mu_, until - now);

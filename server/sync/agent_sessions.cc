@@ -144,7 +144,8 @@ absl::Status AgentSessions::Admit(const std::shared_ptr<AgentSession>& session, 
 }
 
 void AgentSessions::Ended(const AgentSession& session, const std::string& host, const absl::Status& why) {
-  VIOMMU_LOG(kInfo, "agent session ended", {{"host", host}, {"peer", session.peer().address}, {"why", why}});
+  VIOMMU_LOG(kInfo, "agent session ended",
+             {{"host", host}, {"peer", session.peer().address}, {"reason", ReasonName(ReasonOf(why))}, {"why", why}});
   const v1::ErrorReason reason = ReasonOf(why);
   if (reason == v1::ERROR_REASON_STALE_EPOCH) {
     VIOMMU_LOG(kError, "this server is stale", {{"host", host}, {"why", why}});

@@ -70,7 +70,8 @@ class Worker {
  public:
   Worker(Cluster& cluster, std::string viommu, std::string device, uint64_t first_id, uint64_t seed,
          std::atomic<bool>& stop, std::atomic<int64_t>& acknowledged, Verdict& verdict)
-      : stub_(cluster.NewStub()),
+      : cluster_(cluster),
+        stub_(cluster.NewStub()),
         viommu_(std::move(viommu)),
         device_(std::move(device)),
         next_id_(first_id),
@@ -104,6 +105,8 @@ class Worker {
       if (status.ok()) Acknowledge(response->revision());
       if (!Unknown(status)) return status;
       std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      // A channel that has failed to connect waits before it tries again; the load should not.
+      stub_ = cluster_.NewStub();
     }
     return std::nullopt;
   }
@@ -181,6 +184,7 @@ class Worker {
   uint64_t NextId() { return first_id() + (next_id_++ % 512); }
   uint64_t first_id() const { return next_id_ / 4096 * 4096; }
 
+  Cluster& cluster_;
   std::unique_ptr<Stub> stub_;
   const std::string viommu_;
   const std::string device_;
@@ -197,7 +201,7 @@ class Worker {
 // Follows the vdevices across all crashes and keeps what it was told.
 class Watcher {
  public:
-  Watcher(Cluster& cluster, Verdict& verdict) : stub_(cluster.NewStub()), verdict_(verdict) {
+  Watcher(Cluster& cluster, Verdict& verdict) : cluster_(cluster), verdict_(verdict) {
     thread_ = std::thread([this] { Run(); });
   }
   ~Watcher() { Stop(); }
@@ -223,6 +227,7 @@ class Watcher {
  private:
   void Run() {
     while (!stop_) {
+      stub_ = cluster_.NewStub();
       auto context = std::make_unique<grpc::ClientContext>();
       {
         std::lock_guard lock(mu_);
@@ -279,6 +284,7 @@ class Watcher {
     revision_ = std::max<int64_t>(revision_, response.revision());  // a sync or progress mark
   }
 
+  Cluster& cluster_;
   std::unique_ptr<Stub> stub_;
   Verdict& verdict_;
   std::atomic<bool> stop_ = false;

@@ -231,6 +231,8 @@ TEST_F(BadInputTest, ListsAndMessages) {
 
   v1::SetVdevIdRequest huge = SetRequest("a", device_, 5);
   (*huge.mutable_labels())["x"] = std::string(size_t{8} << 20, 'x');
+  ExpectRefused(&Stub::SetVdevId, huge, v1::ERROR_REASON_LIMIT_EXCEEDED);
+  (*huge.mutable_labels())["x"] = std::string(size_t{20} << 20, 'x');
   const int64_t before = Revision();
   EXPECT_EQ(Error(&Stub::SetVdevId, huge).code(), absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(Revision(), before);

@@ -110,7 +110,9 @@ TEST_F(MainLineTest, ABatchIsAllOrNothing) {
   StartHost(kGrace);
   const auto devices = DevicesBySmmu(kGrace);
   CreateStage2("vm-1", kGrace, "vm-1");
-  Ok(&Stub::CreateViommu, ViommuRequest("a", devices.begin()->first, "vm-1"));
+  auto viommu = ViommuRequest("a", devices.begin()->first, "vm-1");
+  viommu.set_wait(v1::WAIT_APPLIED);
+  Ok(&Stub::CreateViommu, viommu);
   v1::BatchSetVdevIdsRequest batch;
   batch.set_viommu("viommus/a");
   batch.set_wait(v1::WAIT_APPLIED);

@@ -44,6 +44,8 @@ void Cluster::StartServer(const std::vector<std::string>& more_args) {
   const bool serving = Eventually(kStartSeconds, [this] {
     v1::GetServerStatusResponse response;
     if (!server_->running()) Die(*this, "the server ended at its start");
+    // A new channel: one that has failed to connect waits before it tries again.
+    stub_ = NewStub();
     return Call(*stub_, &v1::FleetService::Stub::GetServerStatus, v1::GetServerStatusRequest(), &response, 1).ok();
   });
   if (!serving) Die(*this, "the server does not answer");
