@@ -1,4 +1,4 @@
-// What the server can be told, and its defaults (docs/configuration.md shows them all: --print-config).
+// What the server can be told, and its defaults (--print-config shows them all).
 
 #ifndef VIOMMU_SERVER_CONFIG_H_
 #define VIOMMU_SERVER_CONFIG_H_

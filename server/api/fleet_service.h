@@ -2,7 +2,7 @@
 //
 // No method blocks its thread. Reads copy a shared record out of the tables and are answered where they arrive; changes
 // are answered on the writer's answering thread, or on that of ApplyWaits when the caller waits for the host; watches
-// where gRPC reports that the last message is sent (docs/architecture.md).
+// where gRPC reports that the last message is sent (ARCHITECTURE.md).
 
 #ifndef VIOMMU_SERVER_API_FLEET_SERVICE_H_
 #define VIOMMU_SERVER_API_FLEET_SERVICE_H_

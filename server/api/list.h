@@ -2,7 +2,7 @@
 //
 // A page is read in chunks, so that a long scan does not keep the writer waiting; its revision is the one of its first
 // chunk: a watch that starts after it sees every change that the page may have missed. Filters that the record has a
-// relation for (docs/architecture.md) bound what is looked at; others are applied to what they leave. A call that has
+// relation for (ARCHITECTURE.md) bound what is looked at; others are applied to what they leave. A call that has
 // looked at kMaxScanRecords ends its page there, maybe empty, with a token to go on.
 
 #ifndef VIOMMU_SERVER_API_LIST_H_

@@ -122,7 +122,7 @@ VIOMMU_TEST_METHOD(DeleteHwQueue)
 VIOMMU_TEST_METHOD(Invalidate)
 #undef VIOMMU_TEST_METHOD
 
-inline constexpr std::chrono::seconds kPatience(60);  // before a test that hangs fails instead
+inline constexpr std::chrono::seconds kPatience(30);  // before a test that hangs fails instead
 
 class FleetServiceTest : public testing::Test {
  protected:
