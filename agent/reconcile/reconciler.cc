@@ -74,7 +74,9 @@ Reconciler::Reconciler(Journal& journal, Backend& backend, Targets& targets, con
 
 void Reconciler::FillHello(v1::Hello& hello) const {
   const journal::Identity& identity = held().identity();
-  hello.set_cluster_id(identity.cluster_id());
+  // An agent that is told its cluster says so before it has met one, so that a server of another cluster records
+  // nothing.
+  hello.set_cluster_id(identity.cluster_id().empty() ? options_.cluster_id : identity.cluster_id());
   hello.set_store_incarnation(identity.store_incarnation());
   hello.set_epoch(identity.epoch());
   hello.set_agent_id(identity.agent_id());

@@ -30,7 +30,7 @@ using Stub = v1::FleetService::Stub;
 
 constexpr int kServerKills = 50;
 constexpr int kAgentKills = 20;
-constexpr int kWorkers = 4;
+constexpr int kWorkers = 8;
 constexpr char kHost[] = "grace-01";
 constexpr char kInventory[] = "deploy/inventory/grace.yaml";
 
@@ -248,7 +248,7 @@ class Watcher {
       if (!Unknown(status) && !stop_)
         verdict_.Fail("watch from " + std::to_string(revision_) + ": " + status.ToString());
       ++resumed_;
-      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
     }
   }
 
@@ -410,7 +410,8 @@ TEST_F(CrashTest, KillingTheServerLosesNothing) {
   Watcher watcher(cluster_, verdict_);
   StartWorkers();
   for (int kill = 0; kill < kills && !verdict_.failed(); ++kill) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(20 + random_() % 200));
+    // Long enough for the agent to be back at times, short enough to hit everything else as well.
+    std::this_thread::sleep_for(std::chrono::milliseconds(20 + random_() % 600));
     cluster_.server().Kill();
     const int64_t acknowledged = acknowledged_;
     cluster_.StartServer();
