@@ -1,5 +1,5 @@
-// The system's RocksDB is not built for the sanitizer for data races: it sees the library copy memory, but not the atomics
-// that order the copies. What the library does by itself is therefore left out; what our code does is not.
+// The system's RocksDB is not built for the sanitizer for data races: it sees the library copy memory, but not the
+// atomics that order the copies. What the library does by itself is therefore left out; what our code does is not.
 
 #if defined(__has_feature)
 #if __has_feature(thread_sanitizer)
