@@ -53,7 +53,8 @@ void Must(const grpc::Status& status, const std::string& what) {
   if (!status.ok()) Die(what + ": " + status.error_message());
 }
 
-class Echo final : public EchoService::CallbackService {
+class EchoServer final : public EchoService::CallbackService {
+ public:
   grpc::ServerUnaryReactor* Echo(grpc::CallbackServerContext* context, const EchoRequest*, EchoResponse*) override {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
     reactor->Finish(grpc::Status::OK);
@@ -183,7 +184,7 @@ class World {
     Must(fleet(0).CreateViommu(&viommu_context, viommu, &viommu_made), "viommu");
   }
 
-  class Echo echo_;
+  EchoServer echo_;
   std::unique_ptr<server::Server> server_;
   std::vector<std::shared_ptr<grpc::Channel>> channels_;
   std::vector<std::unique_ptr<Fleet::Stub>> fleets_;
