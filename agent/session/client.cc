@@ -41,13 +41,16 @@ v1::StateReason ToReason(const absl::Status& status) {
 
 }  // namespace
 
-// The stream of one connection. gRPC calls On…Done() on its threads; everything else is the session's thread.
+// The stream of one connection. gRPC calls On…Done() on its threads; everything else is the session's thread. Reads and
+// writes are started outside of gRPC's own calls, so the stream is held: OnDone() does not come before Release(), or a
+// write could be started on a call that is gone.
 class SessionClient::Stream : public grpc::ClientBidiReactor<v1::ConnectRequest, v1::ConnectResponse> {
  public:
   explicit Stream(SessionClient& owner) : owner_(owner) {}
 
   void Start(v1::AgentService::Stub& stub) {
     stub.async()->Connect(&context_, this);
+    AddHold();
     StartRead(&incoming_);
     StartCall();
   }
@@ -61,12 +64,18 @@ class SessionClient::Stream : public grpc::ClientBidiReactor<v1::ConnectRequest,
     outgoing_ = std::move(request);
     StartWrite(&outgoing_);
   }
-  void Cancel() { context_.TryCancel(); }
+  // No more reads and writes will be started; OnDone() follows.
+  void Release() {
+    context_.TryCancel();
+    RemoveHold();
+  }
 
  private:
   void OnReadDone(bool ok) override {
-    // Without a message, OnDone() follows.
-    owner_.Happened([ok](Io& io) { io.message = ok; });
+    owner_.Happened([ok](Io& io) {
+      io.message = ok;
+      io.closed = !ok;
+    });
   }
   void OnWriteDone(bool ok) override {
     owner_.Happened([ok](Io& io) {
@@ -174,14 +183,14 @@ absl::Status SessionClient::RunSession(int64_t number) {
   stream.Start(*stub);
   const absl::Status own = Converse(session, stream);
   synced_ = session.state() == v1::SESSION_STATE_SYNCED;
-  stream.Cancel();
+  stream.Release();
   MutexLock lock(mu_);
   while (!io_.end) wake_.Wait(mu_);  // gRPC has let go of the stream then
   // Our own reason to end it is the better one: the stream then only knows that it was cancelled.
   return own.ok() ? *io_.end : own;
 }
 
-// Until the stream has ended (OK), or there is a reason to end it.
+// Until the server has ended the stream (OK), or there is a reason to end it.
 absl::Status SessionClient::Converse(Session& session, Stream& stream) {
   while (true) {
     Io io;
@@ -191,7 +200,7 @@ absl::Status SessionClient::Converse(Session& session, Stream& stream) {
       while (true) {
         if (stop_) return absl::CancelledError("the agent is stopping");
         const MonotonicTime now = options_.clock->Monotonic();
-        if (io_.message || io_.end || !session.Check(now).ok()) break;
+        if (io_.message || io_.closed || !session.Check(now).ok()) break;
         if (io_.can_write() && (news_ || session.Deadline() <= now)) break;
         // While a write is going on, only the server's silence counts.
         const MonotonicTime until = io_.can_write() ? session.Deadline() : session.SilenceDeadline();
@@ -212,7 +221,7 @@ absl::Status SessionClient::Converse(Session& session, Stream& stream) {
       Happened([](Io& now) { now.message = false; });
       stream.ReadOn();
     }
-    if (io.end) return absl::OkStatus();
+    if (io.closed) return absl::OkStatus();
     VIOMMU_RETURN_IF_ERROR(session.Check(options_.clock->Monotonic()));
     if (!io.can_write()) continue;
     if (auto request = session.Next(options_.clock->Monotonic())) {

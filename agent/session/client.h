@@ -75,11 +75,12 @@ class SessionClient {
   // What has happened on the stream.
   struct Io {
     bool message = false;  // one was read and is being used
+    bool closed = false;   // no more messages will come
     bool writing = false;
     bool write_failed = false;
-    std::optional<absl::Status> end;  // nothing more will happen
+    std::optional<absl::Status> end;  // nothing more will happen; after Release() only
 
-    bool can_write() const { return !writing && !write_failed && !end; }
+    bool can_write() const { return !writing && !write_failed && !closed; }
   };
 
   void Loop();
