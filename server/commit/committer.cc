@@ -1,5 +1,7 @@
 #include "server/commit/committer.h"
 
+#include <pthread.h>
+
 #include <chrono>
 #include <utility>
 
@@ -62,6 +64,7 @@ size_t Committer::queue_depth() const {
 }
 
 void Committer::WriteLoop() {
+  pthread_setname_np(pthread_self(), "viommu-writer");
   auto next_tick = std::chrono::steady_clock::now() + kTickPeriod;
   while (true) {
     std::vector<Command*> batch;
@@ -101,6 +104,7 @@ void Committer::WriteLoop() {
 }
 
 void Committer::AnswerLoop() {
+  pthread_setname_np(pthread_self(), "viommu-answerer");
   while (true) {
     std::vector<Answer> answers;
     {
