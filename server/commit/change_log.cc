@@ -73,17 +73,18 @@ absl::Status ChangeLog::Load(int64_t oldest, int64_t head) {
   head_ = head;
   absl::Status bad;
   const absl::Status scanned =
-      store_.Scan(KeySpace::kChanges, EncodeNumber(oldest + 1), "", [&](std::string_view key, std::string_view value) {
-        const auto revision = DecodeNumber(key);
-        ChangeRecord record;
-        if (!revision.has_value() || *revision > head ||
-            !record.ParseFromArray(value.data(), static_cast<int>(value.size()))) {
-          bad = Damaged(revision.value_or(-1));
-          return false;
-        }
-        Account(*revision, static_cast<int64_t>(value.size()), record.time_s());
-        return true;
-      });
+      store_.Scan(KeySpace::kChanges, EncodeNumber(oldest + 1), "",
+                  [&](std::string_view key, std::string_view value) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+                    const auto revision = DecodeNumber(key);
+                    ChangeRecord record;
+                    if (!revision.has_value() || *revision > head ||
+                        !record.ParseFromArray(value.data(), static_cast<int>(value.size()))) {
+                      bad = Damaged(revision.value_or(-1));
+                      return false;
+                    }
+                    Account(*revision, static_cast<int64_t>(value.size()), record.time_s());
+                    return true;
+                  });
   return bad.ok() ? scanned : bad;
 }
 

@@ -62,16 +62,18 @@ absl::Status CommitCore::Load(const Options& options) {
   {
     WriterLock lock(mu_);
     absl::Status bad;
-    VIOMMU_RETURN_IF_ERROR(store_.Scan(KeySpace::kResources, "", "", [&](std::string_view key, std::string_view value) {
-      const Kind kind = key.empty() ? Kind{} : static_cast<Kind>(key[0]);
-      RecordPtr record = key.empty() ? nullptr : ParseRecord(kind, value);
-      if (record == nullptr) {
-        bad = Damaged(store_, fmt::format("resource {} cannot be read", key.empty() ? key : key.substr(1)));
-        return false;
-      }
-      tables_.Apply({kind, std::string(key.substr(1)), nullptr, std::move(record)});
-      return true;
-    }));
+    VIOMMU_RETURN_IF_ERROR(store_.Scan(
+        KeySpace::kResources, "", "",
+        [&](std::string_view key, std::string_view value) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+          const Kind kind = key.empty() ? Kind{} : static_cast<Kind>(key[0]);
+          RecordPtr record = key.empty() ? nullptr : ParseRecord(kind, value);
+          if (record == nullptr) {
+            bad = Damaged(store_, fmt::format("resource {} cannot be read", key.empty() ? key : key.substr(1)));
+            return false;
+          }
+          tables_.Apply({kind, std::string(key.substr(1)), nullptr, std::move(record)});
+          return true;
+        }));
     VIOMMU_RETURN_IF_ERROR(bad);
     if (const absl::Status broken = CheckInvariants(tables_); !broken.ok()) {
       return Damaged(store_, std::string(broken.message()));
