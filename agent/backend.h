@@ -12,17 +12,19 @@
 //       ├ vdevice           (viommu, device, guest StreamID)
 //       ├ nested HWPT       what a guest's stream table entry asks for; belongs to a viommu
 //       ├ hardware queue    guest-owned command queue; belongs to a viommu
-//       └ event queue       belongs to a viommu
+//       ├ event queue       belongs to a viommu
+//       └ fault queue       page requests and stalls of devices attached to a nested HWPT that names it
 //
 // Ids. An ObjectId is meaningful in its Context alone. The lowest free number is handed out, from 1, and a number is
 // handed out again as soon as its object is gone: never record one as an identity. 0 is never valid.
 //
 // Who blocks whom. Destroy() of an object answers EBUSY while something stands on it:
-//   IOAS: a HWPT on it. Stage-2 HWPT: an attached device, a viommu. Viommu: a nested HWPT, a vdevice, a queue.
-//   Nested HWPT: an attached device. Hardware queue n: hardware queue n + 1. Anything: a call in flight that uses it.
+//   IOAS: a HWPT on it, an attached device. HWPT: an attached device; a stage-2 HWPT also: a viommu. Viommu: a nested
+//   HWPT, a vdevice, a queue, a mapping of its interface. Fault queue: a HWPT that names it. Hardware queue n: hardware
+//   queue n + 1. Anything: a call in flight that uses it.
 // The order of a clean end: Attach() each device to the stage 2 or Detach() it → nested HWPTs → vdevices → hardware
-// queues from the highest index down → event queues → viommu → stage 2 → IOAS → UnbindDevice(). Destroying the Context
-// does all that by itself.
+// queues from the highest index down → event and fault queues → viommu → stage 2 → IOAS → UnbindDevice(). Destroying the
+// Context does all that by itself.
 //
 // Errors carry the kernel's errno (agent/errno_status.h), with the kernel's order of checks. An id that is unknown, of
 // another kind, or of an object that the kernel removed by itself is ENOENT, unless a call says otherwise.
@@ -36,6 +38,7 @@
 
 #include <array>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -213,6 +216,56 @@ struct ViommuHandle {
   std::optional<uint16_t> vmid;  // where the backend can tell
 };
 
+// ---- HWPT_ALLOC, in the kernel's own terms: AllocStage2() and AllocNested() are what one usually wants.
+
+// Flags.
+inline constexpr uint32_t kHwptNestParent = 1;
+inline constexpr uint32_t kHwptDirtyTracking = 2;
+inline constexpr uint32_t kHwptFaultIdValid = 4;
+inline constexpr uint32_t kHwptPasid = 8;
+
+enum class HwptDataType : uint32_t { kNone = 0, kVtdS1 = 1, kArmSmmuv3 = 2, kAmdGuest = 3 };
+
+struct HwptAlloc {
+  uint32_t flags = 0;
+  ObjectId device = 0;
+  ObjectId pt = 0;  // an IOAS, or a viommu
+  HwptDataType data_type = HwptDataType::kNone;
+  std::span<const std::byte> data;  // kArmSmmuv3: the two words of a vSTE, 16 bytes
+  ObjectId fault = 0;               // with kHwptFaultIdValid
+};
+
+// One transaction that waits for an answer (a stall), or a page request.
+struct PageFault {
+  ObjectId device = 0;
+  bool pasid_valid = false;
+  bool last_page = true;
+  uint32_t pasid = 0;
+  uint32_t group = 0;
+  bool read = false, write = false, execute = false, privileged = false;
+  uint64_t address = 0;
+  uint32_t cookie = 0;  // to answer with
+};
+
+enum class PageResponseCode : uint32_t { kSuccess = 0, kInvalid = 1 };
+
+// The page of registers through which a guest runs the hardware queues of its viommu (Tegra241 CMDQV: page 0 of the
+// virtual interface). For mmap(fd, offset, length), shared, readable and writable; not executable. The caller owns `fd`.
+struct VintfMapping {
+  int fd = -1;
+  uint64_t offset = 0;  // bytes
+  uint64_t length = 0;  // bytes
+};
+
+// The raw form of Invalidate(): entries of any length.
+struct InvalidateArray {
+  InvalidateDataType data_type = InvalidateDataType::kArmSmmuv3;
+  const void* entries = nullptr;
+  uint32_t entry_length = sizeof(smmuv3::RawCommand);  // bytes; shorter ones are filled up with zeros, of longer ones
+                                                       // the rest must be zeros
+  uint32_t entry_count = 0;
+};
+
 struct HwInfo {
   std::array<uint32_t, 6> idr = {};
   uint32_t iidr = 0;
@@ -266,12 +319,33 @@ class Context {
   //   ENOENT  there is none, or one lies only partly inside; nothing is unmapped
   virtual absl::StatusOr<uint64_t> UnmapIoas(ObjectId ioas, uint64_t iova, uint64_t length) = 0;
 
+  // A HWPT over an IOAS (a stage 2 with kHwptNestParent, else tables of the host's alone), or a nested one over a viommu.
+  // Checks are made in this order; the two calls below list what of them can come up there.
+  //   EINVAL      data without data type, or the other way round
+  //   ENOENT      device
+  //   EINVAL      pt is unknown (not ENOENT: the kernel's choice), or neither IOAS, paging HWPT nor viommu
+  //   over an IOAS
+  //   EOPNOTSUPP  an unknown flag; kHwptFaultIdValid, kHwptDirtyTracking or kHwptPasid with kHwptNestParent; data; the
+  //               SMMU has no two stages
+  //   ENOSPC      VMIDs used up
+  //   over a viommu
+  //   EINVAL      the device is behind another SMMU
+  //   EOPNOTSUPP  a flag other than kHwptFaultIdValid; no data
+  //   ENOENT      fault
+  //   EINVAL      data of another type, or not 16 bytes
+  //   EIO         the vSTE breaks a rule of smmuv3::ValidateVste()
+  //   over a paging HWPT
+  //   EOPNOTSUPP  Arm nests by viommu alone
+  virtual absl::StatusOr<ObjectId> AllocHwpt(const HwptAlloc& request) = 0;
+
   // A stage-2 HWPT over `ioas` that can be a nesting parent; for the SMMU of `device` where stage 2 is per SMMU.
   //   ENOENT      device
   //   EINVAL      ioas (not ENOENT: the kernel's choice)
   //   EOPNOTSUPP  the SMMU has no two stages
   //   ENOSPC      VMIDs used up, where stage 2 owns them
-  virtual absl::StatusOr<ObjectId> AllocStage2(ObjectId device, ObjectId ioas) = 0;
+  absl::StatusOr<ObjectId> AllocStage2(ObjectId device, ObjectId ioas) {
+    return AllocHwpt({.flags = kHwptNestParent, .device = device, .pt = ioas});
+  }
 
   // A viommu on the SMMU of `device`, on top of `stage2`.
   //   EOPNOTSUPP  type, or the SMMU cannot
@@ -287,15 +361,25 @@ class Context {
   //   has not exactly one StreamID
   virtual absl::StatusOr<ObjectId> AllocVdevice(ObjectId viommu, ObjectId device, uint64_t virt_id) = 0;
 
-  // A nested HWPT from what the guest wrote in its stream table.
-  //   ENOENT      device
+  // A nested HWPT from what the guest wrote in its stream table. With `fault`, transactions that stall and page requests
+  // of devices attached to it wait in that queue for answers; without, they are terminated.
+  //   ENOENT      device, fault
   //   EINVAL      viommu is no viommu (not ENOENT: the kernel's choice); the device is behind another SMMU
-  //   EOPNOTSUPP  viommu names a stage-2 HWPT: Arm nests by viommu alone
+  //   EOPNOTSUPP  viommu names a paging HWPT: Arm nests by viommu alone
   //   EIO         the words break a rule of smmuv3::ValidateVste()
-  virtual absl::StatusOr<ObjectId> AllocNested(ObjectId viommu, ObjectId device, const smmuv3::RawVste& vste) = 0;
+  absl::StatusOr<ObjectId> AllocNested(ObjectId viommu, ObjectId device, const smmuv3::RawVste& vste,
+                                       ObjectId fault = 0) {
+    return AllocHwpt({.flags = fault != 0 ? kHwptFaultIdValid : 0,
+                      .device = device,
+                      .pt = viommu,
+                      .data_type = HwptDataType::kArmSmmuv3,
+                      .data = std::as_bytes(std::span(&vste, 1)),
+                      .fault = fault});
+  }
 
-  // Attaches the device, and the others of its IOMMU group, to a stage-2 or nested HWPT. Replaces what it is attached
-  // to in one step: no access sees a state between the two.
+  // Attaches the device, and the others of its IOMMU group, to a HWPT, or to an IOAS (tables of the host's alone are
+  // made over it, or shared when there are some). Replaces what it is attached to in one step: no access sees a state
+  // between the two.
   //   ENOENT  device or pt; or a nested HWPT translates and the device has no vdevice in its viommu
   //   EINVAL  pt can not be attached to; it belongs to another SMMU; the group is attached to something else
   //   ENOSPC  VMIDs used up: where viommus own them, a device without vdevice takes one for its stage 2
@@ -312,8 +396,17 @@ class Context {
   //   EOPNOTSUPP  a nested HWPT, where the backend takes viommus only
   //   EIO         a command that a guest may not send, or an unknown StreamID in it
   //   ETIMEDOUT   the SMMU did not complete a sync in time
-  virtual InvalidateResult Invalidate(ObjectId id, InvalidateDataType data_type,
-                                      std::span<const smmuv3::RawCommand> commands) = 0;
+  InvalidateResult Invalidate(ObjectId id, InvalidateDataType data_type,
+                              std::span<const smmuv3::RawCommand> commands) {
+    if (commands.size() > kMaxInvalidateEntries) return InvalidateRaw(id, {data_type, commands.data(), 16, ~0u});
+    return InvalidateRaw(id, {data_type, commands.data(), 16, static_cast<uint32_t>(commands.size())});
+  }
+
+  // The same with entries as the kernel takes them. Further errors, before all others:
+  //   EINVAL  there are entries, and their address is null, their length is 0 or above a page (4096 bytes)
+  // and with them:
+  //   E2BIG   an entry is longer than a command and its rest is not zero
+  virtual InvalidateResult InvalidateRaw(ObjectId id, const InvalidateArray& array) = 0;
 
   // A queue for events of the viommu's devices.
   //   EOPNOTSUPP  type kDefault
@@ -325,13 +418,37 @@ class Context {
   // Takes up to `max` events out of the queue; empty when there are none. Never blocks.
   virtual absl::StatusOr<std::vector<Vevent>> ReadVeventq(ObjectId veventq, uint32_t max) = 0;
 
-  // A guest-owned command queue in guest memory at `iova`, `length` bytes long.
-  //   EOPNOTSUPP  type kDefault, or the viommu has no hardware queues
+  // A queue for what waits for answers.
+  virtual absl::StatusOr<ObjectId> AllocFaultQueue() = 0;
+  // Takes up to `max` faults out of the queue; empty when there are none. Never blocks. What was read waits for its
+  // answer until the queue, or the device's attachment, goes.
+  virtual absl::StatusOr<std::vector<PageFault>> ReadFaults(ObjectId fault_queue, uint32_t max) = 0;
+  //   ENOENT  fault_queue
+  //   EINVAL  no fault of this cookie waits
+  virtual absl::Status AnswerFault(ObjectId fault_queue, uint32_t cookie, PageResponseCode code) = 0;
+
+  // A guest-owned command queue (Tegra241 VCMDQ) in guest memory at `iova`, `length` bytes long: the viommu's logical
+  // queue `index`. Indices are given out in rising order and taken back in falling order. The memory stays mapped as
+  // long as the queue is there (UnmapIoas(): EBUSY). The guest enables it by itself through MapVintf().
+  //   EOPNOTSUPP  type kDefault
   //   EINVAL      length 0
   //   EOVERFLOW   iova + length
   //   ENOENT      viommu
+  //   EOPNOTSUPP  the viommu has no hardware queues, or none of this type
+  //   ENOENT      the range is not all mapped
+  //   EFAULT      the range is not contiguous in physical memory
+  //   EINVAL      index is not below the queues of an interface
+  //   EEXIST      index is taken
+  //   EIO         index - 1 does not exist
+  //   EINVAL      length is not a power of two, below 32 or above 16 << IDR1.CMDQS; the memory is not aligned to it
   virtual absl::StatusOr<ObjectId> AllocHwQueue(ObjectId viommu, HwQueueType type, uint32_t index, uint64_t iova,
                                                 uint64_t length) = 0;
+
+  // The registers of the viommu's queues; the viommu has one user more until UnmapVintf() has been called as often.
+  //   ENOENT      viommu
+  //   EOPNOTSUPP  it has no hardware queues
+  virtual absl::StatusOr<VintfMapping> MapVintf(ObjectId viommu) = 0;
+  virtual absl::Status UnmapVintf(ObjectId viommu) = 0;
 
   virtual absl::StatusOr<HwInfo> GetHwInfo(ObjectId device) = 0;
 
@@ -339,6 +456,38 @@ class Context {
   //   ENOENT  id
   //   EBUSY   something stands on it, see the head of this file
   virtual absl::Status Destroy(ObjectId id) = 0;
+};
+
+// ---- Accesses of devices, for tests, demonstrations and debugging --------------------------------------------------
+
+struct DmaRequest {
+  std::string pci_address;
+  std::optional<uint32_t> pasid;
+  uint64_t address = 0;
+  bool privileged = false;
+  bool instruction = false;
+  bool use_ats = false;  // ask for a translation first, and go by the device's own cache
+  std::chrono::nanoseconds stall_limit{0};  // how long an access may wait for an answer before it is terminated
+};
+
+// How an access went. Not a Status: that a device is refused is what one wants to see.
+struct DmaResult {
+  enum class Outcome : uint8_t { kDone, kAborted, kIgnored, kTimedOut, kNoMemory };
+  Outcome outcome = Outcome::kDone;
+  uint64_t bytes = 0;          // that were read or written before it ended
+  uint64_t output = 0;         // physical address of the first byte; kDone
+  uint8_t span_log2 = 0;       // of the block that the translation of the first byte holds for
+  std::string event;           // what the SMMU recorded, in words; empty: nothing
+};
+
+// Thread-safe.
+class DeviceDma {
+ public:
+  virtual ~DeviceDma() = default;
+  // ENODEV: no such device; EINVAL: a PASID that it cannot have, or ATS that it does not have.
+  virtual absl::StatusOr<DmaResult> Translate(const DmaRequest& request, bool write) = 0;
+  virtual absl::StatusOr<DmaResult> Read(const DmaRequest& request, std::span<std::byte> out) = 0;
+  virtual absl::StatusOr<DmaResult> Write(const DmaRequest& request, std::span<const std::byte> in) = 0;
 };
 
 // The SMMUs of one host.
@@ -356,6 +505,9 @@ class Backend {
 
   // One entry a SMMU, in the order of Discover().
   virtual std::vector<SmmuStats> GetStats() const = 0;
+
+  // Makes devices access memory on request; null where devices are real. As long as the backend lives.
+  virtual DeviceDma* device_dma() { return nullptr; }
 };
 
 }  // namespace viommu::agent

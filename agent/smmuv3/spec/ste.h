@@ -6,6 +6,7 @@
 
 #include <array>
 #include <cstdint>
+#include <string>
 
 #include "agent/smmuv3/spec/bits.h"
 #include "agent/smmuv3/spec/words.h"
@@ -40,16 +41,40 @@ inline constexpr BitField kS1Dss{1, 0};
 inline constexpr BitField kS1Cir{3, 2};
 inline constexpr BitField kS1Cor{5, 4};
 inline constexpr BitField kS1Csh{7, 6};
+inline constexpr BitField kDre{12, 12};
+inline constexpr BitField kCont{16, 13};
+inline constexpr BitField kDcp{17, 17};
+inline constexpr BitField kPpar{18, 18};
 inline constexpr BitField kMev{19, 19};
 inline constexpr BitField kS2Fwb{25, 25};
+inline constexpr BitField kS1Mpam{26, 26};
 inline constexpr BitField kS1Stalld{27, 27};
 inline constexpr BitField kEats{29, 28};
+inline constexpr BitField kStrw{31, 30};
+inline constexpr BitField kMemAttr{35, 32};
+inline constexpr BitField kMtCfg{36, 36};
+inline constexpr BitField kAllocCfg{40, 37};
 inline constexpr BitField kShCfg{45, 44};
+inline constexpr BitField kNsCfg{47, 46};
+inline constexpr BitField kPrivCfg{49, 48};
+inline constexpr BitField kInstCfg{51, 50};
 // Third word.
 inline constexpr BitField kS2Vmid{15, 0};
-inline constexpr BitField kVtcr{50, 32};
+inline constexpr BitField kVtcr{50, 32};  // the seven fields from S2T0SZ to S2PS together
+inline constexpr BitField kS2T0Sz{37, 32};
+inline constexpr BitField kS2Sl0{39, 38};
+inline constexpr BitField kS2Ir0{41, 40};
+inline constexpr BitField kS2Or0{43, 42};
+inline constexpr BitField kS2Sh0{45, 44};
+inline constexpr BitField kS2Tg{47, 46};  // 0: 4 KiB, 1: 64 KiB, 2: 16 KiB
+inline constexpr BitField kS2Ps{50, 48};  // coded as IDR5.OAS
 inline constexpr BitField kS2Aa64{51, 51};
+inline constexpr BitField kS2Endi{52, 52};
+inline constexpr BitField kS2Affd{53, 53};
 inline constexpr BitField kS2Ptw{54, 54};
+inline constexpr BitField kS2Hd{55, 55};
+inline constexpr BitField kS2Ha{56, 56};
+inline constexpr BitField kS2S{57, 57};
 inline constexpr BitField kS2R{58, 58};
 // Fourth word.
 inline constexpr BitField kS2Ttb{51, 4};  // in place
@@ -60,6 +85,49 @@ inline constexpr uint8_t kEatsAbort = 0;
 inline constexpr uint8_t kEatsTranslate = 1;
 // STE.SHCFG: the shareability that came in.
 inline constexpr uint8_t kShCfgIncoming = 1;
+
+// STE.S1Fmt: how the table of context descriptors is built.
+enum class S1Fmt : uint8_t { kLinear = 0, kTwoLevel4k = 1, kTwoLevel64k = 2, kReserved = 3 };
+// STE.S1DSS: what becomes of transactions without a SubstreamID where S1CDMax is not 0.
+enum class S1Dss : uint8_t { kTerminate = 0, kBypass = 1, kSsid0 = 2, kReserved = 3 };
+// STE.STRW: which translation regime stage 1 belongs to.
+enum class Strw : uint8_t { kNsEl1 = 0, kReserved = 1, kNsEl2 = 2, kReserved3 = 3 };
+
+// An entry taken apart.
+struct Ste {
+  bool valid = false;
+  SteConfig config = SteConfig::kAbort;
+  // Stage 1.
+  S1Fmt s1_fmt = S1Fmt::kLinear;
+  uint64_t s1_context_ptr = 0;  // 64-byte aligned; an IPA where there is a stage 2
+  uint8_t s1_cd_max = 0;        // log2 of the number of context descriptors
+  S1Dss s1_dss = S1Dss::kTerminate;
+  uint8_t s1_cir = 0, s1_cor = 0, s1_csh = 0;
+  bool s1_stalld = false;
+  Strw strw = Strw::kNsEl1;
+  // Transactions.
+  bool dre = false;
+  uint8_t cont = 0;
+  bool dcp = false, ppar = false, mev = false, s1_mpam = false;
+  uint8_t eats = 0;
+  uint8_t mem_attr = 0;
+  bool mt_cfg = false;
+  uint8_t alloc_cfg = 0, sh_cfg = 0, ns_cfg = 0, priv_cfg = 0, inst_cfg = 0;
+  // Stage 2.
+  uint16_t s2_vmid = 0;
+  uint8_t s2_t0sz = 0, s2_sl0 = 0, s2_ir0 = 0, s2_or0 = 0, s2_sh0 = 0, s2_tg = 0, s2_ps = 0;
+  bool s2_aa64 = false, s2_endi = false, s2_affd = false, s2_ptw = false, s2_hd = false, s2_ha = false;
+  bool s2_stall = false, s2_record = false, s2_fwb = false;
+  uint64_t s2_ttb = 0;  // 16-byte aligned
+
+  friend bool operator==(const Ste&, const Ste&) = default;
+};
+
+// Never fails: what a value means is the reader's business (CheckSte() in agent/smmuv3/emulator/config.h).
+Ste DecodeSte(const RawSte& raw);
+RawSte EncodeSte(const Ste& ste);
+// "STE{V nested S1ContextPtr=0x1000 ... VMID=3 S2TTB=0x...}", for people.
+std::string ToString(const Ste& ste);
 
 // ---- What a guest wrote -------------------------------------------------------------------------------------------
 
