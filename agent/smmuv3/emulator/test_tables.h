@@ -7,8 +7,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <memory>
 #include <span>
-#include <vector>
 
 #include "agent/smmuv3/emulator/physical_memory.h"
 #include "agent/smmuv3/emulator/walk.h"
@@ -22,8 +22,8 @@ class TestRegion {
  public:
   // `name` is what the first byte is called by: an IPA, or `base` itself.
   TestRegion(PhysicalMemory* memory, uint64_t base, uint64_t name, uint64_t bytes)
-      : memory_(memory), base_(base), name_(name), words_(bytes / sizeof(uint64_t)) {
-    if (!memory->Add(base, std::as_writable_bytes(std::span(words_)))) std::abort();
+      : memory_(memory), base_(base), name_(name), size_(bytes), words_(static_cast<uint64_t*>(std::calloc(bytes, 1))) {
+    if (!memory->Add(base, std::as_writable_bytes(std::span(words_.get(), bytes / sizeof(uint64_t))))) std::abort();
   }
   TestRegion(const TestRegion&) = delete;
   TestRegion& operator=(const TestRegion&) = delete;
@@ -38,7 +38,7 @@ class TestRegion {
   }
   uint64_t AllocatePage(uint64_t bytes = 4096) { return Allocate(bytes, bytes); }
 
-  uint64_t size() const { return words_.size() * sizeof(uint64_t); }
+  uint64_t size() const { return size_; }
   uint64_t name() const { return name_; }
   uint64_t Physical(uint64_t named) const { return named - name_ + base_; }
 
@@ -55,7 +55,11 @@ class TestRegion {
   PhysicalMemory* const memory_;
   const uint64_t base_;
   const uint64_t name_;
-  std::vector<uint64_t> words_;
+  const uint64_t size_;
+  struct Free {
+    void operator()(void* block) const { std::free(block); }
+  };
+  const std::unique_ptr<uint64_t[], Free> words_;  // from calloc(): what nobody touches costs nothing
   uint64_t next_ = 0;
 };
 
