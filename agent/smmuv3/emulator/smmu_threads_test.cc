@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <atomic>
+#include <chrono>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -15,7 +17,7 @@ namespace {
 constexpr uint16_t kAsid = 5;
 constexpr uint64_t kVa = 0x12'3456'7000;
 constexpr int kDevices = 3;
-constexpr int kRounds = 150;
+constexpr int kRounds = 32;
 
 class ThreadsTest : public testing::TestWithParam<bool> {
  protected:
@@ -46,6 +48,7 @@ class ThreadsTest : public testing::TestWithParam<bool> {
             machine_.smmu.Write(transaction, std::as_bytes(std::span(&value, 1)), kNever);
           }
           ++accesses_;
+          std::this_thread::yield();
         }
       });
     }
@@ -142,7 +145,7 @@ TEST_P(ThreadsTest, ManyProducers) {
   }
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(machine_.smmu.GetCounters().executed[0x12], static_cast<uint64_t>(kProducers * kRounds));
-  EXPECT_EQ(machine_.smmu.GetCounters().command_errors, 9u);
+  EXPECT_EQ(machine_.smmu.GetCounters().command_errors, 2u);
 }
 
 // Stalled transactions, answered, terminated and timed out at once.
