@@ -155,6 +155,8 @@ void AgentMetrics::AttachBackend(const Backend& backend) {
            MetricKind::kCounter, &SmmuStats::queue_full_waits);
   per_smmu("viommu_agent_command_errors_total", "Commands that the SMMU itself refused", MetricKind::kCounter,
            &SmmuStats::command_errors);
+  per_smmu("viommu_agent_atc_timeouts_total", "Syncs that failed because a device did not answer ATC invalidations",
+           MetricKind::kCounter, &SmmuStats::atc_timeouts);
   per_smmu("viommu_agent_tlb_entries", "Entries of the emulated TLB", MetricKind::kGauge, &SmmuStats::tlb_entries);
   per_smmu("viommu_agent_atc_entries", "Entries of the emulated devices' caches", MetricKind::kGauge,
            &SmmuStats::atc_entries);

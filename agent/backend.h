@@ -404,7 +404,7 @@ class Context {
   //   ENOENT  device or pt; or a nested HWPT translates and the device has no vdevice in its viommu
   //   EINVAL  pt can not be attached to; it belongs to another SMMU; the group is attached to something else
   //   ENOSPC  VMIDs or ASIDs used up: where viommus own VMIDs, a device without vdevice takes one for its stage 2
-  //   ENOMEM  for tables
+  //   ENOMEM, EADDRINUSE, EOPNOTSUPP  as AllocHwpt(), for the tables of an IOAS
   virtual absl::Status Attach(ObjectId device, ObjectId pt) = 0;
 
   // Blocks the device's accesses. Does nothing when it is not attached.

@@ -70,7 +70,9 @@ namespace {
 uint32_t AddressBits(const EmulatedInventory& inventory) {
   uint32_t bits = 48;
   for (const EmulatedSmmuSpec& smmu : inventory.smmus) {
-    bits = std::min(bits, smmuv3::DecodeIdRegisters(smmu.info.idr).oas_bits);
+    // One that says nothing usable has no tables either.
+    const uint32_t oas_bits = smmuv3::DecodeIdRegisters(smmu.info.idr).oas_bits;
+    if (oas_bits != 0) bits = std::min(bits, oas_bits);
   }
   return std::max(bits, 32u);
 }

@@ -69,6 +69,7 @@ bool HostSmmu::IssueAll(std::span<const RawCommand> commands) {
 void HostSmmu::IssueLater(const RawCommand& command) {
   if (!any_deferred_.load(std::memory_order_acquire) && hardware_.queue().TryPush({&command, 1}).has_value()) return;
   MutexLock lock(deferred_mu_);
+  if (deferred_.size() >= kMaxDeferred) return;
   deferred_.push_back(command);
   any_deferred_.store(true, std::memory_order_release);
 }

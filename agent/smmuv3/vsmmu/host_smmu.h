@@ -32,6 +32,9 @@ namespace viommu::agent {
 // Commands that are issued under one sync; Linux's figure (arm_vsmmu_cache_invalidate()).
 inline constexpr size_t kMaxGroup = 63;
 
+// Answers to devices that wait for room in the command queue; a further one is lost, and the device left waiting.
+inline constexpr size_t kMaxDeferred = 65536;
+
 // The rings of events and page requests have at most 2^this entries.
 inline constexpr uint32_t kMaxRingLog2 = 12;
 
@@ -110,7 +113,7 @@ class HostSmmu {
   // Whether everything issued before, also what was given up by then, has taken effect.
   [[nodiscard]] bool Settle() { return Issue({}); }
 
-  // Lets a stalled transaction go on: kSuccess tries it again, else it is aborted.
+  // Lets a stalled transaction go on: kSuccess tries it again, else it is aborted. Waits for room in the queue.
   void Resume(const StallTag& tag, PageResponseCode code);
 
   // ---- Streams ----
@@ -222,7 +225,7 @@ class HostSmmu {
 
   Kicks errors_;
   Mutex deferred_mu_;
-  std::vector<smmuv3::RawCommand> deferred_ ABSL_GUARDED_BY(deferred_mu_);  // at most the transactions that can stall
+  std::vector<smmuv3::RawCommand> deferred_ ABSL_GUARDED_BY(deferred_mu_);  // at most kMaxDeferred
   std::atomic<bool> any_deferred_{false};
 
   std::array<std::array<std::atomic<uint64_t>, 3>, 256> outcomes_ = {};

@@ -3,6 +3,7 @@
 #include <array>
 #include <atomic>
 #include <bit>
+#include <chrono>
 #include <string>
 #include <tuple>
 
@@ -23,6 +24,13 @@ using smmuv3::Register;
 // CMD_RESUME: Ac, Ab (IHI 0070, 4.7.1).
 constexpr uint8_t kResumeRetry = 1;
 constexpr uint8_t kResumeAbort = 2;
+
+RawCommand ResumeCommand(const StallTag& tag, PageResponseCode code) {
+  return smmuv3::Encode({.opcode = Opcode::kResume,
+                         .sid = tag.sid,
+                         .response = code == PageResponseCode::kSuccess ? kResumeRetry : kResumeAbort,
+                         .tag = tag.stag});
+}
 
 }  // namespace
 
@@ -124,7 +132,17 @@ void HostSmmu::HandleEvent(const smmuv3::RawEvent& record) {
                           .execute = event.instruction,
                           .privileged = event.privileged,
                           .address = event.address};
-    if (owner.faults == nullptr || !owner.faults->Push(fault, tag)) Resume(tag, PageResponseCode::kInvalid);
+    if (owner.faults == nullptr || !owner.faults->Push(fault, tag)) {
+      IssueLater(ResumeCommand(tag, PageResponseCode::kInvalid));
+      return;
+    }
+    // Whoever has taken the stream over meanwhile has looked for what waits already.
+    MutexLock lock(owners_mu_);
+    const auto now = owners_.find(event.sid);
+    if (now != owners_.end() && now->second.faults == owner.faults) return;
+    for (const StallTag& left : owner.faults->TakeStream(this, event.sid)) {
+      IssueLater(ResumeCommand(left, PageResponseCode::kInvalid));
+    }
     return;
   }
   if (owner.events != nullptr && smmuv3::IsForGuest(record)) {
@@ -136,10 +154,9 @@ void HostSmmu::HandleEvent(const smmuv3::RawEvent& record) {
 
 void HostSmmu::Resume(const StallTag& tag, PageResponseCode code) {
   // No sync: a resumed transaction is not what a CMD_SYNC waits for.
-  IssueLater(smmuv3::Encode({.opcode = Opcode::kResume,
-                             .sid = tag.sid,
-                             .response = code == PageResponseCode::kSuccess ? kResumeRetry : kResumeAbort,
-                             .tag = tag.stag}));
+  const RawCommand command = ResumeCommand(tag, code);
+  const auto deadline = std::chrono::steady_clock::now() + sync_timeout_;
+  if (!hardware_.queue().Push({&command, 1}, deadline).has_value()) IssueLater(command);
 }
 
 // ---- Page requests ----

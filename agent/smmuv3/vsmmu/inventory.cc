@@ -47,6 +47,10 @@ SmmuInfo MakeSmmuInfo(std::string name, const std::array<uint32_t, 6>& idr, uint
 
 absl::Status ValidateInventory(const EmulatedInventory& inventory) {
   if (inventory.smmus.empty()) return absl::InvalidArgumentError("the inventory has no SMMU");
+  if (inventory.personality.stage2_sharing == Stage2Sharing::kShared &&
+      inventory.personality.vmid_owner == VmidOwner::kStage2) {
+    return absl::InvalidArgumentError("a stage 2 that several SMMUs share cannot own the VMID of one of them");
+  }
   std::map<std::string, const SmmuInfo*> smmus;
   for (const EmulatedSmmuSpec& smmu : inventory.smmus) {
     if (smmu.info.name.empty()) return absl::InvalidArgumentError("an SMMU has no name");
