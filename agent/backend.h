@@ -315,7 +315,8 @@ class Context {
   // shrink.
   //   ENOENT     ioas
   //   EINVAL     nothing to map, neither readable nor writable; not aligned to 4096 bytes, or to the pages of a HWPT;
-  //              above what a HWPT can translate; the file ends before `offset` + `length`
+  //              above what a HWPT can translate; where attached devices write interrupts (Arm: 1 MiB at 0x8000000);
+  //              the file ends before `offset` + `length`
   //   EOVERFLOW  beyond the end of the address space
   //   EEXIST     overlaps a mapping
   //   EBADF      fd is not an open file
@@ -404,6 +405,7 @@ class Context {
   //   ENOENT  device or pt; or a nested HWPT translates and the device has no vdevice in its viommu
   //   EINVAL  pt can not be attached to; it belongs to another SMMU; the group is attached to something else
   //   ENOSPC  VMIDs or ASIDs used up: where viommus own VMIDs, a device without vdevice takes one for its stage 2
+  //   EADDRINUSE  something is mapped where the device writes interrupts (Arm: 1 MiB at 0x8000000)
   //   ENOMEM, EADDRINUSE, EOPNOTSUPP  as AllocHwpt(), for the tables of an IOAS
   virtual absl::Status Attach(ObjectId device, ObjectId pt) = 0;
 

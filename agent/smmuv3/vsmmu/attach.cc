@@ -187,6 +187,13 @@ absl::Status EmulatedContext::AttachTo(DeviceObject& device, Object& target) {
                      absl::StrCat("IOMMU group ", group.id, " is attached to ", ObjectKindName(old.target->kind), " ",
                                   old.target->id, "; attach to that first"));
   }
+  const IoasObject* ioas = TablesBelow(target).ioas;
+  const bool same_ioas = old.target != nullptr && TablesBelow(*old.target).ioas == ioas;
+  if (!same_ioas && IsMapped(*ioas, kMsiWindow, kMsiWindowBytes)) {
+    return CallError(BackendOp::kAttach, EADDRINUSE,
+                     absl::StrCat("memory is mapped in IOAS ", ioas->id,
+                                  " where the device's interrupts go, at 0x8000000 to 0x80fffff"));
+  }
   absl::StatusOr<std::vector<AttachStep>> steps = PlanAttach(group, target);
   if (!steps.ok()) return steps.status();
 

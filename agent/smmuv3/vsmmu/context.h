@@ -25,6 +25,10 @@
 
 namespace viommu::agent {
 
+// Where devices that are attached write their interrupts to (MSI_IOVA_BASE of the driver): not for memory.
+inline constexpr uint64_t kMsiWindow = 0x800'0000;
+inline constexpr uint64_t kMsiWindowBytes = 0x10'0000;
+
 class EmulatedContext final : public Context {
  public:
   // `host` outlives the context.
@@ -96,6 +100,7 @@ class EmulatedContext final : public Context {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
 
   // memory.cc
+  static bool IsMapped(const IoasObject& ioas, uint64_t iova, uint64_t length);
   // Puts everything that is mapped in the IOAS into new tables.
   absl::Status FillTable(BackendOp op, const IoasObject& ioas, PageTable& table)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);

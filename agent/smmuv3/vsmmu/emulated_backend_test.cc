@@ -355,6 +355,28 @@ TEST_P(EmulatedBackendTest, WhatIsMappedMustFitNewTables) {
   EXPECT_TRUE(context_->AllocStage2(device_, other).ok());
 }
 
+TEST_P(EmulatedBackendTest, TheWindowForInterruptsIsNotForMemory) {
+  TestGuest guest;
+  constexpr uint64_t kWindow = 0x800'0000;
+  const auto map = [&](uint64_t iova, uint64_t length) {
+    return Errno(context_->MapIoas(ioas_, iova, length, guest.handle()));
+  };
+  EXPECT_EQ(map(kWindow + 0xf'f000, 0x1000), 0);
+  EXPECT_EQ(Errno(context_->Attach(device_, stage2_)), EADDRINUSE);
+  ASSERT_TRUE(context_->UnmapIoas(ioas_, 0, ~uint64_t{0}).ok());
+  ASSERT_TRUE(context_->Attach(device_, stage2_).ok());
+  EXPECT_EQ(map(kWindow, 0x1000), EINVAL);
+  EXPECT_EQ(map(kWindow - 0x1000, 0x2000), EINVAL);
+  EXPECT_EQ(map(kWindow + 0xf'f000, 0x2000), EINVAL);
+  EXPECT_EQ(map(kWindow - 0x1000, 0x1000), 0);
+  EXPECT_EQ(map(kWindow + 0x10'0000, 0x1000), 0);
+  // Under a nested HWPT it is the same; without a device it is memory like any other.
+  ASSERT_TRUE(context_->Attach(device_, *context_->AllocNested(viommu_, device_, smmuv3::kBypassVste)).ok());
+  EXPECT_EQ(map(kWindow, 0x1000), EINVAL);
+  ASSERT_TRUE(context_->Detach(device_).ok());
+  EXPECT_EQ(map(kWindow, 0x1000), 0);
+}
+
 TEST_P(EmulatedBackendTest, HwptFlagsAndData) {
   const auto alloc = [&](const HwptAlloc& request) { return Errno(context_->AllocHwpt(request)); };
   const std::array<std::byte, 24> data = {};

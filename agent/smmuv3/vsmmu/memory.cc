@@ -31,18 +31,19 @@ bool Holds(const PageTable& table, uint64_t iova, uint64_t length) {
   return (iova | length) % table.page_bytes() == 0 && length <= end && iova <= end - length;
 }
 
-// The host's tables behind what a group is attached to.
-const HwptObject* TablesBelow(const Object& target) {
-  return target.kind == ObjectKind::kNested ? static_cast<const NestedObject&>(target).viommu->stage2
-                                            : static_cast<const HwptObject*>(&target);
-}
-
 }  // namespace
 
 absl::StatusOr<ObjectId> EmulatedContext::AllocIoas() {
   if (absl::Status status = host_->InjectedFailure(BackendOp::kAllocIoas); !status.ok()) return status;
   MutexLock lock(control_mu_);
   return table_.Add(std::make_unique<IoasObject>());
+}
+
+bool EmulatedContext::IsMapped(const IoasObject& ioas, uint64_t iova, uint64_t length) {
+  // The first mapping behind the range must begin behind it, the one before it must end before it.
+  const auto next = ioas.mappings.lower_bound(iova);
+  if (next != ioas.mappings.end() && next->first - iova < length) return true;
+  return next != ioas.mappings.begin() && iova - std::prev(next)->first < std::prev(next)->second.length;
 }
 
 // ---- Map ----
@@ -64,15 +65,13 @@ absl::Status EmulatedContext::MapIoas(ObjectId ioas_id, uint64_t iova, uint64_t 
                      absl::StrCat("paging HWPT ", hwpt->id, " has pages of ", hwpt->table->page_bytes(),
                                   " bytes and addresses of ", hwpt->table->format().address_bits, " bits"));
   }
-  // The first mapping behind the range must begin behind it, the one before it must end before it.
-  const auto next = ioas->mappings.lower_bound(iova);
-  const bool meets_next = next != ioas->mappings.end() && next->first - iova < length;
-  const bool meets_previous =
-      next != ioas->mappings.begin() && iova - std::prev(next)->first < std::prev(next)->second.length;
-  if (meets_next || meets_previous) {
-    return CallError(kOp, EEXIST,
-                     absl::StrCat("overlaps the mapping at ", meets_next ? next->first : std::prev(next)->first));
+  const bool meets_window = iova < kMsiWindow + kMsiWindowBytes && iova + (length - 1) >= kMsiWindow;
+  const bool attached = std::any_of(attachments_.begin(), attachments_.end(),
+                                    [&](const auto& entry) { return TablesBelow(*entry.second.target).ioas == ioas; });
+  if (meets_window && attached) {
+    return CallError(kOp, EINVAL, "0x8000000 to 0x80fffff are for the interrupts of devices that are attached");
   }
+  if (IsMapped(*ioas, iova, length)) return CallError(kOp, EEXIST, "overlaps a mapping");
   IoasMapping mapping{.length = length, .readable = memory.readable, .writable = memory.writable};
   const int error = host_->memory().MapFile(memory.fd, memory.offset, length, memory.writable, iova, &mapping.physical);
   if (error != 0) return CallError(kOp, error, absl::StrCat("file descriptor ", memory.fd, " cannot be mapped"));
@@ -174,7 +173,7 @@ bool EmulatedContext::InvalidateHwpt(const HwptObject& hwpt, uint64_t begin, uin
   }
   // Devices may be attached under VMIDs whose viommu is gone, or that never had one.
   for (const auto& [group, attachment] : attachments_) {
-    if (TablesBelow(*attachment.target) != &hwpt) continue;
+    if (&TablesBelow(*attachment.target) != &hwpt) continue;
     for (const auto& lease : attachment.vmids) vmids.emplace(group->devices.front()->smmu, lease->vmid());
   }
   for (const auto& [smmu, vmid] : vmids) {
@@ -191,7 +190,7 @@ bool EmulatedContext::InvalidateHwpt(const HwptObject& hwpt, uint64_t begin, uin
 bool EmulatedContext::InvalidateAtcs(const HwptObject& hwpt, uint64_t begin, uint64_t length) {
   bool done = true;
   for (const auto& [group, attachment] : attachments_) {
-    if (TablesBelow(*attachment.target) != &hwpt) continue;
+    if (&TablesBelow(*attachment.target) != &hwpt) continue;
     for (const HostDevice* device : group->devices) {
       const uint32_t sid = device->spec.info.stream_id;
       if (!AtsEnabled(device->smmu->ReadSte(sid))) continue;

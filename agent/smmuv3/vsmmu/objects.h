@@ -136,6 +136,12 @@ struct VeventqObject : Object {
   std::shared_ptr<VeventQueue> queue;
 };
 
+// The host's tables behind what a group is attached to: a paging or a nested HWPT.
+inline const HwptObject& TablesBelow(const Object& target) {
+  return target.kind == ObjectKind::kNested ? *static_cast<const NestedObject&>(target).viommu->stage2
+                                            : static_cast<const HwptObject&>(target);
+}
+
 // Its own lock is held for moments only, so that Invalidate() finds its object while a control call is waiting for the
 // SMMU. An object that was found stays until its owner removes it: under the control lock, or as long as it is pinned.
 class ObjectTable {
