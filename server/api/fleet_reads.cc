@@ -48,13 +48,6 @@ grpc::ServerUnaryReactor* AnswerGet(grpc::CallbackServerContext* context, const 
   return Answer(context, status);
 }
 
-absl::Status NoHwQueues() {
-  return Error(absl::StatusCode::kUnimplemented, v1::ERROR_REASON_NOT_OFFERED)
-      .Message(
-          "this server does not offer hardware queues yet: guests of a VIOMMU_TYPE_TEGRA241_CMDQV viommu use the "
-          "viommu's command queue, invalidations go through Invalidate or the agent's local service");
-}
-
 }  // namespace
 
 grpc::ServerUnaryReactor* FleetService::GetServerStatus(Context* context, const v1::GetServerStatusRequest*,
@@ -115,6 +108,11 @@ grpc::ServerUnaryReactor* FleetService::GetNestedDomain(Context* context, const 
   return AnswerGet(context, core(), request->name(), response->mutable_nested_domain(), response);
 }
 
+grpc::ServerUnaryReactor* FleetService::GetHwQueue(Context* context, const v1::GetHwQueueRequest* request,
+                                                   v1::GetHwQueueResponse* response) {
+  return AnswerGet(context, core(), request->name(), response->mutable_hw_queue(), response);
+}
+
 grpc::ServerUnaryReactor* FleetService::ListHosts(Context* context, const v1::ListHostsRequest* request,
                                                   v1::ListHostsResponse* response) {
   return Answer(context, List(core(), *request, response));
@@ -145,6 +143,11 @@ grpc::ServerUnaryReactor* FleetService::ListNestedDomains(Context* context, cons
   return Answer(context, List(core(), *request, response));
 }
 
+grpc::ServerUnaryReactor* FleetService::ListHwQueues(Context* context, const v1::ListHwQueuesRequest* request,
+                                                     v1::ListHwQueuesResponse* response) {
+  return Answer(context, List(core(), *request, response));
+}
+
 grpc::ServerUnaryReactor* FleetService::Invalidate(Context* context, const v1::InvalidateRequest* request,
                                                    v1::InvalidateResponse* response) {
   if (const absl::Status bad = CheckRequestSize(*request); !bad.ok()) return Answer(context, bad);
@@ -163,16 +166,6 @@ grpc::ServerUnaryReactor* FleetService::Invalidate(Context* context, const v1::I
                                reactor->Finish(ToGrpcStatus(result.status()));
                              });
   return reactor;
-}
-
-grpc::ServerUnaryReactor* FleetService::CreateHwQueue(Context* context, const v1::CreateHwQueueRequest*,
-                                                      v1::CreateHwQueueResponse*) {
-  return Answer(context, NoHwQueues());
-}
-
-grpc::ServerUnaryReactor* FleetService::DeleteHwQueue(Context* context, const v1::DeleteHwQueueRequest*,
-                                                      v1::DeleteHwQueueResponse*) {
-  return Answer(context, NoHwQueues());
 }
 
 }  // namespace viommu::server

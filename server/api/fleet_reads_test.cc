@@ -92,6 +92,7 @@ TEST_F(ReadTest, SaysWhatIsNotThere) {
   missing(v1::GetViommuRequest(), "viommus/no", v1::ERROR_REASON_VIOMMU_NOT_FOUND);
   missing(v1::GetVdeviceRequest(), "viommus/no/vdevices/1", v1::ERROR_REASON_VDEVICE_NOT_FOUND);
   missing(v1::GetNestedDomainRequest(), "viommus/no/nestedDomains/n", v1::ERROR_REASON_NESTED_DOMAIN_NOT_FOUND);
+  missing(v1::GetHwQueueRequest(), "viommus/no/hwQueues/0", v1::ERROR_REASON_HW_QUEUE_NOT_FOUND);
 }
 
 TEST_F(ReadTest, FiltersVdevices) {
@@ -256,9 +257,26 @@ TEST_F(ReadTest, StatusTellsAboutTheServer) {
   EXPECT_NE(status.version(), "");
 }
 
-TEST_F(ReadTest, HwQueuesAreNotOffered) {
-  Refused(v1::CreateHwQueueRequest(), StatusCode::kUnimplemented, v1::ERROR_REASON_NOT_OFFERED);
-  Refused(v1::DeleteHwQueueRequest(), StatusCode::kUnimplemented, v1::ERROR_REASON_NOT_OFFERED);
+TEST_F(ReadTest, GetsAndFiltersHwQueues) {
+  Do(CreateStage2("s", kGrace));
+  Do(CreateViommu("q", SmmuOf(kGrace, 0), "s", v1::VIOMMU_TYPE_TEGRA241_CMDQV));
+  Do(CreateViommu("other", SmmuOf(kGrace, 0), "s"));
+  Do(CreateHwQueue("q", 0));
+  Do(CreateHwQueue("q", 1));
+  v1::GetHwQueueRequest get;
+  get.set_name("viommus/q/hwQueues/1");
+  EXPECT_EQ(Do(get).hw_queue().index(), 1U);
+  v1::ListHwQueuesRequest list;
+  EXPECT_THAT(Do(list).hw_queues(), SizeIs(2));
+  list.set_viommu("viommus/q");
+  list.set_vm("vm");
+  list.add_states(v1::STATE_PENDING);
+  EXPECT_THAT(Do(list).hw_queues(), SizeIs(2));
+  list.set_viommu("viommus/other");
+  EXPECT_THAT(Do(list).hw_queues(), IsEmpty());
+  list.set_viommu("viommus/-");
+  list.set_host(kSmall);
+  EXPECT_THAT(Do(list).hw_queues(), IsEmpty());
 }
 
 TEST_F(ReadTest, InvalidateGoesToTheHostOfItsTarget) {

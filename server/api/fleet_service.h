@@ -56,12 +56,12 @@ class FleetService final : public v1::FleetService::CallbackService {
                            v1::GetNestedDomainResponse* response) override;
   Reactor* ListNestedDomains(Context* context, const v1::ListNestedDomainsRequest* request,
                              v1::ListNestedDomainsResponse* response) override;
+  Reactor* GetHwQueue(Context* context, const v1::GetHwQueueRequest* request,
+                      v1::GetHwQueueResponse* response) override;
+  Reactor* ListHwQueues(Context* context, const v1::ListHwQueuesRequest* request,
+                        v1::ListHwQueuesResponse* response) override;
   Reactor* Invalidate(Context* context, const v1::InvalidateRequest* request,
                       v1::InvalidateResponse* response) override;
-  Reactor* CreateHwQueue(Context* context, const v1::CreateHwQueueRequest* request,
-                         v1::CreateHwQueueResponse* response) override;
-  Reactor* DeleteHwQueue(Context* context, const v1::DeleteHwQueueRequest* request,
-                         v1::DeleteHwQueueResponse* response) override;
 
   // Changes: fleet_mutations.cc.
   Reactor* CordonHost(Context* context, const v1::CordonHostRequest* request,
@@ -93,6 +93,10 @@ class FleetService final : public v1::FleetService::CallbackService {
                         v1::DetachDeviceResponse* response) override;
   Reactor* DeleteNestedDomain(Context* context, const v1::DeleteNestedDomainRequest* request,
                               v1::DeleteNestedDomainResponse* response) override;
+  Reactor* CreateHwQueue(Context* context, const v1::CreateHwQueueRequest* request,
+                         v1::CreateHwQueueResponse* response) override;
+  Reactor* DeleteHwQueue(Context* context, const v1::DeleteHwQueueRequest* request,
+                         v1::DeleteHwQueueResponse* response) override;
 
   // fleet_watch.cc.
   grpc::ServerWriteReactor<v1::WatchResponse>* Watch(Context* context, const v1::WatchRequest* request) override;

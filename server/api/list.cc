@@ -138,6 +138,30 @@ auto Taking(Match match) {
   };
 }
 
+// What is in a viommu and has no filter of its own.
+template <typename T, typename Request, typename Response, typename Add>
+absl::Status ListInViommu(const CommitCore& core, const Request& request, Response* response, Add add) {
+  const std::string parent = ParentFilter(request.viommu());
+  VIOMMU_RETURN_IF_ERROR(CheckFilterName("viommu", Kind::kViommu, parent));
+  VIOMMU_RETURN_IF_ERROR(CheckFilterName("host", Kind::kHost, request.host()));
+  VIOMMU_RETURN_IF_ERROR(CheckStates(request.states(), v1::State_IsValid));
+  VIOMMU_RETURN_IF_ERROR(CheckLabels(request.labels()));
+  return ReadPage<T>(
+      core, request, response, kScanChunkRecords,
+      [&](const View& view) {
+        if (!parent.empty()) return PlanBelow({parent});
+        std::optional<std::vector<std::string>> viommus;
+        if (!request.host().empty()) viommus = ViommusOfHost(view, request.host());
+        return viommus.has_value() ? PlanBelow(*std::move(viommus)) : PlanAll();
+      },
+      Taking<T>([&](const View&, const T& record) {
+        return Passes(parent, record.viommu()) && Passes(request.host(), record.host()) &&
+               Passes(request.vm(), record.vm()) && OneOf(request.states(), record.state()) &&
+               HasLabels(record.labels(), request.labels());
+      }),
+      add);
+}
+
 }  // namespace
 
 absl::Status List(const CommitCore& core, const v1::ListHostsRequest& request, v1::ListHostsResponse* response) {
@@ -278,25 +302,15 @@ absl::Status List(const CommitCore& core, const v1::ListVdevicesRequest& request
 
 absl::Status List(const CommitCore& core, const v1::ListNestedDomainsRequest& request,
                   v1::ListNestedDomainsResponse* response) {
-  const std::string parent = ParentFilter(request.viommu());
-  VIOMMU_RETURN_IF_ERROR(CheckFilterName("viommu", Kind::kViommu, parent));
-  VIOMMU_RETURN_IF_ERROR(CheckFilterName("host", Kind::kHost, request.host()));
-  VIOMMU_RETURN_IF_ERROR(CheckStates(request.states(), v1::State_IsValid));
-  VIOMMU_RETURN_IF_ERROR(CheckLabels(request.labels()));
-  return ReadPage<v1::NestedDomain>(
-      core, request, response, kScanChunkRecords,
-      [&](const View& view) {
-        if (!parent.empty()) return PlanBelow({parent});
-        std::optional<std::vector<std::string>> viommus;
-        if (!request.host().empty()) viommus = ViommusOfHost(view, request.host());
-        return viommus.has_value() ? PlanBelow(*std::move(viommus)) : PlanAll();
-      },
-      Taking<v1::NestedDomain>([&](const View&, const v1::NestedDomain& domain) {
-        return Passes(parent, domain.viommu()) && Passes(request.host(), domain.host()) &&
-               Passes(request.vm(), domain.vm()) && OneOf(request.states(), domain.state()) &&
-               HasLabels(domain.labels(), request.labels());
-      }),
+  return ListInViommu<v1::NestedDomain>(
+      core, request, response,
       [](v1::ListNestedDomainsResponse* to, const v1::NestedDomain& domain) { *to->add_nested_domains() = domain; });
+}
+
+absl::Status List(const CommitCore& core, const v1::ListHwQueuesRequest& request, v1::ListHwQueuesResponse* response) {
+  return ListInViommu<v1::HwQueue>(
+      core, request, response,
+      [](v1::ListHwQueuesResponse* to, const v1::HwQueue& queue) { *to->add_hw_queues() = queue; });
 }
 
 }  // namespace viommu::server

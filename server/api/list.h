@@ -23,6 +23,7 @@ absl::Status List(const CommitCore& core, const v1::ListViommusRequest& request,
 absl::Status List(const CommitCore& core, const v1::ListVdevicesRequest& request, v1::ListVdevicesResponse* response);
 absl::Status List(const CommitCore& core, const v1::ListNestedDomainsRequest& request,
                   v1::ListNestedDomainsResponse* response);
+absl::Status List(const CommitCore& core, const v1::ListHwQueuesRequest& request, v1::ListHwQueuesResponse* response);
 
 }  // namespace viommu::server
 

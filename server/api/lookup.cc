@@ -40,6 +40,9 @@ KindWords Words(Kind kind) {
     case Kind::kNestedDomain:
       return {"viommus/{viommu}/nestedDomains/{nested_domain}", "viommu.v1.NestedDomain", "nested domain",
               "ListNestedDomains shows those there are", v1::ERROR_REASON_NESTED_DOMAIN_NOT_FOUND};
+    case Kind::kHwQueue:
+      return {"viommus/{viommu}/hwQueues/{index}", "viommu.v1.HwQueue", "hardware queue",
+              "ListHwQueues shows those there are", v1::ERROR_REASON_HW_QUEUE_NOT_FOUND};
   }
   return {};
 }

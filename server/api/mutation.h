@@ -37,6 +37,8 @@ void VisitResources(Response& response, Visit visit) {
     visit(*response.mutable_vdevice());
   } else if constexpr (requires { response.mutable_nested_domain(); }) {
     visit(*response.mutable_nested_domain());
+  } else if constexpr (requires { response.mutable_hw_queue(); }) {
+    visit(*response.mutable_hw_queue());
   } else if constexpr (requires { response.mutable_viommu(); }) {
     visit(*response.mutable_viommu());
   } else if constexpr (requires { response.mutable_stage2_domain(); }) {

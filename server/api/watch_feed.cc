@@ -44,6 +44,8 @@ Facts FactsOf(Kind kind, const google::protobuf::Message& record) {
       return FactsAs<v1::Vdevice>(record);
     case Kind::kNestedDomain:
       return FactsAs<v1::NestedDomain>(record);
+    case Kind::kHwQueue:
+      return FactsAs<v1::HwQueue>(record);
   }
   return {};
 }
@@ -60,6 +62,7 @@ ScanPlan PlanForHost(const View& view, Kind kind, const std::string& host) {
     case Kind::kViommu:
     case Kind::kVdevice:
     case Kind::kNestedDomain:
+    case Kind::kHwQueue:
       break;
   }
   auto viommus = ViommusOfHost(view, host);

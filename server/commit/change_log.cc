@@ -40,6 +40,8 @@ bool Relabelled(const Change& change) {
       return !SameLabels<v1::Vdevice>(*change.before, *change.after);
     case Kind::kNestedDomain:
       return !SameLabels<v1::NestedDomain>(*change.before, *change.after);
+    case Kind::kHwQueue:
+      return !SameLabels<v1::HwQueue>(*change.before, *change.after);
   }
   return false;
 }

@@ -23,6 +23,8 @@ bool Settled(Kind kind, const google::protobuf::Message& record, int64_t generat
       return Answered(static_cast<const v1::Vdevice&>(record), generation);
     case Kind::kNestedDomain:
       return Answered(static_cast<const v1::NestedDomain&>(record), generation);
+    case Kind::kHwQueue:
+      return Answered(static_cast<const v1::HwQueue&>(record), generation);
     case Kind::kHost:
     case Kind::kDevice:
       return true;  // nothing is asked of the host

@@ -203,6 +203,8 @@ class History {
         return Sent(static_cast<const v1::Vdevice&>(*change.after));
       case Kind::kNestedDomain:
         return Sent(static_cast<const v1::NestedDomain&>(*change.after));
+      case Kind::kHwQueue:
+        return Sent(static_cast<const v1::HwQueue&>(*change.after));
       case Kind::kHost:
       case Kind::kDevice:
         return;

@@ -218,6 +218,7 @@ class Recheck {
   void Viommu(const std::string& viommu) {
     for (const auto& vdevice : draft_.Scan<v1::Vdevice>(VdevicePrefix(viommu))) Check(*vdevice);
     for (const auto& nested : draft_.Scan<v1::NestedDomain>(NestedDomainPrefix(viommu))) Check(*nested);
+    for (const auto& queue : draft_.Scan<v1::HwQueue>(HwQueuePrefix(viommu))) Check(*queue);
     Check(*MustFind<v1::Viommu>(draft_, viommu));
   }
 

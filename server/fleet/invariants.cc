@@ -66,7 +66,9 @@ class Checker {
         ForEach<v1::Stage2Domain>(view_, [this](const auto& record) { return CheckStage2(record); }));
     VIOMMU_RETURN_IF_ERROR(ForEach<v1::Viommu>(view_, [this](const auto& record) { return CheckViommu(record); }));
     VIOMMU_RETURN_IF_ERROR(ForEach<v1::Vdevice>(view_, [this](const auto& record) { return CheckVdevice(record); }));
-    return ForEach<v1::NestedDomain>(view_, [this](const auto& record) { return CheckNested(record); });
+    VIOMMU_RETURN_IF_ERROR(
+        ForEach<v1::NestedDomain>(view_, [this](const auto& record) { return CheckNested(record); }));
+    return ForEach<v1::HwQueue>(view_, [this](const auto& record) { return CheckHwQueue(record); });
   }
 
  private:
@@ -177,6 +179,14 @@ class Checker {
   absl::Status CheckNested(const v1::NestedDomain& nested) {
     VIOMMU_RETURN_IF_ERROR(CheckInViommu(nested));
     if (nested.config().kind_case() == v1::NestedConfig::KIND_NOT_SET) return Broken(nested.name(), "has no config");
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckHwQueue(const v1::HwQueue& queue) {
+    VIOMMU_RETURN_IF_ERROR(CheckInViommu(queue));
+    if (queue.name() != HwQueueName(queue.viommu(), queue.index())) {
+      return Broken(queue.name(), "has the index {}", queue.index());
+    }
     return absl::OkStatus();
   }
 

@@ -18,6 +18,8 @@ constexpr KindWords kWords[] = {
      v1::ERROR_REASON_VDEVICE_NOT_FOUND},
     {"viommu.v1.NestedDomain", "nested domain", "viommus/{viommu}/nestedDomains/{nested_domain}", IsNestedDomainName,
      v1::ERROR_REASON_NESTED_DOMAIN_NOT_FOUND},
+    {"viommu.v1.HwQueue", "hardware queue", "viommus/{viommu}/hwQueues/{index}", IsHwQueueName,
+     v1::ERROR_REASON_HW_QUEUE_NOT_FOUND},
 };
 
 constexpr size_t kMaxShownBytes = 80;  // of a malformed text in an error

@@ -110,6 +110,8 @@ absl::Status JudgeItem(const std::string& host, const v1::ItemResult& result, co
       return JudgeResult(host, result, FindVdevice(draft, result.name()), context, draft);
     case Kind::kNestedDomain:
       return JudgeResult(host, result, draft.Find<v1::NestedDomain>(result.name()), context, draft);
+    case Kind::kHwQueue:
+      return JudgeResult(host, result, draft.Find<v1::HwQueue>(result.name()), context, draft);
     case Kind::kHost:
     case Kind::kDevice:
       break;  // nothing is asked of hosts about these

@@ -60,6 +60,8 @@ absl::StatusOr<v1::CreateNestedDomainResponse> Judge(const v1::CreateNestedDomai
 absl::StatusOr<v1::AttachDeviceResponse> Judge(const v1::AttachDeviceRequest&, const Context&, Draft&);
 absl::StatusOr<v1::DetachDeviceResponse> Judge(const v1::DetachDeviceRequest&, const Context&, Draft&);
 absl::StatusOr<v1::DeleteNestedDomainResponse> Judge(const v1::DeleteNestedDomainRequest&, const Context&, Draft&);
+absl::StatusOr<v1::CreateHwQueueResponse> Judge(const v1::CreateHwQueueRequest&, const Context&, Draft&);
+absl::StatusOr<v1::DeleteHwQueueResponse> Judge(const v1::DeleteHwQueueRequest&, const Context&, Draft&);
 
 // --- What comes from the host's side.
 
