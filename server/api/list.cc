@@ -308,9 +308,9 @@ absl::Status List(const CommitCore& core, const v1::ListNestedDomainsRequest& re
 }
 
 absl::Status List(const CommitCore& core, const v1::ListHwQueuesRequest& request, v1::ListHwQueuesResponse* response) {
-  return ListInViommu<v1::HwQueue>(
-      core, request, response,
-      [](v1::ListHwQueuesResponse* to, const v1::HwQueue& queue) { *to->add_hw_queues() = queue; });
+  return ListInViommu<v1::HwQueue>(core, request, response, [](v1::ListHwQueuesResponse* to, const v1::HwQueue& queue) {
+    *to->add_hw_queues() = queue;
+  });
 }
 
 }  // namespace viommu::server

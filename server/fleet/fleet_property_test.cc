@@ -298,7 +298,7 @@ void History::Take(const Step& step) {
   const std::string device = DeviceOf(host, at_home ? first_device + step[3] % 2 : step[3] % 5);  // there are four
   const uint64_t vdev_id = Pick<uint64_t>({0, 1, 2, 0, 1, 2, 3, 1 << 24, uint64_t{1} << 32}, step[4]);
   const bool cascade = step[4] % 2 == 0;
-  switch (step[0] % 20) {
+  switch (step[0] % 22) {
     case 0:
       return Do(CreateStage2(stage2, host, step[4] % 3 == 0 ? "" : smmu));
     case 1:
@@ -346,6 +346,10 @@ void History::Take(const Step& step) {
       return Do(DeleteStage2(stage2, cascade));
     case 15:
       return HelloFrom(step[1], step[2]);
+    case 16:
+      return Do(CreateHwQueue(viommu, step[3] % 3));
+    case 17:
+      return Do(DeleteHwQueue(viommu, step[3] % 2));
     default:
       return Answer(step);
   }

@@ -1,5 +1,6 @@
-// Rules of hardware queues: which a viommu may have, and in which order they come and go. They are those of the hardware
-// (Tegra241 CMDQV) and of Linux's IOMMU_HW_QUEUE_ALLOC, as far as they can be told before the guest's memory is looked at.
+// Rules of hardware queues: which a viommu may have, and in which order they come and go. They are those of the
+// hardware (Tegra241 CMDQV) and of Linux's IOMMU_HW_QUEUE_ALLOC, as far as they can be told before the guest's memory
+// is looked at.
 
 #include <bit>
 #include <limits>

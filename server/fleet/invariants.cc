@@ -121,7 +121,8 @@ class Checker {
       return Broken(viommu.name(), "outlives {}", stage2->name());
     }
     if (IsReleaseConfirmed(viommu) && view_.Scan<v1::Vdevice>(VdevicePrefix(viommu.name()), "", 1).empty() &&
-        view_.Scan<v1::NestedDomain>(NestedDomainPrefix(viommu.name()), "", 1).empty()) {
+        view_.Scan<v1::NestedDomain>(NestedDomainPrefix(viommu.name()), "", 1).empty() &&
+        view_.Scan<v1::HwQueue>(HwQueuePrefix(viommu.name()), "", 1).empty()) {
       return Broken(viommu.name(), "is confirmed gone, nothing is left in it, and it is recorded");
     }
     return absl::OkStatus();
