@@ -12,17 +12,19 @@
 //       ├ vdevice           (viommu, device, guest StreamID)
 //       ├ nested HWPT       what a guest's stream table entry asks for; belongs to a viommu
 //       ├ hardware queue    guest-owned command queue; belongs to a viommu
-//       └ event queue       belongs to a viommu
+//       ├ event queue       belongs to a viommu
+//       └ fault queue       page requests and stalls of devices attached to a nested HWPT that names it
 //
 // Ids. An ObjectId is meaningful in its Context alone. The lowest free number is handed out, from 1, and a number is
 // handed out again as soon as its object is gone: never record one as an identity. 0 is never valid.
 //
 // Who blocks whom. Destroy() of an object answers EBUSY while something stands on it:
-//   IOAS: a HWPT on it. Stage-2 HWPT: an attached device, a viommu. Viommu: a nested HWPT, a vdevice, a queue.
-//   Nested HWPT: an attached device. Hardware queue n: hardware queue n + 1. Anything: a call in flight that uses it.
+//   IOAS: a HWPT on it, an attached device. HWPT: an attached device; a stage-2 HWPT also: a viommu. Viommu: a nested
+//   HWPT, a vdevice, a queue, a mapping of its interface. Fault queue: a HWPT that names it. Hardware queue n: hardware
+//   queue n + 1. Anything: a call in flight that uses it.
 // The order of a clean end: Attach() each device to the stage 2 or Detach() it → nested HWPTs → vdevices → hardware
-// queues from the highest index down → event queues → viommu → stage 2 → IOAS → UnbindDevice(). Destroying the Context
-// does all that by itself.
+// queues from the highest index down → event and fault queues → viommu → stage 2 → IOAS → UnbindDevice(). Destroying
+// the Context does all that by itself.
 //
 // Errors carry the kernel's errno (agent/errno_status.h), with the kernel's order of checks. An id that is unknown, of
 // another kind, or of an object that the kernel removed by itself is ENOENT, unless a call says otherwise.
@@ -36,6 +38,7 @@
 
 #include <array>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -54,8 +57,9 @@ namespace viommu::agent {
 using ObjectId = uint32_t;
 
 // Limits of the kernel that every backend keeps.
-inline constexpr uint32_t kMaxInvalidateEntries = 524288;  // commands in one Invalidate()
-inline constexpr uint32_t kMaxVeventqDepth = 524288;       // events waiting in one queue
+inline constexpr uint32_t kMaxInvalidateEntries = 524288;   // commands in one Invalidate()
+inline constexpr uint32_t kMaxInvalidateEntryBytes = 4096;  // of one entry of InvalidateRaw()
+inline constexpr uint32_t kMaxVeventqDepth = 524288;        // events waiting in one queue
 
 // ---- What there is ------------------------------------------------------------------------------------------------
 
@@ -213,6 +217,57 @@ struct ViommuHandle {
   std::optional<uint16_t> vmid;  // where the backend can tell
 };
 
+// ---- HWPT_ALLOC, in the kernel's own terms: AllocStage2() and AllocNested() are what one usually wants.
+
+// Flags.
+inline constexpr uint32_t kHwptNestParent = 1;
+inline constexpr uint32_t kHwptDirtyTracking = 2;
+inline constexpr uint32_t kHwptFaultIdValid = 4;
+inline constexpr uint32_t kHwptPasid = 8;
+
+enum class HwptDataType : uint32_t { kNone = 0, kVtdS1 = 1, kArmSmmuv3 = 2, kAmdGuest = 3 };
+
+struct HwptAlloc {
+  uint32_t flags = 0;
+  ObjectId device = 0;
+  ObjectId pt = 0;  // an IOAS, or a viommu
+  HwptDataType data_type = HwptDataType::kNone;
+  std::span<const std::byte> data;  // kArmSmmuv3: the two words of a vSTE, 16 bytes
+  ObjectId fault = 0;               // with kHwptFaultIdValid
+};
+
+// One transaction that waits for an answer: a stall, or (not with Linux 7.2 on Arm) a page request.
+struct PageFault {
+  ObjectId device = 0;  // 0: one of the group that is not bound here
+  bool pasid_valid = false;
+  bool last_page = true;
+  uint32_t pasid = 0;
+  uint32_t group = 0;  // of a stall: its tag (STAG)
+  bool read = false, write = false, execute = false, privileged = false;
+  uint64_t address = 0;
+  uint32_t cookie = 0;  // to answer with
+};
+
+enum class PageResponseCode : uint32_t { kSuccess = 0, kInvalid = 1 };
+
+// The page of registers through which a guest runs the hardware queues of its viommu (Tegra241 CMDQV: page 0 of the
+// virtual interface). For mmap(fd, offset, length), shared, readable and writable; not executable. The caller owns
+// `fd`.
+struct VintfMapping {
+  int fd = -1;
+  uint64_t offset = 0;  // bytes
+  uint64_t length = 0;  // bytes
+};
+
+// The raw form of Invalidate(): entries of any length.
+struct InvalidateArray {
+  InvalidateDataType data_type = InvalidateDataType::kArmSmmuv3;
+  const void* entries = nullptr;
+  uint32_t entry_length = sizeof(smmuv3::RawCommand);  // bytes; shorter ones are filled up with zeros, of longer ones
+                                                       // the rest must be zeros
+  uint32_t entry_count = 0;
+};
+
 struct HwInfo {
   std::array<uint32_t, 6> idr = {};
   uint32_t iidr = 0;
@@ -254,51 +309,101 @@ class Context {
 
   virtual absl::StatusOr<ObjectId> AllocIoas() = 0;
 
-  // Maps `length` bytes of `memory` at guest-physical address `iova`.
-  //   EINVAL     nothing to map, neither readable nor writable, or not aligned to 4096 bytes
+  // Maps `length` bytes of `memory` at guest-physical address `iova`: devices attached to a HWPT over it reach them at
+  // once. The pages stay as they are until unmapped; an emulated backend, which cannot pin them, needs the file not to
+  // shrink.
+  //   ENOENT     ioas
+  //   EINVAL     nothing to map, neither readable nor writable; not aligned to 4096 bytes, or to the pages of a HWPT;
+  //              above what a HWPT can translate; the file ends before `offset` + `length`
   //   EOVERFLOW  beyond the end of the address space
   //   EEXIST     overlaps a mapping
   //   EBADF      fd is not an open file
+  //   EACCES     fd is not open for that
+  //   ENOMEM     for tables, or no address space to put it
   virtual absl::Status MapIoas(ObjectId ioas, uint64_t iova, uint64_t length, const MemoryHandle& memory) = 0;
 
   // Unmaps the mappings inside the range, all of them when iova is 0 and length is UINT64_MAX; returns the bytes
-  // unmapped.
-  //   ENOENT  there is none, or one lies only partly inside; nothing is unmapped
+  // unmapped. When it returns, no device reaches them any more.
+  //   EINVAL     length 0
+  //   EOVERFLOW  beyond the end of the address space
+  //   ENOENT     ioas; there is no mapping, or one lies only partly inside: nothing is unmapped
+  //   EBUSY      the memory of a hardware queue is inside: nothing is unmapped
   virtual absl::StatusOr<uint64_t> UnmapIoas(ObjectId ioas, uint64_t iova, uint64_t length) = 0;
+
+  // A HWPT over an IOAS (a stage 2 with kHwptNestParent, else tables of the host's alone: stage 1 where the SMMU has
+  // it), or a nested one over a viommu. Checks are made in this order; the two calls below list what of them can come
+  // up there.
+  //   EINVAL      data without data type, or the other way round
+  //   ENOENT      device
+  //   EINVAL      pt is unknown (not ENOENT: the kernel's choice), or neither IOAS, paging HWPT nor viommu
+  //   over an IOAS
+  //   EOPNOTSUPP  an unknown flag; kHwptFaultIdValid, kHwptDirtyTracking or kHwptPasid with kHwptNestParent;
+  //               kHwptDirtyTracking where the SMMU does not update dirty state; data; no two stages for a nesting
+  //               parent
+  //   ENOSPC      VMIDs or ASIDs used up
+  //   ENOMEM      for the tables
+  //   EADDRINUSE  something is mapped above what the tables can translate
+  //   ENOENT      fault
+  //   over a viommu
+  //   EINVAL      the device is behind another SMMU
+  //   EOPNOTSUPP  a flag other than kHwptFaultIdValid; no data
+  //   EINVAL      data of another type, or not 16 bytes
+  //   EIO         the vSTE breaks a rule of smmuv3::ValidateVste()
+  //   ENOENT      fault
+  //   over a paging HWPT
+  //   EOPNOTSUPP  Arm nests by viommu alone
+  virtual absl::StatusOr<ObjectId> AllocHwpt(const HwptAlloc& request) = 0;
 
   // A stage-2 HWPT over `ioas` that can be a nesting parent; for the SMMU of `device` where stage 2 is per SMMU.
   //   ENOENT      device
   //   EINVAL      ioas (not ENOENT: the kernel's choice)
   //   EOPNOTSUPP  the SMMU has no two stages
   //   ENOSPC      VMIDs used up, where stage 2 owns them
-  virtual absl::StatusOr<ObjectId> AllocStage2(ObjectId device, ObjectId ioas) = 0;
+  absl::StatusOr<ObjectId> AllocStage2(ObjectId device, ObjectId ioas) {
+    return AllocHwpt({.flags = kHwptNestParent, .device = device, .pt = ioas});
+  }
 
   // A viommu on the SMMU of `device`, on top of `stage2`.
   //   EOPNOTSUPP  type, or the SMMU cannot
-  //   ENOENT      device, or stage2 is no stage-2 HWPT
-  //   EINVAL      stage2 belongs to another SMMU, where it is per SMMU
+  //   ENOENT      device, or stage2 is no paging HWPT
+  //   EINVAL      stage2 is no nesting parent; it belongs to another SMMU, where it is per SMMU, or its tables are of a
+  //               kind that this SMMU does not read
   //   ENOSPC      VMIDs used up, where viommus own them
   virtual absl::StatusOr<ViommuHandle> AllocViommu(ObjectId device, ObjectId stage2, ViommuType type) = 0;
 
   // Tells the SMMU that the guest of `viommu` knows `device` by StreamID `virt_id`.
   //   ENOENT      viommu or device
   //   EINVAL      the device is behind another SMMU; virt_id is wider than 32 bits and the backend looks (Linux 7.2
-  //   does not) EEXIST      the device has a vdevice already, or virt_id is taken in this viommu EOPNOTSUPP  the device
-  //   has not exactly one StreamID
+  //               does not)
+  //   EEXIST      the device has a vdevice already, or virt_id is taken in this viommu
+  //   EOPNOTSUPP  the device has not exactly one StreamID
   virtual absl::StatusOr<ObjectId> AllocVdevice(ObjectId viommu, ObjectId device, uint64_t virt_id) = 0;
 
-  // A nested HWPT from what the guest wrote in its stream table.
-  //   ENOENT      device
-  //   EINVAL      viommu is no viommu (not ENOENT: the kernel's choice); the device is behind another SMMU
-  //   EOPNOTSUPP  viommu names a stage-2 HWPT: Arm nests by viommu alone
+  // A nested HWPT from what the guest wrote in its stream table. With `fault`, transactions that stall of devices
+  // attached to it wait in that queue for answers; without, they are terminated.
+  //   ENOENT      device, fault
+  //   EINVAL      viommu is neither viommu nor HWPT nor IOAS (not ENOENT: the kernel's choice); the device is behind
+  //               another SMMU
+  //   EOPNOTSUPP  viommu names a paging HWPT or an IOAS: Arm nests by viommu alone
   //   EIO         the words break a rule of smmuv3::ValidateVste()
-  virtual absl::StatusOr<ObjectId> AllocNested(ObjectId viommu, ObjectId device, const smmuv3::RawVste& vste) = 0;
+  absl::StatusOr<ObjectId> AllocNested(ObjectId viommu, ObjectId device, const smmuv3::RawVste& vste,
+                                       ObjectId fault = 0) {
+    return AllocHwpt({.flags = fault != 0 ? kHwptFaultIdValid : 0,
+                      .device = device,
+                      .pt = viommu,
+                      .data_type = HwptDataType::kArmSmmuv3,
+                      .data = std::as_bytes(std::span(&vste, 1)),
+                      .fault = fault});
+  }
 
-  // Attaches the device, and the others of its IOMMU group, to a stage-2 or nested HWPT. Replaces what it is attached
-  // to in one step: no access sees a state between the two.
+  // Attaches the device, and the others of its IOMMU group, to a HWPT, or to an IOAS: tables of the host's alone are
+  // made over it, or shared when there are some for the same SMMU. Such a HWPT takes an id and goes with the last
+  // device that is attached to it. Replaces what the group is attached to: no access sees anything but what was, what
+  // will be, or, where the entry cannot be changed in one piece, an abort.
   //   ENOENT  device or pt; or a nested HWPT translates and the device has no vdevice in its viommu
   //   EINVAL  pt can not be attached to; it belongs to another SMMU; the group is attached to something else
-  //   ENOSPC  VMIDs used up: where viommus own them, a device without vdevice takes one for its stage 2
+  //   ENOSPC  VMIDs or ASIDs used up: where viommus own VMIDs, a device without vdevice takes one for its stage 2
+  //   ENOMEM  for tables
   virtual absl::Status Attach(ObjectId device, ObjectId pt) = 0;
 
   // Blocks the device's accesses. Does nothing when it is not attached.
@@ -312,8 +417,16 @@ class Context {
   //   EOPNOTSUPP  a nested HWPT, where the backend takes viommus only
   //   EIO         a command that a guest may not send, or an unknown StreamID in it
   //   ETIMEDOUT   the SMMU did not complete a sync in time
-  virtual InvalidateResult Invalidate(ObjectId id, InvalidateDataType data_type,
-                                      std::span<const smmuv3::RawCommand> commands) = 0;
+  InvalidateResult Invalidate(ObjectId id, InvalidateDataType data_type, std::span<const smmuv3::RawCommand> commands) {
+    if (commands.size() > kMaxInvalidateEntries) return InvalidateRaw(id, {data_type, commands.data(), 16, ~0u});
+    return InvalidateRaw(id, {data_type, commands.data(), 16, static_cast<uint32_t>(commands.size())});
+  }
+
+  // The same with entries as the kernel takes them. Further errors, before all others:
+  //   EINVAL  there are entries, and their address is null, their length is 0 or above a page (4096 bytes)
+  // and with them:
+  //   E2BIG   an entry is longer than a command and its rest is not zero
+  virtual InvalidateResult InvalidateRaw(ObjectId id, const InvalidateArray& array) = 0;
 
   // A queue for events of the viommu's devices.
   //   EOPNOTSUPP  type kDefault
@@ -325,13 +438,44 @@ class Context {
   // Takes up to `max` events out of the queue; empty when there are none. Never blocks.
   virtual absl::StatusOr<std::vector<Vevent>> ReadVeventq(ObjectId veventq, uint32_t max) = 0;
 
-  // A guest-owned command queue in guest memory at `iova`, `length` bytes long.
-  //   EOPNOTSUPP  type kDefault, or the viommu has no hardware queues
+  // A queue for what waits for answers. Destroying it, or taking a device off a HWPT that names it, answers what is
+  // left with kInvalid.
+  virtual absl::StatusOr<ObjectId> AllocFaultQueue() = 0;
+
+  // Takes up to `max` faults out of the queue; empty when there are none. Never blocks. What was read waits for its
+  // answer.
+  //   ENOENT  fault_queue
+  virtual absl::StatusOr<std::vector<PageFault>> ReadFaults(ObjectId fault_queue, uint32_t max) = 0;
+
+  // Lets a transaction that was read go on: kSuccess tries it again, kInvalid aborts it.
+  //   ENOENT  fault_queue
+  //   EINVAL  no fault of this cookie waits, or no such code
+  virtual absl::Status AnswerFault(ObjectId fault_queue, uint32_t cookie, PageResponseCode code) = 0;
+
+  // A guest-owned command queue (Tegra241 VCMDQ) in guest memory at `iova`, `length` bytes long: the viommu's logical
+  // queue `index`. Indices are given out in rising order and taken back in falling order. The memory stays mapped as
+  // long as the queue is there (UnmapIoas(): EBUSY). The guest enables it by itself through MapVintf().
+  //   EOPNOTSUPP  type kDefault
   //   EINVAL      length 0
   //   EOVERFLOW   iova + length
   //   ENOENT      viommu
+  //   EOPNOTSUPP  the viommu has no hardware queues, or none of this type
+  //   ENOENT      the range is not all mapped
+  //   EFAULT      the range is not contiguous in physical memory
+  //   EINVAL      index is not below the queues of an interface
+  //   EEXIST      index is taken
+  //   EIO         index - 1 does not exist
+  //   EINVAL      length is not a power of two, below 32 or above 16 << IDR1.CMDQS; the memory is not aligned to it
   virtual absl::StatusOr<ObjectId> AllocHwQueue(ObjectId viommu, HwQueueType type, uint32_t index, uint64_t iova,
                                                 uint64_t length) = 0;
+
+  // The registers of the viommu's queues; the viommu has one user more until UnmapVintf() has been called as often.
+  //   ENOENT      viommu
+  //   EOPNOTSUPP  it has no hardware queues
+  virtual absl::StatusOr<VintfMapping> MapVintf(ObjectId viommu) = 0;
+  //   ENOENT  viommu
+  //   EINVAL  it has not been mapped
+  virtual absl::Status UnmapVintf(ObjectId viommu) = 0;
 
   virtual absl::StatusOr<HwInfo> GetHwInfo(ObjectId device) = 0;
 
@@ -339,6 +483,38 @@ class Context {
   //   ENOENT  id
   //   EBUSY   something stands on it, see the head of this file
   virtual absl::Status Destroy(ObjectId id) = 0;
+};
+
+// ---- Accesses of devices, for tests, demonstrations and debugging --------------------------------------------------
+
+struct DmaRequest {
+  std::string pci_address;
+  std::optional<uint32_t> pasid;
+  uint64_t address = 0;
+  bool privileged = false;
+  bool instruction = false;
+  bool use_ats = false;                     // ask for a translation first, and go by the device's own cache
+  std::chrono::nanoseconds stall_limit{0};  // how long an access may wait for an answer before it is terminated
+};
+
+// How an access went. Not a Status: that a device is refused is what one wants to see.
+struct DmaResult {
+  enum class Outcome : uint8_t { kDone, kAborted, kIgnored, kTimedOut, kNoMemory };
+  Outcome outcome = Outcome::kDone;
+  uint64_t bytes = 0;     // that were read or written before it ended
+  uint64_t output = 0;    // physical address of the first byte; kDone
+  uint8_t span_log2 = 0;  // of the block that the translation of the first byte holds for
+  std::string event;      // what the SMMU recorded, in words; empty: nothing
+};
+
+// Thread-safe.
+class DeviceDma {
+ public:
+  virtual ~DeviceDma() = default;
+  // ENODEV: no such device; EINVAL: a PASID that it cannot have, or ATS that it does not have.
+  virtual absl::StatusOr<DmaResult> Translate(const DmaRequest& request, bool write) = 0;
+  virtual absl::StatusOr<DmaResult> Read(const DmaRequest& request, std::span<std::byte> out) = 0;
+  virtual absl::StatusOr<DmaResult> Write(const DmaRequest& request, std::span<const std::byte> in) = 0;
 };
 
 // The SMMUs of one host.
@@ -356,6 +532,9 @@ class Backend {
 
   // One entry a SMMU, in the order of Discover().
   virtual std::vector<SmmuStats> GetStats() const = 0;
+
+  // Makes devices access memory on request; null where devices are real. As long as the backend lives.
+  virtual DeviceDma* device_dma() { return nullptr; }
 };
 
 }  // namespace viommu::agent
