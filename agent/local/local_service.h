@@ -32,8 +32,10 @@ class LocalServiceImpl final : public v1::LocalService::Service {
     WallTime start_time;
   };
 
+  static constexpr uint32_t kMaxDmaBytes = 65536;  // of one access
+
   // Both must outlive it.
-  LocalServiceImpl(Sources sources, const Backend& backend, Invalidator& invalidator);
+  LocalServiceImpl(Sources sources, Backend& backend, Invalidator& invalidator);
 
   grpc::Status GetAgentStatus(grpc::ServerContext* context, const v1::GetAgentStatusRequest* request,
                               v1::GetAgentStatusResponse* response) override;
@@ -41,10 +43,14 @@ class LocalServiceImpl final : public v1::LocalService::Service {
                                v1::ListHeldObjectsResponse* response) override;
   grpc::Status LocalInvalidate(grpc::ServerContext* context, const v1::LocalInvalidateRequest* request,
                                v1::LocalInvalidateResponse* response) override;
+  grpc::Status AccessDma(grpc::ServerContext* context, const v1::AccessDmaRequest* request,
+                         v1::AccessDmaResponse* response) override;
 
  private:
+  absl::Status Access(const v1::AccessDmaRequest& request, v1::AccessDmaResponse& response);
+
   const Sources sources_;
-  const Backend& backend_;
+  Backend& backend_;
   Invalidator& invalidator_;
 };
 
