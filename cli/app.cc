@@ -139,6 +139,7 @@ std::unique_ptr<Command> MakeCommands() {
   DeclareCordon(*root);
   DeclareStatus(*root);
   DeclareLocal(*root);
+  DeclareDebug(*root);
   DeclareConfig(*root);
   DeclareShell(*root);
   return root;

@@ -43,6 +43,9 @@ const std::vector<HintRow>& HintTable() {
       {ERROR_REASON_VIOMMU_NOT_FOUND, {"viommuctl get viommus"}},
       {ERROR_REASON_VDEVICE_NOT_FOUND, {"viommuctl get vdevices --field viommu={viommu|VIOMMU}"}},
       {ERROR_REASON_NESTED_DOMAIN_NOT_FOUND, {"viommuctl get nesteddomains --field viommu={viommu|VIOMMU}"}},
+      {ERROR_REASON_HW_QUEUE_NOT_FOUND, {"viommuctl get hwqueues --field viommu={viommu|VIOMMU}"}},
+      {ERROR_REASON_HW_QUEUE_ORDER, {"viommuctl get hwqueues --field viommu={viommu|VIOMMU}"}},
+      {ERROR_REASON_HW_QUEUE_EXHAUSTED, {"viommuctl get smmus -o wide"}},
       {ERROR_REASON_NAME_TAKEN, {"viommuctl describe {resource|NAME}   # whose it is", "the same with another name"}},
       {ERROR_REASON_DEVICE_TAKEN, {"viommuctl unset vdev-id {owner|VDEVICE} --wait=applied"}},
       {ERROR_REASON_VDEV_ID_TAKEN,
@@ -151,6 +154,7 @@ void DeriveFacts(Facts& facts) {
         break;
       case Kind::kVdevice:
       case Kind::kNestedDomain:
+      case Kind::kHwQueue:
         // A holder in another viommu says nothing about the one that the caller spoke of.
         if (word != "owner") AddFact(facts, "viommu", segments[0] + "/" + segments[1]);
         break;

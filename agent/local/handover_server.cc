@@ -36,8 +36,8 @@ absl::Status CheckDescriptors(const Packet& packet, size_t wanted) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<HandoverServer>> HandoverServer::Start(const std::string& path,
-                                                                      HandoverHandler& handler, Options options) {
+absl::StatusOr<std::unique_ptr<HandoverServer>> HandoverServer::Start(const std::string& path, HandoverHandler& handler,
+                                                                      Options options) {
   sockaddr_un address = {};
   address.sun_family = AF_UNIX;
   if (path.size() >= sizeof(address.sun_path)) {
@@ -112,7 +112,8 @@ absl::Status HandoverServer::Judge(int socket) const {
   socklen_t size = sizeof(peer);
   if (::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) return Failed(path_, "SO_PEERCRED");
   const auto& allowed = options_.allowed_uids;
-  if (peer.uid != 0 && peer.uid != ::geteuid() && std::find(allowed.begin(), allowed.end(), peer.uid) == allowed.end()) {
+  if (peer.uid != 0 && peer.uid != ::geteuid() &&
+      std::find(allowed.begin(), allowed.end(), peer.uid) == allowed.end()) {
     return Error(absl::StatusCode::kPermissionDenied, v1::ERROR_REASON_NOT_AUTHORIZED)
         .Message("user {} (process {}) may not hand memory over to this agent; add it to handover.allow_uids", peer.uid,
                  peer.pid)

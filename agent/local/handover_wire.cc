@@ -76,8 +76,8 @@ absl::StatusOr<std::optional<Packet>> ReceivePacket(int socket) {
   // A packet of no bytes is the end: a message of ours never is.
   if (received == 0 && packet.descriptors.empty()) return std::nullopt;
   if ((header.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0 || packet.descriptors.size() > kMaxPacketDescriptors) {
-    return absl::InvalidArgumentError(fmt::format("a packet has at most {} bytes and {} descriptors", kMaxPacketBytes,
-                                                  kMaxPacketDescriptors));
+    return absl::InvalidArgumentError(
+        fmt::format("a packet has at most {} bytes and {} descriptors", kMaxPacketBytes, kMaxPacketDescriptors));
   }
   packet.bytes.resize(static_cast<size_t>(received));
   return packet;

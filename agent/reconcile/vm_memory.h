@@ -1,7 +1,7 @@
 // The memory of one VM that devices shall reach: ranges of files, by guest-physical address, with who handed each over.
 //
-// It is kept apart from the VM's context, which comes and goes with the VM's devices: what is handed over before there is
-// a context, or before it is made anew, is mapped when there is one.
+// It is kept apart from the VM's context, which comes and goes with the VM's devices: what is handed over before there
+// is a context, or before it is made anew, is mapped when there is one.
 //
 // Pure but for holding descriptors; not thread-safe.
 
@@ -26,7 +26,7 @@ class VmMemory {
   // Who handed a range over. kAgent is the agent itself.
   using Owner = uint64_t;
   static constexpr Owner kAgent = 0;
-  static constexpr size_t kMaxRanges = 4096;       // of one VM
+  static constexpr size_t kMaxRanges = 4096;  // of one VM
   static constexpr uint64_t kPageBytes = 4096;
 
   struct Range {

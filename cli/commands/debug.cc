@@ -110,7 +110,8 @@ absl::StatusOr<ExitCode> Dma(Session& session, const DmaArguments& arguments) {
     PrintDone(session, request, response);
     return ExitCode::kOk;
   }
-  const std::string outcome = Lower(v1::AccessDmaResponse::Outcome_Name(response.outcome()).substr(std::string_view("OUTCOME_").size()));
+  const std::string outcome =
+      Lower(v1::AccessDmaResponse::Outcome_Name(response.outcome()).substr(std::string_view("OUTCOME_").size()));
   *session.terminal().out << fmt::format("{} at {}: {}{}\n", request.device(), Hex(request.address()), outcome,
                                          response.event().empty() ? "" : ": " + response.event());
   return ExitCode::kRefused;
@@ -123,13 +124,15 @@ void DeclareDebug(Command& root) {
   const auto arguments = std::make_shared<DmaArguments>();
   debug.Sub("dma", "Make an emulated device access memory, to see what it reaches")
       .Details(
-          "The access takes the way of the device's stream: stream table, context descriptor, both stages, and whatever\n"
+          "The access takes the way of the device's stream: stream table, context descriptor, both stages, and "
+          "whatever\n"
           "the SMMU's caches remember of them. Exit code 1 when the access is refused; the output then has the SMMU's\n"
           "event.")
       .WithExample("debug dma translate a/01:00.0 0x1000", "where an address leads")
       .WithExample("debug dma read a/01:00.0 0x1000 --length 64", "what the device sees there")
       .WithExample("debug dma write a/01:00.0 0x1000 --text hello --pasid 3", "with a PASID")
-      .Positional("ACCESS", &arguments->kind, "what it does", {.words = {"translate", "read", "write"}, .only_words = true})
+      .Positional("ACCESS", &arguments->kind, "what it does",
+                  {.words = {"translate", "read", "write"}, .only_words = true})
       .Positional("DEVICE", &arguments->device, "HOST/PCI-ADDRESS or its full name", {.names_of = Kind::kDevice})
       .Positional("ADDRESS", &arguments->address, "as the device sees it, decimal or 0x hex")
       .Flag("--length", &arguments->length, "N", "bytes to read; 16 unless given, at most 65536")

@@ -51,6 +51,8 @@ absl::StatusOr<v1::ResourceKind> WatchKind(Kind kind) {
       return v1::RESOURCE_KIND_VDEVICE;
     case Kind::kNestedDomain:
       return v1::RESOURCE_KIND_NESTED_DOMAIN;
+    case Kind::kHwQueue:
+      return v1::RESOURCE_KIND_HW_QUEUE;
     case Kind::kSmmu:
       break;
   }

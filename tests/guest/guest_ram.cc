@@ -53,7 +53,8 @@ GuestRam::~GuestRam() {
 GuestRam GuestRam::Create(const std::string& path, uint64_t bytes) {
   FileDescriptor file(::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
   if (!file.valid()) Die(std::strerror(errno), path);
-  if (bytes % kPageBytes != 0 || bytes <= kFirstOwnPage * kPageBytes) Die("the size must be whole pages, at least 65", path);
+  if (bytes % kPageBytes != 0 || bytes <= kFirstOwnPage * kPageBytes)
+    Die("the size must be whole pages, at least 65", path);
   if (::ftruncate(file.get(), static_cast<off_t>(bytes)) != 0) Die(std::strerror(errno), path);
   GuestRam ram(std::move(file), bytes);
   *ram.Word(0) = kFirstTablePage;

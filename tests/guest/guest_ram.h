@@ -1,5 +1,6 @@
-// A guest's memory in a file, with what a guest kernel would build in it: one context descriptor and one tree of stage-1
-// tables (4 KiB granule, 48-bit addresses). For the demonstration and the end-to-end tests, where it stands in for a VMM.
+// A guest's memory in a file, with what a guest kernel would build in it: one context descriptor and one tree of
+// stage-1 tables (4 KiB granule, 48-bit addresses). For the demonstration and the end-to-end tests, where it stands in
+// for a VMM.
 //
 // The layout, in pages of the file:
 //   0         the next free page, as a 64-bit number

@@ -59,8 +59,8 @@ int Submit(const std::string& socket, const std::string& name, const std::vector
   auto answer = client->Call(request);
   if (!answer.ok()) return Fail(answer.status().ToString());
   const v1::HwQueueHandle& handle = answer->response.hw_queue();
-  auto page = smmuv3::VintfPage::Map(answer->descriptors.at(0).get(), handle.registers_offset(),
-                                     handle.registers_length());
+  auto page =
+      smmuv3::VintfPage::Map(answer->descriptors.at(0).get(), handle.registers_offset(), handle.registers_length());
   void* const memory = ::mmap(nullptr, handle.memory_length(), PROT_READ | PROT_WRITE, MAP_SHARED,
                               answer->descriptors.at(1).get(), static_cast<off_t>(handle.memory_offset()));
   if (page == nullptr || memory == MAP_FAILED) return Fail("the queue cannot be mapped");
@@ -75,8 +75,8 @@ int Submit(const std::string& socket, const std::string& name, const std::vector
   }
   const auto synced = queue.Sync(deadline());
   if (const auto error = queue.error(); error.has_value()) {
-    return Fail(fmt::format("the queue stands at {:#x} {:#x}: error {}", error->command.dw0, error->command.dw1,
-                            error->code));
+    return Fail(
+        fmt::format("the queue stands at {:#x} {:#x}: error {}", error->command.dw0, error->command.dw1, error->code));
   }
   if (synced != smmuv3::VcmdqProducer::WaitResult::kDone) return Fail("the queue did not complete in time");
   fmt::print("{} commands through {}, without a call of the agent\n", submitted, name);
