@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <optional>
 #include <utility>
@@ -70,8 +71,8 @@ HandoverServer::HandoverServer(std::string path, FileDescriptor listener, FileDe
       acceptor_([this] { Accept(); }) {}
 
 HandoverServer::~HandoverServer() {
-  const uint64_t one = 1;
-  static_cast<void>(::write(stop_.get(), &one, sizeof(one)));
+  // Cannot fail: the counter is far from its end.
+  if (::eventfd_write(stop_.get(), 1) != 0) std::abort();
   acceptor_.join();
   std::map<HandoverHandler::Connection, Peer> peers;
   {
@@ -92,7 +93,7 @@ void HandoverServer::Accept() {
     if (!socket.valid()) continue;
     Reap();
     if (absl::Status refused = Judge(socket.get()); !refused.ok()) {
-      VIOMMU_LOG(kWarning, "handover refused", {{"reason", refused.message()}});
+      VIOMMU_LOG(kWarning, "handover refused", {{"reason", std::string(refused.message())}});
       v1::HandoverResponse response;
       *response.mutable_status() = ToWireStatus(refused);
       static_cast<void>(SendPacket(socket.get(), response, {}));

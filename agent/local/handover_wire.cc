@@ -27,7 +27,8 @@ union ControlBuffer {
 }  // namespace
 
 absl::Status SendPacket(int socket, const google::protobuf::MessageLite& message, std::span<const int> descriptors) {
-  std::string bytes = message.SerializeAsString();
+  std::string bytes(1, kPacketVersion);
+  message.AppendToString(&bytes);
   iovec part = {bytes.data(), bytes.size()};
   msghdr header = {};
   header.msg_iov = &part;
@@ -73,13 +74,16 @@ absl::StatusOr<std::optional<Packet>> ReceivePacket(int socket) {
       packet.descriptors.emplace_back(fd);
     }
   }
-  // A packet of no bytes is the end: a message of ours never is.
   if (received == 0 && packet.descriptors.empty()) return std::nullopt;
   if ((header.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0 || packet.descriptors.size() > kMaxPacketDescriptors) {
     return absl::InvalidArgumentError(
         fmt::format("a packet has at most {} bytes and {} descriptors", kMaxPacketBytes, kMaxPacketDescriptors));
   }
+  if (received == 0 || packet.bytes[0] != kPacketVersion) {
+    return absl::InvalidArgumentError(fmt::format("a packet begins with its version, {}", int{kPacketVersion}));
+  }
   packet.bytes.resize(static_cast<size_t>(received));
+  packet.bytes.erase(0, 1);
   return packet;
 }
 
@@ -100,9 +104,10 @@ absl::StatusOr<HandoverClient> HandoverClient::Connect(const std::string& path) 
 
 absl::StatusOr<HandoverClient::Answer> HandoverClient::Call(const v1::HandoverRequest& request,
                                                             std::span<const int> descriptors) {
-  if (absl::Status sent = SendPacket(socket_.get(), request, descriptors); !sent.ok()) return sent;
+  // Whom the agent does not let in finds the reason here, also when it could not send any more.
+  const absl::Status sent = SendPacket(socket_.get(), request, descriptors);
   absl::StatusOr<std::optional<Packet>> packet = ReceivePacket(socket_.get());
-  if (!packet.ok()) return packet.status();
+  if (!packet.ok()) return sent.ok() ? packet.status() : sent;
   if (!packet->has_value()) return absl::UnavailableError("the agent has closed the handover connection");
   Answer answer;
   if (!answer.response.ParseFromString((*packet)->bytes)) {

@@ -17,11 +17,12 @@
 
 namespace viommu::agent {
 
+inline constexpr char kPacketVersion = 1;  // the first byte: no packet is empty, which would read as the end
 inline constexpr size_t kMaxPacketBytes = 65536;
 inline constexpr size_t kMaxPacketDescriptors = 2;
 
 struct Packet {
-  std::string bytes;
+  std::string bytes;  // of the message
   std::vector<FileDescriptor> descriptors;
 };
 
@@ -29,7 +30,7 @@ struct Packet {
 absl::Status SendPacket(int socket, const google::protobuf::MessageLite& message, std::span<const int> descriptors);
 
 // Blocks until there is one; nothing at the end of the connection. INVALID_ARGUMENT: longer, or with more descriptors,
-// than a packet may be; UNAVAILABLE: the connection broke.
+// than a packet may be, or of another version; UNAVAILABLE: the connection broke.
 absl::StatusOr<std::optional<Packet>> ReceivePacket(int socket);
 
 // The caller's side. One call at a time.
