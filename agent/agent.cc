@@ -133,6 +133,12 @@ absl::Status Agent::StartLocal() {
   auto local_server = LocalServer::Start(config_.listen, *local_service_, metrics_.set());
   VIOMMU_RETURN_IF_ERROR(In("local service", local_server.status()));
   local_server_ = *std::move(local_server);
+  handover_ = std::make_unique<Handover>(*driver_);
+  HandoverServer::Options handover_options;
+  VIOMMU_ASSIGN_OR_RETURN(handover_options.allowed_uids, HandoverUids(config_));
+  auto handover_server = HandoverServer::Start(HandoverPath(config_), *handover_, std::move(handover_options));
+  VIOMMU_RETURN_IF_ERROR(In("handover", handover_server.status()));
+  handover_server_ = *std::move(handover_server);
   metrics_.Attach(*backend_, *driver_, *client_, [this] { return workers_->waiting(); });
   if (config_.metrics_listen) {
     auto exporter = MetricsExporter::Start(*config_.metrics_listen, metrics_.set());
@@ -145,6 +151,7 @@ absl::Status Agent::StartLocal() {
 void Agent::Stop(std::chrono::milliseconds grace) {
   if (client_ != nullptr) client_->Stop();
   if (local_server_ != nullptr) local_server_->Stop(grace);
+  handover_server_.reset();
   if (workers_ != nullptr) workers_->Stop();
   if (driver_ != nullptr) driver_->Stop();
   exporter_.reset();

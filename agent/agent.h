@@ -3,6 +3,7 @@
 //   Backend ◀── Reconciler (journal) ◀── Driver ◀── SessionClient ◀──▶ server
 //      ▲                │ targets
 //      └── Invalidator ◀┴── LocalServer (VMMs), InvalidateWorkers (the server's calls)
+//                Driver ◀── HandoverServer (VMMs: guests' memory, hardware queues)
 //
 // They are made from left to right and end from right to left.
 
@@ -17,6 +18,8 @@
 #include "agent/agent_metrics.h"
 #include "agent/backend.h"
 #include "agent/config.h"
+#include "agent/local/handover.h"
+#include "agent/local/handover_server.h"
 #include "agent/local/invalidate_workers.h"
 #include "agent/local/invalidator.h"
 #include "agent/local/local_server.h"
@@ -69,6 +72,8 @@ class Agent {
   std::unique_ptr<SessionClient> client_;
   std::unique_ptr<LocalServiceImpl> local_service_;
   std::unique_ptr<LocalServer> local_server_;
+  std::unique_ptr<Handover> handover_;
+  std::unique_ptr<HandoverServer> handover_server_;
   std::unique_ptr<MetricsExporter> exporter_;
 };
 

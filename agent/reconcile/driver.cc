@@ -66,6 +66,16 @@ auto Driver::Call(F&& f) {
   return f(*reconciler_);
 }
 
+template <typename F>
+auto Driver::CallForWork(F&& f) {
+  ++callers_;
+  MutexLock lock(mu_);
+  --callers_;
+  news_ = true;
+  wake_.NotifyAll();
+  return f(*reconciler_);
+}
+
 void Driver::FillHello(v1::Hello& hello) {
   Call([&](Reconciler& r) { r.FillHello(hello); });
 }
@@ -79,13 +89,24 @@ void Driver::EndSession() {
 }
 
 absl::Status Driver::Accept(const v1::Desired& desired) {
-  ++callers_;
-  MutexLock lock(mu_);
-  --callers_;
-  const absl::Status status = reconciler_->Accept(desired);
-  news_ = true;
-  wake_.NotifyAll();
-  return status;
+  return CallForWork([&](Reconciler& r) { return r.Accept(desired); });
+}
+
+absl::Status Driver::MapMemory(const std::string& vm, uint64_t iova, VmMemory::Range range) {
+  return CallForWork([&](Reconciler& r) { return r.MapMemory(vm, iova, std::move(range)); });
+}
+
+absl::StatusOr<uint64_t> Driver::UnmapMemory(VmMemory::Owner owner, const std::string& vm, uint64_t iova,
+                                             uint64_t length) {
+  return CallForWork([&](Reconciler& r) { return r.UnmapMemory(owner, vm, iova, length); });
+}
+
+absl::StatusOr<OpenedHwQueue> Driver::OpenHwQueue(VmMemory::Owner owner, const std::string& name) {
+  return Call([&](Reconciler& r) { return r.OpenHwQueue(owner, name); });
+}
+
+void Driver::ForgetOwner(VmMemory::Owner owner) {
+  CallForWork([&](Reconciler& r) { r.ForgetOwner(owner); });
 }
 
 bool Driver::TakeResults(int max, v1::Results& results) {

@@ -65,6 +65,12 @@ class Driver : public HostWork {
   bool TakeResults(int max, v1::Results& results) override;
   int64_t revision() override;
 
+  // See Realizer.
+  absl::Status MapMemory(const std::string& vm, uint64_t iova, VmMemory::Range range);
+  absl::StatusOr<uint64_t> UnmapMemory(VmMemory::Owner owner, const std::string& vm, uint64_t iova, uint64_t length);
+  absl::StatusOr<OpenedHwQueue> OpenHwQueue(VmMemory::Owner owner, const std::string& name);
+  void ForgetOwner(VmMemory::Owner owner);
+
   std::map<std::string, uint64_t> Counts();
   std::vector<v1::HeldObject> List(const std::pair<std::string, std::string>& after, size_t max);
   journal::Identity identity();
@@ -75,6 +81,9 @@ class Driver : public HostWork {
   // Runs `f` on the reconciler, between two portions.
   template <typename F>
   auto Call(F&& f) ABSL_LOCKS_EXCLUDED(mu_);
+  // The same for a call that may make work.
+  template <typename F>
+  auto CallForWork(F&& f) ABSL_LOCKS_EXCLUDED(mu_);
   void Loop();
   // One portion, or a wait for something to do. Whether there are results; sets `stop` at the end.
   bool Turn(bool& stop) ABSL_LOCKS_EXCLUDED(mu_);

@@ -68,6 +68,8 @@ Step Realizer::Advance(const HeldItem& item) {
       return AdvanceNested(item);
     case ItemKind::kVdevice:
       return AdvanceVdevice(item);
+    case ItemKind::kHwQueue:
+      return AdvanceHwQueue(item);
   }
   return {};
 }
@@ -127,6 +129,10 @@ Step Realizer::AdvanceStage2(const HeldItem& item) {
     const auto failure = Try(item, Operation::kAllocIoas, [&]() -> absl::Status {
       auto ioas = vm.context->AllocIoas();
       if (!ioas.ok()) return ioas.status();
+      if (auto mapped = MapEverything(*vm.context, *ioas, made.vm); !mapped.ok()) {
+        static_cast<void>(vm.context->Destroy(*ioas));
+        return mapped;
+      }
       vm.ioas = *ioas;
       return absl::OkStatus();
     });
@@ -276,6 +282,7 @@ Step Realizer::Release(const HeldItem& item) {
   if (auto failure = TryEnd(item, Operation::kDestroy, [&] { return context.Destroy(made.id); })) return *failure;
   const std::string vm = made.vm;
   objects_.Erase(item.uid());
+  if (queues_.erase(item.uid()) != 0) TidyMemory(vm);
   CloseIfUnused(vm);
   return {.kind = Step::Kind::kReleased};
 }
@@ -313,7 +320,9 @@ ObjectId Realizer::DeviceOfStage2(const HeldItem& stage2) const {
 }
 
 void Realizer::CloseIfUnused(const std::string& vm) {
-  if (!objects_.VmHasObjects(vm)) contexts_.erase(vm);
+  if (objects_.VmHasObjects(vm)) return;
+  contexts_.erase(vm);
+  TidyMemory(vm);
 }
 
 smmuv3::Features Realizer::FeaturesOf(const HeldItem& viommu) const {

@@ -24,6 +24,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/container/btree_map.h"
 #include "absl/status/status.h"
@@ -32,6 +33,7 @@
 #include "agent/reconcile/objects.h"
 #include "agent/reconcile/reasons.h"
 #include "agent/reconcile/targets.h"
+#include "agent/reconcile/vm_memory.h"
 #include "agent/smmuv3/spec/id_registers.h"
 
 namespace viommu::agent {
@@ -51,8 +53,21 @@ struct Step {
   uint32_t vmid = 0;  // kApplied, of a viommu: where the backend tells
 };
 
+// A hardware queue as it is handed out: for two mmap() calls.
+struct OpenedHwQueue {
+  FileDescriptor registers;
+  uint64_t registers_offset = 0;  // bytes
+  uint64_t registers_length = 0;  // bytes
+  FileDescriptor memory;
+  uint64_t memory_offset = 0;  // bytes
+  uint64_t memory_length = 0;  // bytes
+  uint32_t index = 0;
+};
+
 class Realizer {
  public:
+  static constexpr size_t kMaxVms = 16384;  // whose memory is known
+
   // What the realizer asks of whoever drives it.
   struct Hooks {
     // Called before the first change at the backend for an item's generation; an error keeps it from happening.
@@ -70,6 +85,21 @@ class Realizer {
   Step Bind(const HeldItem& vdevice);
   // Goes as far as possible towards what the item should be.
   Step Advance(const HeldItem& item);
+
+  // Memory that devices of the VM shall reach, now and whenever the VM's context is made anew. What its owner maps goes
+  // when the owner is forgotten.
+  //   errors of VmMemory::Check(); RESOURCE_EXHAUSTED LIMIT_EXCEEDED; BACKEND_FAILED
+  absl::Status MapMemory(const std::string& vm, uint64_t iova, VmMemory::Range range);
+  // Bytes that no device reaches any more.
+  //   errors of VmMemory::Inside(); FAILED_PRECONDITION BACKEND_FAILED: a hardware queue lies in it
+  absl::StatusOr<uint64_t> UnmapMemory(VmMemory::Owner owner, const std::string& vm, uint64_t iova, uint64_t length);
+  // Hands a queue out; its viommu cannot go before the owner is forgotten.
+  //   NOT_FOUND            HW_QUEUE_NOT_FOUND
+  //   FAILED_PRECONDITION  NOT_REALIZED
+  //   UNAVAILABLE          BACKEND_FAILED
+  absl::StatusOr<OpenedHwQueue> OpenHwQueue(VmMemory::Owner owner, const std::string& name);
+  // Takes back what it has mapped and what was handed out to it.
+  void ForgetOwner(VmMemory::Owner owner);
 
   // Kernel ids by kind, of the item's own objects; empty when it has none.
   std::map<std::string, uint32_t> KernelIds(const std::string& uid) const;
@@ -94,6 +124,15 @@ class Realizer {
   Step AdvanceViommu(const HeldItem& item);
   Step AdvanceNested(const HeldItem& item);
   Step AdvanceVdevice(const HeldItem& item);
+  // hw_queues.cc
+  Step AdvanceHwQueue(const HeldItem& item);
+  // Memory of the agent's own for a queue that lies where nothing is mapped.
+  absl::Status SupplyMemory(Vm& vm, VmMemory& memory, uint64_t iova, uint64_t length);
+  // Of a VM, after a queue has gone: unmaps what the agent supplied for it and what its owner has left behind.
+  void TidyMemory(const std::string& vm);
+  // Into an IOAS that was just made.
+  absl::Status MapEverything(Context& context, ObjectId ioas, const std::string& vm);
+  absl::Status Unmap(const std::string& vm, uint64_t iova, uint64_t length);
   Step Release(const HeldItem& item);
   // The parts of a vdevice's release; done when the Step is kReleased.
   Step ReleaseVdevice(const HeldItem& item, const Made& made);
@@ -125,6 +164,19 @@ class Realizer {
   std::map<std::string, smmuv3::Features> features_;  // by SmmuInfo::name
   absl::btree_map<std::string, Vm> contexts_;         // by VM name
   Objects objects_;                                   // only of items that have some
+  struct QueueMemory {
+    std::string vm;
+    uint64_t iova = 0;
+    uint64_t length = 0;
+  };
+  struct OpenVintf {
+    std::string vm;
+    std::string viommu;  // uid
+    ObjectId id = 0;     // of the viommu, at the time
+  };
+  std::map<std::string, VmMemory> memory_;     // by VM name
+  std::map<std::string, QueueMemory> queues_;  // by uid, of hardware queues that are made
+  std::map<VmMemory::Owner, std::vector<OpenVintf>> open_vintfs_;
   uint64_t changes_ = 0;
 };
 

@@ -346,10 +346,16 @@ std::optional<MonotonicTime> Reconciler::Run(int max_changes) {
     bool bind = false;
   };
   static constexpr std::array kPhases = {
-      Phase{ItemKind::kVdevice, true},       Phase{ItemKind::kVdevice, false, /*bind=*/true},
-      Phase{ItemKind::kStage2Domain, false}, Phase{ItemKind::kViommu, false},
-      Phase{ItemKind::kNestedDomain, false}, Phase{ItemKind::kVdevice, false},
-      Phase{ItemKind::kNestedDomain, true},  Phase{ItemKind::kViommu, true},
+      Phase{ItemKind::kHwQueue, true},
+      Phase{ItemKind::kVdevice, true},
+      Phase{ItemKind::kVdevice, false, /*bind=*/true},
+      Phase{ItemKind::kStage2Domain, false},
+      Phase{ItemKind::kViommu, false},
+      Phase{ItemKind::kNestedDomain, false},
+      Phase{ItemKind::kVdevice, false},
+      Phase{ItemKind::kHwQueue, false},
+      Phase{ItemKind::kNestedDomain, true},
+      Phase{ItemKind::kViommu, true},
       Phase{ItemKind::kStage2Domain, true},
   };
   if (!believes_) return std::nullopt;
