@@ -127,6 +127,15 @@ struct MetricSample {
   double value = 0;
 };
 
+// One histogram that is counted elsewhere.
+struct HistogramSample {
+  MetricLabels labels;
+  // A bucket's upper bound (inclusive, in the unit that is exported) and how many values are in it alone, from the
+  // smallest; the last one has no bound (infinity).
+  std::vector<std::pair<double, uint64_t>> buckets;
+  double sum = 0;
+};
+
 class MetricSet final : public prometheus::Collectable {
  public:
   MetricSet();
@@ -143,6 +152,10 @@ class MetricSet final : public prometheus::Collectable {
   // must live until RemoveCallbacks() or the set's end.
   void AddCallback(std::string_view name, std::string_view help, MetricKind kind,
                    std::function<std::vector<MetricSample>()> read);
+
+  // The same for a family of histograms.
+  void AddHistogramCallback(std::string_view name, std::string_view help,
+                            std::function<std::vector<HistogramSample>()> read);
 
   // Forgets all callbacks; none is running when this returns. For the shutdown, before what they read is destroyed.
   void RemoveCallbacks();
