@@ -51,6 +51,8 @@ void DeclareAgentOptions(Config& config, AgentConfig* options) {
   config.Address("server", &options->server, "Where the server listens for agents");
   DeclareTransport(config, "tls", &options->tls);
   config.String("cluster_id", &options->cluster_id, "Obey servers of this cluster only; empty: of the first one met");
+  config.Duration("longest_retry", &options->longest_retry, std::chrono::milliseconds(200), std::chrono::hours(1),
+                  "Longest wait between two attempts to reach the server");
   config.String("state_dir", &options->state_dir, "Where the agent remembers what it holds");
   config.Address("listen", &options->listen, "The unix socket for VMMs and operators of this host");
   config.Address("metrics.listen", &options->metrics_listen, "Where Prometheus fetches /metrics; empty: nowhere");

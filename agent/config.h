@@ -3,6 +3,7 @@
 #ifndef VIOMMU_AGENT_CONFIG_H_
 #define VIOMMU_AGENT_CONFIG_H_
 
+#include <chrono>
 #include <map>
 #include <optional>
 #include <string>
@@ -25,6 +26,7 @@ struct AgentConfig {
   Address server;
   TransportOptions tls;
   std::string cluster_id;  // empty: of the first server met
+  std::chrono::nanoseconds longest_retry = std::chrono::seconds(15);
   std::string state_dir = "/var/lib/viommu-agent";
   Address listen;
   std::optional<Address> metrics_listen;
