@@ -33,22 +33,27 @@ bool Driver::Turn(bool& stop) {
   // A mutex alone may be taken again and again by the thread that has just let it go.
   constexpr std::chrono::milliseconds kLetIn(1);
   constexpr std::chrono::seconds kLongestWait(60);
+  const MonotonicTime start = options_.clock->Monotonic();
   MutexLock lock(mu_);
   while (!stop_) {
-    if (callers_.load() > 0) {
-      wake_.WaitFor(mu_, kLetIn);
-      continue;
-    }
     const MonotonicTime now = options_.clock->Monotonic();
-    if (news_ || (due_ && *due_ <= now)) break;
-    wake_.WaitFor(mu_, due_ ? std::min<std::chrono::nanoseconds>(*due_ - now, kLongestWait) : kLongestWait);
+    const bool due = news_ || (due_ && *due_ <= now);
+    const bool waited_for = callers_.load() > 0 && now - start < kLongestLetIn;
+    if (due && !waited_for) break;
+    std::chrono::nanoseconds wait = kLongestWait;
+    if (waited_for) {
+      wait = kLetIn;
+    } else if (due_) {
+      wait = std::min<std::chrono::nanoseconds>(*due_ - now, kLongestWait);
+    }
+    wake_.WaitFor(mu_, wait);
   }
   stop = stop_;
   if (stop) return false;
   news_ = false;
-  const MonotonicTime start = options_.clock->Monotonic();
+  const MonotonicTime begin = options_.clock->Monotonic();
   due_ = reconciler_->Run(options_.portion_changes);
-  if (options_.on_portion) options_.on_portion(options_.clock->Monotonic() - start);
+  if (options_.on_portion) options_.on_portion(options_.clock->Monotonic() - begin);
   return reconciler_->has_results();
 }
 
