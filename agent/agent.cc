@@ -87,12 +87,19 @@ absl::Status Agent::Init() {
   invalidator_ = std::make_unique<Invalidator>(targets_, backend_->GetCapabilities(), std::move(invalidator_options));
   workers_ = std::make_unique<InvalidateWorkers>(*invalidator_, InvalidateWorkers::Options{});
 
+  // The server is told of this host when everything else stands: an agent that cannot serve takes the host from none
+  // that can.
+  VIOMMU_RETURN_IF_ERROR(MakeSession());
+  VIOMMU_RETURN_IF_ERROR(StartLocal());
+  driver_->OnResults([this] { client_->Wake(); });
+  workers_->Start([this](int64_t session, v1::InvalidateReply reply) { client_->AddReply(session, std::move(reply)); });
   // What the journal says is made at once: VMs of this host wait for no server.
-  VIOMMU_RETURN_IF_ERROR(StartSession());
-  return StartLocal();
+  driver_->Start();
+  client_->Start();
+  return absl::OkStatus();
 }
 
-absl::Status Agent::StartSession() {
+absl::Status Agent::MakeSession() {
   auto credentials = MakeChannelCredentials(config_.server, config_.tls);
   VIOMMU_RETURN_IF_ERROR(In("tls", credentials.status()));
   SessionClient::Options options;
@@ -109,11 +116,8 @@ absl::Status Agent::StartSession() {
     return MakeHello(facts_, *inventory, backend_->GetCapabilities());
   };
   options.random = NewRandom();
+  options.longest_retry = config_.longest_retry;
   client_ = std::make_unique<SessionClient>(std::move(options), *driver_, *workers_);
-  driver_->OnResults([this] { client_->Wake(); });
-  workers_->Start([this](int64_t session, v1::InvalidateReply reply) { client_->AddReply(session, std::move(reply)); });
-  driver_->Start();
-  client_->Start();
   return absl::OkStatus();
 }
 

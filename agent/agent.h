@@ -36,8 +36,9 @@ class Agent {
   static absl::StatusOr<std::unique_ptr<Agent>> Start(const AgentConfig& config);
   ~Agent();
 
-  // Ends the session and the local service; calls that run have `grace` to end. What is held stays in the journal, and
-  // nothing is torn down for the sake of the stop. Idempotent.
+  // Ends the session and the local service; calls that run have `grace` to end. What is held stays in the journal. The
+  // host's objects are there until the agent is destroyed, and end with it, as with any end of its process: the next
+  // agent makes them anew from the journal (docs/adr/0008). Idempotent.
   void Stop(std::chrono::milliseconds grace);
 
   // One line for people. Takes the reconciler's lock, so it also shows that the agent is alive.
@@ -51,7 +52,7 @@ class Agent {
   explicit Agent(const AgentConfig& config);
 
   absl::Status Init();
-  absl::Status StartSession();
+  absl::Status MakeSession();
   absl::Status StartLocal();
   void FillStatus(v1::GetAgentStatusResponse& status);
 
