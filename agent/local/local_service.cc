@@ -74,10 +74,14 @@ grpc::Status LocalServiceImpl::ListHeldObjects(grpc::ServerContext*, const v1::L
       request->page_size() == 0 ? kDefaultPageSize : std::min(kMaxPageSize, static_cast<size_t>(request->page_size()));
   // One more tells whether there is another page.
   std::vector<v1::HeldObject> objects = sources_.list(*after, size + 1);
-  const bool more = objects.size() > size;
-  if (more) objects.pop_back();
-  for (auto& object : objects) *response->add_objects() = std::move(object);
-  if (more) response->set_next_page_token(MakeToken(response->objects(response->objects_size() - 1).resource()));
+  size_t bytes = 0;
+  for (auto& object : objects) {
+    if (static_cast<size_t>(response->objects_size()) == size || bytes > kMaxPageBytes) break;
+    bytes += object.ByteSizeLong();
+    *response->add_objects() = std::move(object);
+  }
+  if (static_cast<size_t>(response->objects_size()) < objects.size())
+    response->set_next_page_token(MakeToken(response->objects(response->objects_size() - 1).resource()));
   return grpc::Status::OK;
 }
 

@@ -22,6 +22,7 @@ class LocalServiceImpl final : public v1::LocalService::Service {
  public:
   static constexpr size_t kDefaultPageSize = 100;
   static constexpr size_t kMaxPageSize = 1000;
+  static constexpr size_t kMaxPageBytes = 2 << 20;  // a page ends with the object that goes beyond it
 
   struct Sources {
     // Everything of the status but the SMMUs and the start time.
