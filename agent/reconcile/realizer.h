@@ -29,6 +29,7 @@
 #include "absl/status/status.h"
 #include "agent/backend.h"
 #include "agent/reconcile/held_state.h"
+#include "agent/reconcile/objects.h"
 #include "agent/reconcile/reasons.h"
 #include "agent/reconcile/targets.h"
 #include "agent/smmuv3/spec/id_registers.h"
@@ -72,7 +73,7 @@ class Realizer {
 
   // Kernel ids by kind, of the item's own objects; empty when it has none.
   std::map<std::string, uint32_t> KernelIds(const std::string& uid) const;
-  bool HasObjects(const std::string& uid) const { return made_.contains(uid); }
+  bool HasObjects(const std::string& uid) const { return Find(uid) != nullptr; }
   // Changes made at the backend so far.
   uint64_t changes() const { return changes_; }
   size_t contexts() const { return contexts_.size(); }
@@ -81,19 +82,6 @@ class Realizer {
   struct Vm {
     std::unique_ptr<Context> context;
     ObjectId ioas = 0;
-  };
-  // The objects of one item.
-  struct Made {
-    ItemKind kind = ItemKind::kStage2Domain;
-    std::string vm;
-    std::string parent;  // uid; of a viommu: its stage 2; of a nested domain or vdevice: its viommu
-    ObjectId id = 0;     // 0: none yet
-    uint32_t vmid = 0;   // of a viommu
-    // Of a vdevice.
-    std::string pci_address;
-    ObjectId device = 0;  // 0: not bound
-    uint64_t virt_id = 0;
-    std::string attached_to;  // uid of a nested domain or stage-2 domain; empty: detached
   };
   // What a vdevice or nested domain stands on; null where it is not held.
   struct Lineage {
@@ -108,9 +96,10 @@ class Realizer {
   Step AdvanceVdevice(const HeldItem& item);
   Step Release(const HeldItem& item);
   // The parts of a vdevice's release; done when the Step is kReleased.
-  Step ReleaseVdevice(const HeldItem& item, Made& made);
-  std::optional<Step> Unset(const HeldItem& item, Made& made);  // detaches, destroys the vdevice; nothing when done
-  Step AttachVdevice(const HeldItem& item, Made& made, const std::string& stage2_uid);
+  Step ReleaseVdevice(const HeldItem& item, const Made& made);
+  // Detaches, destroys the vdevice; nothing when done.
+  std::optional<Step> Unset(const HeldItem& item, const Made& made);
+  Step AttachVdevice(const HeldItem& item, const Made& made, const std::string& stage2_uid);
 
   // Runs one change at the backend; nothing when it worked.
   template <typename F>
@@ -122,11 +111,10 @@ class Realizer {
   Lineage LineageOf(std::string_view viommu_name) const;
   // Waiting, or blocked when that resource has failed.
   Step WaitFor(const HeldItem* needed, std::string_view name) const;
-  const Made* Find(const std::string& uid) const;
+  const Made* Find(const std::string& uid) const { return objects_.Find(uid); }
   // A bound device of the viommu; of any viommu on the stage 2. 0: none.
   ObjectId DeviceOfViommu(const std::string& viommu_uid) const;
-  ObjectId DeviceOfStage2(const std::string& stage2_uid) const;
-  bool SomethingStandsOn(const std::string& uid) const;
+  ObjectId DeviceOfStage2(const HeldItem& stage2) const;
   void CloseIfUnused(const std::string& vm);
   smmuv3::Features FeaturesOf(const HeldItem& viommu) const;
 
@@ -136,7 +124,7 @@ class Realizer {
   const Hooks hooks_;
   std::map<std::string, smmuv3::Features> features_;  // by SmmuInfo::name
   absl::btree_map<std::string, Vm> contexts_;         // by VM name
-  std::map<std::string, Made> made_;                  // by uid; only items that have objects or are about to
+  Objects objects_;                                   // only of items that have some
   uint64_t changes_ = 0;
 };
 

@@ -308,7 +308,9 @@ void Reconciler::Activate(const std::string& uid) {
   runtime.answer.reset();
   runtime.backoff.Reset();
   runtime.due = {};
-  active_.insert(uid);
+  Deactivate(item);
+  active_[SetOf(item.kind, item.deleting)].insert(uid);
+  sweep_ = {};         // what comes first may have something to do again
   outbox_.erase(uid);  // it speaks of an earlier generation
   ++bumps_;
   if (!item.deleting && (item.kind == ItemKind::kViommu || item.kind == ItemKind::kNestedDomain)) {
@@ -325,27 +327,10 @@ absl::Status Reconciler::Begin(const HeldItem& item, Operation operation) {
   return journal_.Append(record, Journal::Sync::kNo);
 }
 
-bool Reconciler::InPhase(const HeldItem& item, Phase phase) {
-  switch (phase) {
-    case Phase::kReleaseVdevices:
-      return item.deleting && item.kind == ItemKind::kVdevice;
-    case Phase::kBind:
-    case Phase::kVdevice:
-      return !item.deleting && item.kind == ItemKind::kVdevice;
-    case Phase::kStage2:
-      return !item.deleting && item.kind == ItemKind::kStage2Domain;
-    case Phase::kViommu:
-      return !item.deleting && item.kind == ItemKind::kViommu;
-    case Phase::kNested:
-      return !item.deleting && item.kind == ItemKind::kNestedDomain;
-    case Phase::kReleaseNested:
-      return item.deleting && item.kind == ItemKind::kNestedDomain;
-    case Phase::kReleaseViommu:
-      return item.deleting && item.kind == ItemKind::kViommu;
-    case Phase::kReleaseStage2:
-      return item.deleting && item.kind == ItemKind::kStage2Domain;
-  }
-  return false;
+size_t Reconciler::SetOf(ItemKind kind, bool deleting) { return 2 * static_cast<size_t>(kind) + (deleting ? 1 : 0); }
+
+void Reconciler::Deactivate(const HeldItem& item) {
+  for (const bool deleting : {false, true}) active_[SetOf(item.kind, deleting)].erase(item.uid());
 }
 
 bool Reconciler::IsDue(const Runtime& runtime, MonotonicTime now) const {
@@ -355,29 +340,46 @@ bool Reconciler::IsDue(const Runtime& runtime, MonotonicTime now) const {
 }
 
 std::optional<MonotonicTime> Reconciler::Run(int max_changes) {
-  constexpr std::array kPhases = {Phase::kReleaseVdevices, Phase::kBind,          Phase::kStage2,
-                                  Phase::kViommu,          Phase::kNested,        Phase::kVdevice,
-                                  Phase::kReleaseNested,   Phase::kReleaseViommu, Phase::kReleaseStage2};
+  struct Phase {
+    ItemKind kind;
+    bool deleting;
+    bool bind = false;
+  };
+  static constexpr std::array kPhases = {
+      Phase{ItemKind::kVdevice, true},       Phase{ItemKind::kVdevice, false, /*bind=*/true},
+      Phase{ItemKind::kStage2Domain, false}, Phase{ItemKind::kViommu, false},
+      Phase{ItemKind::kNestedDomain, false}, Phase{ItemKind::kVdevice, false},
+      Phase{ItemKind::kNestedDomain, true},  Phase{ItemKind::kViommu, true},
+      Phase{ItemKind::kStage2Domain, true},
+  };
   if (!believes_) return std::nullopt;
   const MonotonicTime now = options_.clock->Monotonic();
-  const uint64_t stop_at = realizer_.changes() + static_cast<uint64_t>(max_changes);
-  bool worked = true;
-  while (worked) {
-    worked = false;
-    for (const Phase phase : kPhases) {
-      const std::vector<std::string> uids(active_.begin(), active_.end());
-      for (const std::string& uid : uids) {
+  const auto changes = static_cast<uint64_t>(max_changes);
+  const uint64_t stop_at = realizer_.changes() + changes;
+  uint64_t attempts_left = kAttemptsPerChange * changes;
+  uint64_t looks_left = kLooksPerChange * changes;
+  while (true) {
+    for (; sweep_.phase < kPhases.size(); ++sweep_.phase, sweep_.after.clear()) {
+      const Phase& phase = kPhases[sweep_.phase];
+      const auto& uids = active_[SetOf(phase.kind, phase.deleting)];
+      for (auto it = uids.upper_bound(sweep_.after); it != uids.end(); it = uids.upper_bound(sweep_.after)) {
+        if (realizer_.changes() >= stop_at || attempts_left == 0 || looks_left == 0) return now;
+        --looks_left;
+        ++looks_;
+        const std::string uid = *it;
+        sweep_.after = uid;
         const HeldItem* item = held().Find(uid);
-        if (!InPhase(*item, phase)) continue;
         Runtime& runtime = *runtimes_.at(uid);
         if (!IsDue(runtime, now)) continue;
-        if (realizer_.changes() >= stop_at) return now;
-        if (phase == Phase::kBind) {
+        if (phase.bind) {
           const Step step = realizer_.Bind(*item);
-          if (step.kind == Step::Kind::kFailed) Settle(uid, step);
+          if (step.kind != Step::Kind::kFailed) continue;
+          --attempts_left;
+          Settle(uid, step);
           continue;
         }
-        worked = true;
+        --attempts_left;
+        sweep_.worked = true;
         runtime.seen_version = version();
         const uint64_t before = realizer_.changes();
         const Step step = realizer_.Advance(*item);
@@ -386,11 +388,16 @@ std::optional<MonotonicTime> Reconciler::Run(int max_changes) {
         Settle(uid, step);
       }
     }
+    const bool again = sweep_.worked;
+    sweep_ = {};
+    if (!again) break;
   }
   std::optional<MonotonicTime> next;
-  for (const std::string& uid : active_) {
-    const Runtime& runtime = *runtimes_.at(uid);
-    if (runtime.last.kind == Step::Kind::kFailed && (!next || runtime.due < *next)) next = runtime.due;
+  for (const auto& uids : active_) {
+    for (const std::string& uid : uids) {
+      const Runtime& runtime = *runtimes_.at(uid);
+      if (runtime.last.kind == Step::Kind::kFailed && (!next || runtime.due < *next)) next = runtime.due;
+    }
   }
   return next;
 }
@@ -405,7 +412,7 @@ void Reconciler::Settle(const std::string& uid, const Step& step) {
   switch (step.kind) {
     case Step::Kind::kApplied: {
       runtime.backoff.Reset();
-      active_.erase(uid);
+      Deactivate(item);
       journal::Record record;
       record.mutable_done()->set_uid(uid);
       record.mutable_done()->set_generation(item.generation());
@@ -457,7 +464,7 @@ void Reconciler::SettleReleased(const HeldItem& item, Runtime& runtime) {
   }
   ++bumps_;
   if (kind == ItemKind::kViommu || kind == ItemKind::kNestedDomain) targets_.Forget(uid);
-  active_.erase(uid);
+  for (const bool deleting : {false, true}) active_[SetOf(kind, deleting)].erase(uid);
   Answer(runtime, std::move(result), kind);
   runtimes_.erase(uid);
 }
