@@ -92,14 +92,20 @@ class Teller {
     const absl::StatusOr<Listing> listing = FetchList(session_, kind, filters, keep ? kDefaultLimit : kMaxRows);
     if (!listing.ok()) return;
     std::vector<const Message*> rows;
+    bool more = listing->truncated;
     for (const auto& item : listing->items) {
-      if (rows.size() < kMaxRows && (!keep || keep(*item))) rows.push_back(item.get());
+      if (keep && !keep(*item)) continue;
+      if (rows.size() < kMaxRows) {
+        rows.push_back(item.get());
+      } else {
+        more = true;
+      }
     }
     Rows(heading, kind, rows);
-    if (listing->truncated) {
-      story_.sections.back().facts.emplace_back("more",
-                                                fmt::format("viommuctl get {} --field {}", InfoOf(kind).plural, field));
-    }
+    if (!more) return;
+    story_.document["truncated"] = true;
+    story_.sections.back().facts.emplace_back("more",
+                                              fmt::format("viommuctl get {} --field {}", InfoOf(kind).plural, field));
   }
 
   void Rows(const std::string& heading, Kind kind, const std::vector<const Message*>& rows) {
