@@ -265,14 +265,17 @@ class CommandQueue {
   static constexpr uint64_t kRoomWorth = 4;
   // Numbers of Policy::Relax(): before a producer that has lost a compare-exchange tries again, at first and at most;
   // between looks for room; before the consumer looks for more when nobody is in a hurry, about a microsecond.
-  static constexpr uint64_t kTurn = 8;
-  static constexpr uint64_t kLongestTurn = 64;
+  static constexpr uint64_t kTurn = 64;
+  static constexpr uint64_t kLongestTurn = 256;
   static constexpr uint64_t kFullPause = 4;
   static constexpr uint64_t kLazyPause = 64;
   // Waits of the consumer until it asks again whether anybody is in a hurry.
   static constexpr uint64_t kHurryLasts = 1024;
-  // Two lines, since CPUs fetch them in pairs.
-  static constexpr size_t kCacheLine = 128;
+  // CPUs fetch lines in pairs: what is written by different threads is two lines apart.
+  static constexpr size_t kCacheLine = 64;
+  struct alignas(kCacheLine) Apart {
+    char nothing[kCacheLine];
+  };
   // Commands ahead of which producers fetch slots: some lines of slots, for what a line's way between two cores takes.
   static constexpr uint64_t kPrefetch = 32;
 
@@ -294,6 +297,7 @@ class CommandQueue {
   // can tell whether there was one since it looked. A waker clears the bit: it wakes once for all who set it.
   struct alignas(kCacheLine) SleepingPlace {
     Atomic<uint32_t> word{0};
+    Apart apart;
   };
 
   // TryPush() where `start` is what the caller believes the producer position to be, which is never too much; then it
@@ -492,30 +496,36 @@ class CommandQueue {
   Atomic<uint32_t> wakes_{0};
   Atomic<bool> closing_{false};  // prod_ says so, too, but belongs to the producers' caches
   Atomic<bool> abandoned_{false};
+  [[maybe_unused]] Apart apart1_;
 
   // The producers'. cons_seen_ is cons_ as some producer has last seen it.
-  alignas(kCacheLine) Atomic<QueuePosition> prod_{0};
+  Atomic<QueuePosition> prod_{0};
   Atomic<QueuePosition> cons_seen_{0};
+  [[maybe_unused]] Apart apart2_;
 
   // The consumer's alone: its position, the end of what it knows to be published, the wakes that it has heard, its
   // waits in a hurry, and whether the last Peek() saw the end of what was published.
-  alignas(kCacheLine) QueuePosition head_ = 0;
+  QueuePosition head_ = 0;
   QueuePosition published_ = 0;
   uint32_t wakes_seen_ = 0;
   uint32_t hurries_ = 0;
   bool caught_up_ = false;
+  [[maybe_unused]] Apart apart3_;
 
   // Written by the consumer: head_ for everybody.
-  alignas(kCacheLine) Atomic<QueuePosition> cons_{0};
+  Atomic<QueuePosition> cons_{0};
+  [[maybe_unused]] Apart apart4_;
 
-  alignas(kCacheLine) Atomic<uint32_t> sync_sleepers_{0};
+  Atomic<uint32_t> sync_sleepers_{0};
+  [[maybe_unused]] Apart apart5_;
   // Somebody waits for a sync, or did so a short time ago.
-  alignas(kCacheLine) Atomic<bool> hurry_{false};
+  Atomic<bool> hurry_{false};
+  [[maybe_unused]] Apart apart6_;
   SleepingPlace work_;
   SleepingPlace space_;
   std::array<SleepingPlace, kSyncBuckets> sync_;
 
-  alignas(kCacheLine) Counter<uint64_t> full_waits_{0};
+  Counter<uint64_t> full_waits_{0};
   Counter<uint64_t> timeouts_{0};
   Counter<uint64_t> collisions_{0};
   Counter<uint64_t> stalls_{0};
