@@ -244,6 +244,8 @@ TEST_F(CommitterTest, ReadersSeeWholeRevisionsWhileTheWriterWrites) {
         });
         ASSERT_EQ(a == nullptr, b == nullptr);
         ASSERT_EQ(a != nullptr ? a->boot_id() : "", b != nullptr ? b->boot_id() : "");
+        const absl::Status known = core_->log().ReadAfter(core_->revision(), 1).status();
+        ASSERT_TRUE(known.ok()) << known;
         const auto sets = core_->log().ReadAfter(followed, 7);
         ASSERT_TRUE(sets.ok()) << sets.status();
         for (const ChangeSetPtr& set : *sets) {

@@ -334,6 +334,8 @@ void CommitCore::Publish(std::vector<Accepted>& accepted, int64_t now_s) {
       sets.push_back(std::move(each.set));
       bytes.push_back(each.bytes);
     }
+    // Along with the tables: whoever was told a revision may watch from it at once.
+    if (!sets.empty()) log_.Publish(sets, bytes, now_s);
   }
   for (const Accepted& each : accepted) {
     const Command& command = *each.command;
@@ -342,7 +344,6 @@ void CommitCore::Publish(std::vector<Accepted>& accepted, int64_t now_s) {
     }
   }
   if (sets.empty()) return;
-  log_.Publish(sets, bytes, now_s);
   for (Listener* listener : listeners_) listener->OnCommit(sets);
 }
 
