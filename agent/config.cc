@@ -11,6 +11,7 @@
 
 #include "agent/smmuv3/vsmmu/inventory_yaml.h"
 #include "common/error.h"
+#include "common/metrics.h"
 
 namespace viommu::agent {
 namespace {
@@ -54,6 +55,8 @@ void DeclareAgentOptions(Config& config, AgentConfig* options) {
   config.String("state_dir", &options->state_dir, "Where the agent remembers what it holds");
   config.Address("listen", &options->listen, "The unix socket for VMMs and operators of this host");
   config.Address("metrics.listen", &options->metrics_listen, "Where Prometheus fetches /metrics; empty: nowhere");
+  config.Bool("metrics.allow_insecure", &options->metrics_allow_insecure,
+              "Serve metrics, which are plain HTTP, to the network");
 
   config.Enum("backend", &options->backend, {{"emulated", BackendKind::kEmulated}}, "What drives the SMMUs");
   config.String("inventory", &options->inventory, "The emulated host: a file, see deploy/inventory");
@@ -78,6 +81,9 @@ void DeclareAgentOptions(Config& config, AgentConfig* options) {
                           options->listen.ToString());
     }
     if (options->state_dir.empty()) return InvalidField("state_dir", "is needed");
+    if (options->metrics_listen.has_value()) {
+      VIOMMU_RETURN_IF_ERROR(CheckMetricsAddress(*options->metrics_listen, options->metrics_allow_insecure));
+    }
     return LoadInventory(*options).status();
   });
 }

@@ -28,6 +28,7 @@ struct AgentConfig {
   std::string state_dir = "/var/lib/viommu-agent";
   Address listen;
   std::optional<Address> metrics_listen;
+  bool metrics_allow_insecure = false;
 
   BackendKind backend = BackendKind::kEmulated;
   std::string inventory;    // file; of the emulated backend
