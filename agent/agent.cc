@@ -141,7 +141,7 @@ absl::Status Agent::StartLocal() {
   handover_server_ = *std::move(handover_server);
   metrics_.Attach(*backend_, *driver_, *client_, [this] { return workers_->waiting(); });
   if (config_.metrics_listen) {
-    auto exporter = MetricsExporter::Start(*config_.metrics_listen, metrics_.set());
+    auto exporter = MetricsExporter::Start(*config_.metrics_listen, metrics_.set(), config_.metrics_allow_insecure);
     VIOMMU_RETURN_IF_ERROR(In("metrics", exporter.status()));
     exporter_ = *std::move(exporter);
   }

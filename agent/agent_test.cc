@@ -58,6 +58,7 @@ class FakeServer : public v1::AgentService::Service {
     welcome.mutable_welcome()->set_cluster_id("cluster");
     welcome.mutable_welcome()->set_store_incarnation("store");
     welcome.mutable_welcome()->set_epoch(1);
+    welcome.mutable_welcome()->set_revision(1000);
     welcome.mutable_welcome()->mutable_lease()->set_seconds(60);
     stream->Write(welcome);
     {

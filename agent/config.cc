@@ -12,6 +12,7 @@
 #include "absl/strings/numbers.h"
 #include "agent/smmuv3/vsmmu/inventory_yaml.h"
 #include "common/error.h"
+#include "common/metrics.h"
 
 namespace viommu::agent {
 namespace {
@@ -59,6 +60,8 @@ void DeclareAgentOptions(Config& config, AgentConfig* options) {
   config.StringList("handover.allow_uids", &options->handover_allow_uids,
                     "Users, by number, who may hand memory over beside root and the agent's own");
   config.Address("metrics.listen", &options->metrics_listen, "Where Prometheus fetches /metrics; empty: nowhere");
+  config.Bool("metrics.allow_insecure", &options->metrics_allow_insecure,
+              "Serve metrics, which are plain HTTP, to the network");
 
   config.Enum("backend", &options->backend, {{"emulated", BackendKind::kEmulated}}, "What drives the SMMUs");
   config.String("inventory", &options->inventory, "The emulated host: a file, see deploy/inventory");
@@ -84,6 +87,9 @@ void DeclareAgentOptions(Config& config, AgentConfig* options) {
     }
     if (options->state_dir.empty()) return InvalidField("state_dir", "is needed");
     VIOMMU_RETURN_IF_ERROR(HandoverUids(*options).status());
+    if (options->metrics_listen.has_value()) {
+      VIOMMU_RETURN_IF_ERROR(CheckMetricsAddress(*options->metrics_listen, options->metrics_allow_insecure));
+    }
     return LoadInventory(*options).status();
   });
 }

@@ -34,6 +34,7 @@ struct AgentConfig {
   Address listen;
   std::vector<std::string> handover_allow_uids;
   std::optional<Address> metrics_listen;
+  bool metrics_allow_insecure = false;
 
   BackendKind backend = BackendKind::kEmulated;
   std::string inventory;    // file; of the emulated backend

@@ -246,11 +246,24 @@ MetricsExporter::~MetricsExporter() {
   } while (stopped.wait_for(kBetweenKnocks) != std::future_status::ready);
 }
 
-absl::StatusOr<std::unique_ptr<MetricsExporter>> MetricsExporter::Start(const Address& address,
-                                                                        std::shared_ptr<MetricSet> metrics) {
+absl::Status CheckMetricsAddress(const Address& address, bool allow_insecure) {
   if (address.reach == AddressReach::kUnix) {
-    return absl::InvalidArgumentError(fmt::format("metrics are served over TCP, not on {}", address.ToString()));
+    return absl::InvalidArgumentError(
+        fmt::format("metrics.listen: metrics are served over TCP, not on {}", address.ToString()));
   }
+  if (address.reach == AddressReach::kNetwork && !allow_insecure) {
+    return absl::InvalidArgumentError(
+        fmt::format("metrics.listen: {} can be reached from the network, and metrics are plain HTTP that everybody may "
+                    "read: listen on loopback, or ask for it with metrics.allow_insecure",
+                    address.ToString()));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<MetricsExporter>> MetricsExporter::Start(const Address& address,
+                                                                        std::shared_ptr<MetricSet> metrics,
+                                                                        bool allow_insecure) {
+  if (absl::Status status = CheckMetricsAddress(address, allow_insecure); !status.ok()) return status;
   Address real = address;
   // The HTTP server takes numbers only.
   if (real.host == "localhost") real.host = "127.0.0.1";

@@ -175,14 +175,18 @@ class MetricSet final : public prometheus::Collectable {
 // the process_… names that every Prometheus client uses).
 void AddProcessMetrics(MetricSet& metrics, std::string_view prefix);
 
-// Serves GET /metrics over HTTP in threads of its own, from Start() to its end. Plain HTTP without authentication: bind
-// it to loopback or to a network that only Prometheus reaches.
+// Whether metrics may be served on `address`: over TCP, and because it is plain HTTP that tells everybody who asks, on
+// loopback only unless `allow_insecure`. INVALID_ARGUMENT, naming the option metrics.listen.
+absl::Status CheckMetricsAddress(const Address& address, bool allow_insecure);
+
+// Serves GET /metrics over plain HTTP in threads of its own, from Start() to its end.
 class MetricsExporter {
  public:
-  // Port 0 takes a free one. INVALID_ARGUMENT for a unix socket; UNAVAILABLE, naming the address, when it cannot be
-  // bound.
+  // Port 0 takes a free one. INVALID_ARGUMENT as CheckMetricsAddress; UNAVAILABLE, naming the address, when it cannot
+  // be bound.
   static absl::StatusOr<std::unique_ptr<MetricsExporter>> Start(const Address& address,
-                                                                std::shared_ptr<MetricSet> metrics);
+                                                                std::shared_ptr<MetricSet> metrics,
+                                                                bool allow_insecure = false);
   ~MetricsExporter();
 
   // Where it listens, with the real port.

@@ -151,6 +151,12 @@ TEST(MetricsExporterTest, ServesOnAFreePort) {
   const auto second = MetricsExporter::Start((*exporter)->address(), metrics);
   EXPECT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(std::string(second.status().message()), HasSubstr((*exporter)->address().ToString()));
+  for (const char* everywhere : {"0.0.0.0:0", "[::]:0"}) {
+    const auto open = MetricsExporter::Start(ParseAddress(everywhere).value(), metrics);
+    EXPECT_EQ(open.status().code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(open.status().message()), HasSubstr("metrics.allow_insecure"));
+  }
+  EXPECT_TRUE(MetricsExporter::Start(ParseAddress("0.0.0.0:0").value(), metrics, /*allow_insecure=*/true).ok());
   EXPECT_EQ(MetricsExporter::Start(ParseAddress("unix:/x").value(), metrics).status().code(),
             absl::StatusCode::kInvalidArgument);
 }

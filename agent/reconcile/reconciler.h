@@ -68,8 +68,8 @@ class Reconciler {
 
   // A session begins. Remembers the server's identity; results from here on are collected for it, beginning with a
   // repetition of everything that is known: the server may have lost it.
-  //   FAILED_PRECONDITION  CLUSTER_MISMATCH, STORE_INCARNATION_MISMATCH, STALE_EPOCH: not to be obeyed
-  //   UNAVAILABLE          the journal
+  //   FAILED_PRECONDITION  CLUSTER_MISMATCH, STORE_INCARNATION_MISMATCH, STALE_EPOCH, STORE_OUT_OF_DATE: not to be
+  //   obeyed UNAVAILABLE          the journal
   absl::Status BeginSession(const v1::Welcome& welcome);
   void EndSession();
 

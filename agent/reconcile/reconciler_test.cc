@@ -57,6 +57,8 @@ class ReconcilerTest : public testing::Test {
     welcome.set_cluster_id("cluster");
     welcome.set_store_incarnation("store");
     welcome.set_epoch(epoch);
+    welcome.set_start_id("start-" + std::to_string(epoch));
+    welcome.set_revision(1000);
     return welcome;
   }
 
@@ -444,6 +446,25 @@ TEST_F(ReconcilerTest, ObeysOneClusterStoreAndRisingEpochs) {
   v1::Desired desired;
   desired.set_epoch(5);
   EXPECT_EQ(ReasonOf(reconciler_->Accept(desired)), v1::ERROR_REASON_STALE_EPOCH);
+}
+
+// The server runs on an older copy of its store: what it does not know it would have torn down.
+TEST_F(ReconcilerTest, DoesNotObeyAServerThatKnowsLessThanItHasSaid) {
+  Connect(200);
+  v1::Hello hello;
+  reconciler_->FillHello(hello);
+  EXPECT_EQ(hello.revision(), 200);
+  EXPECT_EQ(hello.start_id(), "start-1");
+  Start();
+  v1::Welcome welcome = Welcome(2);
+  welcome.set_revision(199);
+  EXPECT_EQ(ReasonOf(reconciler_->BeginSession(welcome)), v1::ERROR_REASON_STORE_OUT_OF_DATE);
+  hello.Clear();
+  reconciler_->FillHello(hello);
+  EXPECT_EQ(hello.epoch(), 1) << "it was not obeyed";
+  EXPECT_EQ(hello.start_id(), "start-1");
+  welcome.set_revision(200);
+  EXPECT_TRUE(reconciler_->BeginSession(welcome).ok());
 }
 
 TEST_F(ReconcilerTest, RefusesAnotherHostsJournal) {

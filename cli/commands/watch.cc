@@ -205,6 +205,7 @@ class Watcher {
   // False ends the watch.
   bool Take(const v1::WatchResponse& response) {
     brought_something_ = true;
+    if (!response.origin().empty()) request_.set_origin(response.origin());
     const bool was_synced = position_.synced();
     for (const v1::Event& event : position_.Accept(response)) {
       printer_.Print(event, response.revision());

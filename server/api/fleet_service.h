@@ -7,8 +7,12 @@
 #ifndef VIOMMU_SERVER_API_FLEET_SERVICE_H_
 #define VIOMMU_SERVER_API_FLEET_SERVICE_H_
 
+#include <atomic>
+#include <cstddef>
+
 #include "common/clock.h"
 #include "server/api/apply_waits.h"
+#include "server/api/limits.h"
 #include "server/api/watch_hub.h"
 #include "server/commit/committer.h"
 #include "server/sync/sessions.h"
@@ -23,6 +27,9 @@ struct FleetServiceParts {
   WatchHub& watches;
   Sessions& sessions;
   const Clock& clock;
+  // Refuse callers whose certificate is made out to a host: for listeners that ask for certificates.
+  bool refuse_hosts = false;
+  size_t max_invalidations = kMaxInvalidations;
 };
 
 class FleetService final : public v1::FleetService::CallbackService {
@@ -103,8 +110,12 @@ class FleetService final : public v1::FleetService::CallbackService {
 
   const CommitCore& core() const { return parts_.committer.core(); }
 
+  // Ends a call that reads, if the caller may call at all.
+  Reactor* Answer(Context* context, const absl::Status& status) const;
+
   const FleetServiceParts parts_;
   const WallTime start_time_;
+  std::atomic<size_t> invalidations_ = 0;  // under way
 };
 
 }  // namespace viommu::server

@@ -62,6 +62,14 @@ absl::Status CheckSmmuName(std::string_view field, std::string_view name) {
   return IsSmmuName(name) ? absl::OkStatus() : BadName(field, "hosts/{host}/smmus/{smmu}", name);
 }
 
+absl::Status TooMany(std::string_view field, int limit) {
+  return Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_LIMIT_EXCEEDED)
+      .Message("{}: at most {} are allowed", field, limit)
+      .Meta("field", field)
+      .Meta("limit", std::to_string(limit))
+      .Field(field, "too many");
+}
+
 absl::Status CheckRequestSize(const google::protobuf::Message& request) {
   const size_t bytes = request.ByteSizeLong();
   if (bytes <= static_cast<size_t>(kMaxRequestBytes)) return absl::OkStatus();

@@ -12,7 +12,10 @@ namespace viommu::server {
 namespace {
 
 absl::Status Damaged(int64_t revision) {
-  return absl::DataLossError(fmt::format("the change log's entry of revision {} is damaged", revision));
+  return Error(absl::StatusCode::kDataLoss, v1::ERROR_REASON_STORE_DAMAGED)
+      .Message("the change log's entry of revision {} is damaged; watch from 0, and restore the store from a backup",
+               revision)
+      .Meta("revision", std::to_string(revision));
 }
 
 template <typename T>

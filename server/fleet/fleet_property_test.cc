@@ -232,11 +232,15 @@ class History {
     }
   }
 
-  // A host comes back with some devices out of sight, holding nothing or everything.
-  void HelloFrom(uint8_t which, uint8_t gone) {
+  // A host comes back with some devices out of sight or behind another SMMU, holding nothing or everything.
+  void HelloFrom(uint8_t which, uint8_t gone, uint8_t moved = 0) {
     v1::Hello hello = which % 2 == 0 ? GraceHello() : SmallHello();
     for (v1::Smmu& smmu : *hello.mutable_host()->mutable_smmus()) smmu.set_vmid_bits(1);
     for (int i = hello.devices_size() - 1; i >= 0; --i) {
+      if ((moved >> i & 1) != 0) {
+        const bool first = hello.devices(i).smmu() == hello.host().smmus(0).name();
+        hello.mutable_devices(i)->set_smmu(hello.host().smmus(first ? 1 : 0).name());
+      }
       if ((gone >> i & 1) != 0) hello.mutable_devices()->DeleteSubrange(i, 1);
     }
     if (which % 4 < 2) {
@@ -345,7 +349,7 @@ void History::Take(const Step& step) {
     case 14:
       return Do(DeleteStage2(stage2, cascade));
     case 15:
-      return HelloFrom(step[1], step[2]);
+      return HelloFrom(step[1], step[2], step[3] & step[4]);
     case 16:
       return Do(CreateHwQueue(viommu, step[3] % 3));
     case 17:

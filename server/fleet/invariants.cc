@@ -159,6 +159,10 @@ class Checker {
     if (ParentName(vdevice.device()) != vdevice.host()) {
       return Broken(vdevice.name(), "its {} is not on its host {}", vdevice.device(), vdevice.host());
     }
+    if (const v1::Viommu& viommu = *viommus_.Find(vdevice.viommu()); device->smmu() != viommu.smmu()) {
+      return Broken(vdevice.name(), "its {} is behind {}, and its viommu on {}", device->name(), device->smmu(),
+                    viommu.smmu());
+    }
     if (vdevice.has_previous_vdev_id()) VIOMMU_RETURN_IF_ERROR(CheckReserved(vdevice));
     if (vdevice.nested_domain().empty()) return absl::OkStatus();
     if (vdevice.state() == v1::STATE_DELETING) return Broken(vdevice.name(), "is DELETING and attached");

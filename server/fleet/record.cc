@@ -96,6 +96,16 @@ absl::Status CheckVm(std::string_view field, const std::string& vm) {
   return InvalidField(field, "must be the name of the VM: 1 to {} bytes without control characters", kMaxVmBytes);
 }
 
+void CutText(std::string& text, size_t max_bytes) {
+  constexpr std::string_view kEllipsis = "…";
+  if (text.size() <= max_bytes) return;
+  size_t end = max_bytes - kEllipsis.size();
+  const auto continues = [&text](size_t at) { return (static_cast<uint8_t>(text[at]) & 0xc0) == 0x80; };
+  while (end > 0 && continues(end)) --end;
+  text.resize(end);
+  text += kEllipsis;
+}
+
 Error NotFound(Kind kind, const std::string& name) {
   const KindWords& words = WordsOf(kind);
   return Error(absl::StatusCode::kNotFound, words.not_found)

@@ -27,6 +27,8 @@ bool TakeOver(const v1::ItemResult& result, T& next) {
     case v1::OUTCOME_FAILED:
       if (next.state() != v1::STATE_DELETING) next.set_state(v1::STATE_FAILED);
       *next.mutable_state_reason() = result.reason();
+      CutText(*next.mutable_state_reason()->mutable_reason(), kMaxReportedTextBytes);
+      CutText(*next.mutable_state_reason()->mutable_message(), kMaxReasonBytes);
       break;
     default:
       return false;

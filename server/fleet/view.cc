@@ -93,6 +93,10 @@ int64_t GenerationOf(Kind kind, const google::protobuf::Message& record) {
   return Visit(kind, record, [](const auto& typed) -> int64_t { return typed.generation(); });
 }
 
+int64_t RevisionOf(Kind kind, const google::protobuf::Message& record) {
+  return Visit(kind, record, [](const auto& typed) -> int64_t { return typed.revision(); });
+}
+
 v1::Resource ToResource(Kind kind, const google::protobuf::Message& record) {
   v1::Resource resource;
   switch (kind) {

@@ -153,6 +153,7 @@ std::string HostOf(Kind kind, const google::protobuf::Message& record);
 const std::string& NameOf(Kind kind, const google::protobuf::Message& record);
 const std::string& UidOf(Kind kind, const google::protobuf::Message& record);
 int64_t GenerationOf(Kind kind, const google::protobuf::Message& record);
+int64_t RevisionOf(Kind kind, const google::protobuf::Message& record);
 
 // The record as an API union, and back. `record` must be of that kind.
 v1::Resource ToResource(Kind kind, const google::protobuf::Message& record);
