@@ -85,7 +85,7 @@ TEST_P(Invalidate, A14_ByNestedHwpt) {
   EXPECT_EQ(result.handled, expect().invalidate_by_nested == 0 ? 1u : 0u);
 }
 
-TEST_P(Invalidate, N2_NoCommand) { ExpectRefused(expect().empty_invalidate, 0, Send({})); }
+TEST_P(Invalidate, N2_NoCommand) { ExpectRefused(expect().empty_invalidate, 0, Send(std::span<const RawCommand>{})); }
 
 TEST_P(Invalidate, N2_NoCommandAndNullPointer) {
   ExpectRefused(expect().empty_invalidate, 0, SendRaw({.entries = nullptr, .entry_length = 0, .entry_count = 0}));
