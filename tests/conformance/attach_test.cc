@@ -14,6 +14,43 @@ TEST_P(Attach, ToAnIoas) {
   EXPECT_OK(vm->Attach(device, vm.ioas()));
 }
 
+// The tables that are made for it are an object with an id like any other.
+TEST_P(Attach, ToAnIoasTakesAnId) {
+  Vm vm(Open());
+  const ObjectId device = vm.Bind(A0());
+  const ObjectId ioas = vm.ioas();
+  ASSERT_OK(vm->Attach(device, ioas));
+  const ObjectId next = Must(vm->AllocIoas());
+  EXPECT_EQ(next, ioas + 2);
+  EXPECT_ERRNO(EBUSY, vm->Destroy(ioas + 1));
+  ASSERT_OK(vm->Detach(device));
+  EXPECT_EQ(Must(vm->AllocIoas()), ioas + 1);
+}
+
+TEST_P(Attach, TwoDevicesToOneIoas) {
+  NEED_DEVICE(a1, Role::kA1);
+  Vm vm(Open());
+  const ObjectId one = vm.Bind(A0());
+  const ObjectId other = vm.Bind(a1);
+  const ObjectId ioas = vm.ioas();
+  ASSERT_OK(vm->Attach(one, ioas));
+  ASSERT_OK(vm->Attach(other, ioas));
+  EXPECT_EQ(Must(vm->AllocIoas()), ioas + 2);  // they share their tables
+  ASSERT_OK(vm->Detach(one));
+  EXPECT_ERRNO(EBUSY, vm->Destroy(ioas));
+  ASSERT_OK(vm->Detach(other));
+  EXPECT_OK(vm->Destroy(ioas));
+}
+
+TEST_P(Attach, ToAnIoasBehindTwoSmmus) {
+  NEED_DEVICE(b0, Role::kB0);
+  Vm vm(Open());
+  const ObjectId one = vm.Bind(A0());
+  const ObjectId other = vm.Bind(b0);
+  EXPECT_OK(vm->Attach(one, vm.ioas()));
+  EXPECT_OK(vm->Attach(other, vm.ioas()));
+}
+
 TEST_P(Attach, ToAStage2) {
   Vm vm(Open());
   const ObjectId device = vm.Bind(A0());

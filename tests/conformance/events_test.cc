@@ -11,6 +11,7 @@
 namespace viommu::conformance {
 namespace {
 
+using smmuv3::DecodeEvent;
 using smmuv3::Event;
 using smmuv3::EventId;
 using smmuv3::S1Dss;

@@ -183,7 +183,9 @@ void Guest::Start(uint16_t asid) {
 void Guest::Attach(const RawVste& vste, ObjectId fault) {
   const ObjectId next = Must(vm_->AllocNested(function_.viommu, function_.device, vste, fault));
   EXPECT_OK(vm_->Attach(function_.device, next));
-  if (nested_ != 0) EXPECT_OK(vm_->Destroy(nested_));
+  if (nested_ != 0) {
+    EXPECT_OK(vm_->Destroy(nested_));
+  }
   nested_ = next;
 }
 

@@ -303,9 +303,8 @@ class DmaHwQueue : public DmaSuite {
 
   QueueVm& q() { return *q_; }
   Registers& registers() { return *registers_; }
-  std::optional<uint64_t> ReadQueueDevice(uint64_t address, bool ats = false) {
-    return Read({.device = pci_, .address = address, .use_ats = ats});
-  }
+  DmaAddress AtDevice(uint64_t address) const { return {.device = pci_, .address = address}; }
+  std::optional<uint64_t> ReadQueueDevice(uint64_t address) { return Read(AtDevice(address)); }
 
   // A page at kVa that the TLB knows.
   void Fill() {
@@ -376,7 +375,7 @@ TEST_P(DmaHwQueue, OtherAsidDoesNothing) {
   Move();
   Push({NhAsid(kAsid + 1)});
   ASSERT_TRUE(Consumed());
-  if (rig().keeps_stale_entries()) EXPECT_EQ(ReadQueueDevice(kVa), kOld);
+  ExpectStale(AtDevice(kVa), kOld, kNew);
 }
 
 TEST_P(DmaHwQueue, AForeignVmidIsReplaced) {
