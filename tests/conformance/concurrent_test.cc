@@ -13,12 +13,13 @@ namespace {
 class Repeat {
  public:
   template <typename Body>
-  explicit Repeat(Body body) : thread_([this, body] {
-    while (!stop_.load(std::memory_order_relaxed)) {
-      body();
-      rounds_.fetch_add(1, std::memory_order_release);
-    }
-  }) {}
+  explicit Repeat(Body body)
+      : thread_([this, body] {
+          while (!stop_.load(std::memory_order_relaxed)) {
+            body();
+            rounds_.fetch_add(1, std::memory_order_release);
+          }
+        }) {}
   ~Repeat() { Stop(); }
   Repeat(const Repeat&) = delete;
   Repeat& operator=(const Repeat&) = delete;

@@ -70,8 +70,8 @@ T Must(absl::StatusOr<T> value, std::source_location where = std::source_locatio
 }
 
 // Skips the case unless the rig has such a device; `variable` becomes its PCI address.
-#define NEED_DEVICE(variable, role)                           \
-  const std::string variable = rig().Device(role);            \
+#define NEED_DEVICE(variable, role)                \
+  const std::string variable = rig().Device(role); \
   if (variable.empty()) GTEST_SKIP() << "the rig lacks " << ::viommu::conformance::RoleName(role)
 
 class ConformanceBase : public testing::Test {
@@ -119,17 +119,17 @@ class ConformanceRows : public ConformanceBase, public testing::WithParamInterfa
 
 inline void PrintTo(const RigFactory& factory, std::ostream* out) { *out << factory.name; }
 
-#define CONFORMANCE_RIGS(suite)                                                       \
+#define CONFORMANCE_RIGS(suite)                                                                    \
   INSTANTIATE_TEST_SUITE_P(Conformance, suite, ::testing::ValuesIn(::viommu::conformance::Rigs()), \
                            [](const auto& param) { return param.param.name; })
 
-#define CONFORMANCE_ROWS(suite, rows)                                                                       \
-  INSTANTIATE_TEST_SUITE_P(Conformance, suite,                                                              \
-                           ::testing::Combine(::testing::ValuesIn(::viommu::conformance::Rigs()),           \
-                                              ::testing::ValuesIn(rows)),                                   \
-                           [](const auto& param) {                                                          \
-                             return std::get<0>(param.param).name + "_" + std::string(std::get<1>(param.param).name); \
-                           })
+#define CONFORMANCE_ROWS(suite, rows)                                                                    \
+  INSTANTIATE_TEST_SUITE_P(                                                                              \
+      Conformance, suite,                                                                                \
+      ::testing::Combine(::testing::ValuesIn(::viommu::conformance::Rigs()), ::testing::ValuesIn(rows)), \
+      [](const auto& param) {                                                                            \
+        return std::get<0>(param.param).name + "_" + std::string(std::get<1>(param.param).name);         \
+      })
 
 }  // namespace viommu::conformance
 

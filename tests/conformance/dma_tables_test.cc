@@ -300,8 +300,7 @@ TEST_P(DmaVste, AnAccessThatRunsIntoAHoleIsRefused) {
   guest().tables().Map(kVa, memory().Filled(kOld));
   guest().Start();
   std::array<uint64_t, 2> words = {};
-  EXPECT_FALSE(
-      rig().dma()->Read({.device = A0(), .address = kVa + 4088}, std::as_writable_bytes(std::span(words))).ok);
+  EXPECT_FALSE(rig().dma()->Read({.device = A0(), .address = kVa + 4088}, std::as_writable_bytes(std::span(words))).ok);
 }
 
 TEST_P(DmaVste, GuestPhysicalAddressesMeanNothingBehindStage1) {
@@ -399,11 +398,11 @@ struct LevelRow {
 };
 
 const LevelRow kLevels[] = {
-    {"Page4k", Granule::k4k, 3, false},       {"Block2M", Granule::k4k, 2, false},
-    {"Block1G", Granule::k4k, 1, false},      {"Page16k", Granule::k16k, 3, false},
-    {"Block32M", Granule::k16k, 2, false},    {"Page64k", Granule::k64k, 3, false},
-    {"Block512M", Granule::k64k, 2, false},   {"Contiguous4k", Granule::k4k, 3, true},
-    {"Contiguous2M", Granule::k4k, 2, true},  {"Contiguous16k", Granule::k16k, 3, true},
+    {"Page4k", Granule::k4k, 3, false},        {"Block2M", Granule::k4k, 2, false},
+    {"Block1G", Granule::k4k, 1, false},       {"Page16k", Granule::k16k, 3, false},
+    {"Block32M", Granule::k16k, 2, false},     {"Page64k", Granule::k64k, 3, false},
+    {"Block512M", Granule::k64k, 2, false},    {"Contiguous4k", Granule::k4k, 3, true},
+    {"Contiguous2M", Granule::k4k, 2, true},   {"Contiguous16k", Granule::k16k, 3, true},
     {"Contiguous64k", Granule::k64k, 3, true},
 };
 
@@ -417,8 +416,18 @@ class DmaLevel : public DmaRows<LevelRow> {
                      : row().granule == Granule::k16k ? features.gran16k
                                                       : features.gran64k;
     if (!has) GTEST_SKIP() << "SMMU A has not all granules";
+    ril_ = features.ril;
   }
 
+  // Invalidates num + 1 granules from `va` on, as what this row maps them with.
+  smmuv3::Command Range(uint64_t va, uint8_t num) const {
+    smmuv3::Command command = NhVa(kAsid, va);
+    command.num = num;
+    command.ttl = static_cast<uint8_t>(row().level);
+    command.tg = static_cast<uint8_t>(smmuv3::CommandTgCodec::Encode(row().granule));
+    return command;
+  }
+  uint64_t granule() const { return uint64_t{1} << smmuv3::GranuleLog2(row().granule); }
   uint64_t span() const { return uint64_t{1} << smmuv3::LevelShift(row().granule, row().level); }
 
   // Maps the VM's memory from kMemoryBase on, with as many descriptors as it takes; returns the input address for
@@ -434,6 +443,8 @@ class DmaLevel : public DmaRows<LevelRow> {
     }
     return base + (kMemoryBase - first);
   }
+
+  bool ril_ = false;
 };
 CONFORMANCE_ROWS(DmaLevel, kLevels);
 
@@ -476,6 +487,35 @@ TEST_P(DmaLevel, InvalidationByAddressReachesAllOfIt) {
   ExpectStale(va, kOld, kRefused);
   guest().Send(commands);
   EXPECT_EQ(Read(va), kRefused);
+}
+
+TEST_P(DmaLevel, RangeThatBeginsInItReachesIt) {
+  if (!ril_) GTEST_SKIP() << "SMMU A has no range invalidation";
+  const uint64_t page = memory().Filled(kOld);
+  const uint64_t base = MapMemory(guest(row().granule).tables());
+  guest().Start();
+  const uint64_t va = base + (page - kMemoryBase);
+  ASSERT_EQ(Read(va), kOld);
+  guest().tables().Unmap(va, row().level);
+  guest().Send(Range(va / granule() * granule(), 0));
+  EXPECT_EQ(Read(va), kRefused);
+}
+
+TEST_P(DmaLevel, RangeThatEndsBeforeLeavesIt) {
+  if (!ril_) GTEST_SKIP() << "SMMU A has no range invalidation";
+  const uint64_t base = MapMemory(guest(row().granule).tables());
+  memory().Write(kMemoryBase, kOld);
+  guest().Start();
+  ASSERT_EQ(Read(base), kOld);
+  const uint64_t joined = row().contiguous ? smmuv3::ContiguousEntries(row().granule, row().level) : 1;
+  const uint64_t start = base / (span() * joined) * (span() * joined);
+  for (uint64_t i = 0; i < joined; ++i) guest().tables().Unmap(start + i * span(), row().level);
+  guest().Send(Range(start - 4 * granule(), 3));
+  ExpectStale(base, kOld, kRefused);
+  guest().Send(Range(start - 4 * granule(), 4));
+  if (joined == 1) {
+    EXPECT_EQ(Read(base), kRefused);
+  }
 }
 
 TEST_P(DmaLevel, SmallerInputs) {

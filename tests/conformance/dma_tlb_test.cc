@@ -183,9 +183,8 @@ TEST_P(DmaTlbMore, ATableThatIsReplacedNeedsMoreThanLeaves) {
   Fill();
   // Another level-3 table in place of the one that the walk went through.
   const uint64_t table = memory().Alloc(4096);
-  memory().Write(table + ((kVa >> 12) & 511) * 8,
-                 smmuv3::EncodeStage1Leaf({.ap = 1, .sh = 3, .af = true, .ng = true}, memory().Filled(kNew),
-                                          Granule::k4k, 3));
+  memory().Write(table + ((kVa >> 12) & 511) * 8, smmuv3::EncodeStage1Leaf({.ap = 1, .sh = 3, .af = true, .ng = true},
+                                                                           memory().Filled(kNew), Granule::k4k, 3));
   memory().Write(guest().tables().Slot(kVa, 2), smmuv3::EncodeTable(table, Granule::k4k));
   guest().Send(NhVa(kAsid, kVa));
   EXPECT_EQ(Read(kVa), kNew);

@@ -54,10 +54,10 @@ EmulatedInventory MakeInventory(agent::Personality personality) {
   inventory.personality = std::move(personality);
   inventory.smmus = {smmu("a", rich, true), smmu("b", narrow, true), smmu("c", one_stage, true),
                      smmu("d", no_fwb, false)};
-  inventory.devices = {device(kDeviceA0, "a", 0x100, 1),         device(kDeviceA1, "a", 0x101, 2),
-                       device(kDeviceB0, "b", 0x200, 3),         device(kDeviceOneStage, "c", 0x300, 4),
+  inventory.devices = {device(kDeviceA0, "a", 0x100, 1),          device(kDeviceA1, "a", 0x101, 2),
+                       device(kDeviceB0, "b", 0x200, 3),          device(kDeviceOneStage, "c", 0x300, 4),
                        device(kDeviceAroundCache, "d", 0x400, 5), device(kDeviceGroup0, "a", 0x500, 6),
-                       device(kDeviceGroup1, "a", 0x501, 6),     device(kDeviceTwoStreams, "a", 0x600, 7),
+                       device(kDeviceGroup1, "a", 0x501, 6),      device(kDeviceTwoStreams, "a", 0x600, 7),
                        device(kDeviceIncoherent, "a", 0x700, 8)};
   inventory.devices[0].info.ats = true;
   inventory.devices[0].info.max_pasid_log2 = 20;
@@ -137,8 +137,7 @@ RigFactory Factory(std::string name, agent::Personality (*personality)(), const 
 
 int main(int argc, char** argv) {
   using viommu::conformance::Factory;
-  viommu::conformance::RegisterRig(
-      Factory("emulated_linux72", viommu::agent::Linux72, viommu::conformance::kLinux72));
+  viommu::conformance::RegisterRig(Factory("emulated_linux72", viommu::agent::Linux72, viommu::conformance::kLinux72));
   viommu::conformance::RegisterRig(Factory("emulated_strict", viommu::agent::Strict, viommu::conformance::kStrict));
   return viommu::conformance::RunSuite(argc, argv);
 }

@@ -1,9 +1,9 @@
 #include "tests/conformance/guest.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
-#include <algorithm>
 #include <vector>
 
 namespace viommu::conformance {
@@ -43,8 +43,7 @@ uint64_t GuestMemory::Read(uint64_t address) const {
 
 // ---- Tables ---------------------------------------------------------------------------------------------------------
 
-Stage1::Stage1(GuestMemory& memory, Granule granule, uint32_t bits)
-    : memory_(memory), granule_(granule), bits_(bits) {
+Stage1::Stage1(GuestMemory& memory, Granule granule, uint32_t bits) : memory_(memory), granule_(granule), bits_(bits) {
   const uint64_t page = uint64_t{1} << smmuv3::GranuleLog2(granule);
   root_ = memory_.Alloc(page, page);
 }

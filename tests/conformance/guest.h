@@ -46,8 +46,8 @@ class GuestMemory {
 // Attributes of a page or block.
 struct PageAttributes {
   bool writable = true;
-  bool accessed = true;    // AF
-  bool global = false;     // nG = 0
+  bool accessed = true;  // AF
+  bool global = false;   // nG = 0
   bool contiguous = false;
 };
 
@@ -209,11 +209,11 @@ class DmaRows : public DmaConformance, public testing::WithParamInterface<std::t
 };
 
 // Skips the case unless the device can be made to access memory in this way.
-#define NEED_DMA(pci)                                                                                  \
+#define NEED_DMA(pci) \
   if (!rig().dma()->Reaches(pci)) GTEST_SKIP() << "the rig cannot make this device access memory"
-#define NEED_PASIDS(pci)                                                                               \
+#define NEED_PASIDS(pci) \
   if (!rig().dma()->HasPasids(pci)) GTEST_SKIP() << "the rig cannot make a device access memory with a PASID"
-#define NEED_ATS(pci)                                                                                  \
+#define NEED_ATS(pci) \
   if (!rig().dma()->HasAts(pci)) GTEST_SKIP() << "the rig cannot make a device use ATS"
 
 }  // namespace viommu::conformance

@@ -22,7 +22,8 @@ constexpr uint64_t kAll = ~uint64_t{0};
 
 // A viommu with hardware queues for device kQueue0.
 struct QueueVm {
-  explicit QueueVm(std::unique_ptr<Context> context, const std::string& pci) : vm(std::move(context)), memory(vm.memory()) {
+  explicit QueueVm(std::unique_ptr<Context> context, const std::string& pci)
+      : vm(std::move(context)), memory(vm.memory()) {
     function.pci = pci;
     function.device = vm.Bind(pci);
     function.stage2 = vm.Stage2(function.device);
@@ -138,9 +139,7 @@ TEST_P(HwQueue, LengthAboveTheSmmus) {
   EXPECT_ERRNO(EINVAL, q().Alloc(0, q().Room(2 * most), 2 * most));
 }
 
-TEST_P(HwQueue, MemoryThatIsNotAlignedToItsLength) {
-  EXPECT_ERRNO(EINVAL, q().Alloc(0, q().Room(8192) + 2048, 4096));
-}
+TEST_P(HwQueue, MemoryThatIsNotAlignedToItsLength) { EXPECT_ERRNO(EINVAL, q().Alloc(0, q().Room(8192) + 2048, 4096)); }
 
 TEST_P(HwQueue, KeepsItsViommu) {
   const ObjectId queue = Must(q().Alloc(0, q().Room()));
@@ -151,8 +150,7 @@ TEST_P(HwQueue, KeepsItsViommu) {
 
 TEST_P(HwQueue, AViommuOfTheOrdinaryTypeHasNone) {
   const ObjectId plain = q().vm.Viommu(q().function.device, q().function.stage2);
-  EXPECT_ERRNO(EOPNOTSUPP,
-               q().vm->AllocHwQueue(plain, HwQueueType::kTegra241Cmdqv, 0, q().Room(), kQueueBytes));
+  EXPECT_ERRNO(EOPNOTSUPP, q().vm->AllocHwQueue(plain, HwQueueType::kTegra241Cmdqv, 0, q().Room(), kQueueBytes));
   EXPECT_ERRNO(EOPNOTSUPP, q().vm->MapVintf(plain));
 }
 
@@ -163,8 +161,7 @@ TEST_P(HwQueue, InterfacesAreUsedUp) {
   while (viommus.size() < interfaces) {
     viommus.push_back(q().vm.Viommu(q().function.device, q().function.stage2, ViommuType::kTegra241Cmdqv));
   }
-  EXPECT_ERRNO(ENOSPC,
-               q().vm->AllocViommu(q().function.device, q().function.stage2, ViommuType::kTegra241Cmdqv));
+  EXPECT_ERRNO(ENOSPC, q().vm->AllocViommu(q().function.device, q().function.stage2, ViommuType::kTegra241Cmdqv));
   EXPECT_OK(q().vm->Destroy(viommus.back()));
   EXPECT_OK(q().vm->AllocViommu(q().function.device, q().function.stage2, ViommuType::kTegra241Cmdqv));
 }
@@ -239,8 +236,8 @@ TEST_P(HwQueue, OrderIndexBeforeShape) {
 class Registers {
  public:
   explicit Registers(const agent::VintfMapping& mapping) : length_(mapping.length) {
-    void* page = mmap(nullptr, length_, PROT_READ | PROT_WRITE, MAP_SHARED, mapping.fd,
-                      static_cast<off_t>(mapping.offset));
+    void* page =
+        mmap(nullptr, length_, PROT_READ | PROT_WRITE, MAP_SHARED, mapping.fd, static_cast<off_t>(mapping.offset));
     EXPECT_NE(page, MAP_FAILED);
     page_ = page == MAP_FAILED ? nullptr : static_cast<std::byte*>(page);
     close(mapping.fd);
@@ -334,8 +331,7 @@ class DmaHwQueue : public DmaSuite {
     return Until([&] { return (registers().Get(0, Registers::kCons) & kMask) == (prod_ & kMask); });
   }
   bool Stopped() {
-    return Until(
-        [&] { return registers().Get(0, Registers::kGerror) != registers().Get(0, Registers::kGerrorn); });
+    return Until([&] { return registers().Get(0, Registers::kGerror) != registers().Get(0, Registers::kGerrorn); });
   }
   uint32_t Error() { return (registers().Get(0, Registers::kCons) >> 24) & 0x7f; }
 
@@ -403,9 +399,9 @@ TEST_P(DmaHwQueue, AtcInvOfItsVsid) {
 // The guest does with its own queue what the host does with its one: it puts a CMD_SYNC in place of the bad command and
 // acknowledges.
 TEST_P(DmaHwQueue, OtherCommandsStopTheQueue) {
-  for (const Opcode opcode : {Opcode::kTlbiNhAll, Opcode::kTlbiNhVaa, Opcode::kTlbiNsnhAll, Opcode::kCfgiCd,
-                              Opcode::kCfgiCdAll, Opcode::kCfgiSte, Opcode::kTlbiS12Vmall, Opcode::kTlbiEl2All,
-                              Opcode::kResume, Opcode::kPriResp}) {
+  for (const Opcode opcode :
+       {Opcode::kTlbiNhAll, Opcode::kTlbiNhVaa, Opcode::kTlbiNsnhAll, Opcode::kCfgiCd, Opcode::kCfgiCdAll,
+        Opcode::kCfgiSte, Opcode::kTlbiS12Vmall, Opcode::kTlbiEl2All, Opcode::kResume, Opcode::kPriResp}) {
     SCOPED_TRACE(smmuv3::OpcodeName(static_cast<uint8_t>(opcode)));
     const uint32_t bad = Next() + 1;
     Push({NhAsid(kAsid), Command{.opcode = opcode, .sid = kVsid}, NhAsid(kAsid)});

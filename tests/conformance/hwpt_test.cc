@@ -153,9 +153,7 @@ TEST_P(Hwpt, TypeWithoutData) {
   EXPECT_ERRNO(EINVAL, Alloc(request));
 }
 
-TEST_P(Hwpt, NestedWithoutTypeAndData) {
-  EXPECT_ERRNO(EOPNOTSUPP, Alloc({.device = f_.device, .pt = f_.viommu}));
-}
+TEST_P(Hwpt, NestedWithoutTypeAndData) { EXPECT_ERRNO(EOPNOTSUPP, Alloc({.device = f_.device, .pt = f_.viommu})); }
 
 TEST_P(Hwpt, H5_UnknownDataType) {
   HwptAlloc request = NestedRequest();
@@ -292,9 +290,7 @@ TEST_P(Hwpt, NestedForAnotherDeviceOfTheSameSmmu) {
   EXPECT_OK(Alloc(request));
 }
 
-TEST_P(Hwpt, NestedNeedsNoVdevice) {
-  EXPECT_OK(vm()->AllocNested(f_.viommu, f_.device, kTranslateVste));
-}
+TEST_P(Hwpt, NestedNeedsNoVdevice) { EXPECT_OK(vm()->AllocNested(f_.viommu, f_.device, kTranslateVste)); }
 
 // ---- The order of checks --------------------------------------------------------------------------------------------
 
@@ -391,7 +387,9 @@ const VsteRow kVstes[] = {
     {"A10_Eats2", {kConfig(5), smmuv3::ste::kEats.Set(0, 2)}, EIO},
     {"A10_Eats3", {kConfig(5), smmuv3::ste::kEats.Set(0, 3)}, EIO},
     {"A10_Eats2InBypass", {kConfig(4), smmuv3::ste::kEats.Set(0, 2)}, EIO},
-    {"Everything", {kConfig(5) | (smmuv3::kVsteAllowed.dw0 & ~uint64_t{0xf}), 0xdfffffff & smmuv3::kVsteAllowed.dw1}, 0},
+    {"Everything",
+     {kConfig(5) | (smmuv3::kVsteAllowed.dw0 & ~uint64_t{0xf}), 0xdfffffff & smmuv3::kVsteAllowed.dw1},
+     0},
     {"A11_Cont", {kConfig(5), smmuv3::ste::kCont.mask()}, EIO},
     {"A11_Dcp", {kConfig(5), smmuv3::ste::kDcp.mask()}, EIO},
     {"A11_Ppar", {kConfig(5), smmuv3::ste::kPpar.mask()}, EIO},

@@ -62,9 +62,7 @@ TEST_P(Invalidate, One) {
   EXPECT_EQ(result.handled, 1u);
 }
 
-TEST_P(Invalidate, N1_OnAStage2) {
-  ExpectRefused(EINVAL, 0, vm().Send(f_.stage2, NhAll()));
-}
+TEST_P(Invalidate, N1_OnAStage2) { ExpectRefused(EINVAL, 0, vm().Send(f_.stage2, NhAll())); }
 
 TEST_P(Invalidate, N1_OnAPlainHwpt) {
   const ObjectId hwpt = Must(vm()->AllocHwpt({.device = f_.device, .pt = vm().ioas()}));
@@ -165,9 +163,7 @@ TEST_P(Invalidate, N6_AsManyAsThereMayBe) {
   ExpectRefused(EIO, 0, Send(commands));
 }
 
-TEST_P(Invalidate, N8_NullPointer) {
-  ExpectRefused(EINVAL, 0, SendRaw({.entries = nullptr, .entry_count = 1}));
-}
+TEST_P(Invalidate, N8_NullPointer) { ExpectRefused(EINVAL, 0, SendRaw({.entries = nullptr, .entry_count = 1})); }
 
 TEST_P(Invalidate, N9_EntryLengthZero) {
   const RawCommand command = NhAll();
@@ -188,8 +184,7 @@ TEST_P(Invalidate, OrderArrayBeforeId) {
   const RawCommand command = NhAll();
   ExpectRefused(EINVAL, 0, vm()->InvalidateRaw(kNoSuchId, {.entries = &command, .entry_length = 0, .entry_count = 1}));
   ExpectRefused(EINVAL, 0,
-                vm()->InvalidateRaw(kNoSuchId,
-                                    {.entries = &command, .entry_count = agent::kMaxInvalidateEntries + 1}));
+                vm()->InvalidateRaw(kNoSuchId, {.entries = &command, .entry_count = agent::kMaxInvalidateEntries + 1}));
 }
 
 TEST_P(Invalidate, OrderIdBeforeDataType) {
@@ -204,9 +199,9 @@ TEST_P(Invalidate, OrderDataTypeBeforeCommands) {
 
 TEST_P(Invalidate, OrderDataTypeBeforeTails) {
   const uint64_t words[] = {NhAll().dw0, 0, 1};
-  ExpectRefused(EINVAL, 0,
-                SendRaw({.data_type = InvalidateDataType::kVtdS1, .entries = words, .entry_length = 24,
-                         .entry_count = 1}));
+  ExpectRefused(
+      EINVAL, 0,
+      SendRaw({.data_type = InvalidateDataType::kVtdS1, .entries = words, .entry_length = 24, .entry_count = 1}));
 }
 
 // ---- Commands -------------------------------------------------------------------------------------------------------
@@ -277,7 +272,7 @@ struct CountRow {
   const char* name;
   uint32_t count;
 };
-const CountRow kCounts[] = {{"1", 1},     {"2", 2},     {"62", 62},   {"63", 63},     {"64", 64},       {"126", 126},
+const CountRow kCounts[] = {{"1", 1},     {"2", 2},     {"62", 62},   {"63", 63},     {"64", 64},      {"126", 126},
                             {"127", 127}, {"189", 189}, {"190", 190}, {"1000", 1000}, {"10000", 10000}};
 
 class InvalidateCount : public ConformanceRows<CountRow> {};
@@ -310,15 +305,33 @@ struct OpcodeRow {
   bool accepted;
 };
 const OpcodeRow kOpcodes[] = {
-    {"PREFETCH_CONFIG", 0x01, false}, {"PREFETCH_ADDR", 0x02, false}, {"CFGI_STE", 0x03, false},
-    {"CFGI_STE_RANGE", 0x04, false},  {"CFGI_CD", 0x05, true},        {"CFGI_CD_ALL", 0x06, true},
-    {"TLBI_NH_ALL", 0x10, true},      {"TLBI_NH_ASID", 0x11, true},   {"TLBI_NH_VA", 0x12, true},
-    {"TLBI_NH_VAA", 0x13, true},      {"TLBI_EL3_ALL", 0x18, false},  {"TLBI_EL3_VA", 0x1a, false},
-    {"TLBI_EL2_ALL", 0x20, false},    {"TLBI_EL2_ASID", 0x21, false}, {"TLBI_EL2_VA", 0x22, false},
-    {"TLBI_EL2_VAA", 0x23, false},    {"TLBI_S12_VMALL", 0x28, false}, {"TLBI_S2_IPA", 0x2a, false},
-    {"TLBI_NSNH_ALL", 0x30, true},    {"ATC_INV", 0x40, true},        {"PRI_RESP", 0x41, false},
-    {"RESUME", 0x44, false},          {"STALL_TERM", 0x45, false},    {"SYNC", 0x46, false},
-    {"Zero", 0x00, false},            {"Vendor80", 0x80, false},      {"VendorFf", 0xff, false},
+    {"PREFETCH_CONFIG", 0x01, false},
+    {"PREFETCH_ADDR", 0x02, false},
+    {"CFGI_STE", 0x03, false},
+    {"CFGI_STE_RANGE", 0x04, false},
+    {"CFGI_CD", 0x05, true},
+    {"CFGI_CD_ALL", 0x06, true},
+    {"TLBI_NH_ALL", 0x10, true},
+    {"TLBI_NH_ASID", 0x11, true},
+    {"TLBI_NH_VA", 0x12, true},
+    {"TLBI_NH_VAA", 0x13, true},
+    {"TLBI_EL3_ALL", 0x18, false},
+    {"TLBI_EL3_VA", 0x1a, false},
+    {"TLBI_EL2_ALL", 0x20, false},
+    {"TLBI_EL2_ASID", 0x21, false},
+    {"TLBI_EL2_VA", 0x22, false},
+    {"TLBI_EL2_VAA", 0x23, false},
+    {"TLBI_S12_VMALL", 0x28, false},
+    {"TLBI_S2_IPA", 0x2a, false},
+    {"TLBI_NSNH_ALL", 0x30, true},
+    {"ATC_INV", 0x40, true},
+    {"PRI_RESP", 0x41, false},
+    {"RESUME", 0x44, false},
+    {"STALL_TERM", 0x45, false},
+    {"SYNC", 0x46, false},
+    {"Zero", 0x00, false},
+    {"Vendor80", 0x80, false},
+    {"VendorFf", 0xff, false},
 };
 
 class InvalidateOpcode : public ConformanceRows<OpcodeRow> {};
@@ -506,8 +519,8 @@ class Batch : public Invalidate {
 CONFORMANCE_RIGS(Batch);
 
 TEST_P(Batch, A6_GroupsOf63) {
-  for (const auto& [count, groups] : {std::pair<uint32_t, uint64_t>{1, 1}, {62, 1}, {63, 1}, {64, 2}, {126, 2},
-                                      {127, 3}, {189, 3}, {190, 4}}) {
+  for (const auto& [count, groups] :
+       {std::pair<uint32_t, uint64_t>{1, 1}, {62, 1}, {63, 1}, {64, 2}, {126, 2}, {127, 3}, {189, 3}, {190, 4}}) {
     const Executed cost = Cost(std::vector<RawCommand>(count, NhAll()));
     EXPECT_OK(last_);
     EXPECT_EQ(cost.nh_all, count);

@@ -19,7 +19,9 @@ class Ioas : public Conformance {
   void TearDown() override { vm_.reset(); }
 
   Vm& vm() { return *vm_; }
-  absl::Status Map(uint64_t iova, uint64_t length) { return vm()->MapIoas(ioas_, iova, length, vm().memory().handle()); }
+  absl::Status Map(uint64_t iova, uint64_t length) {
+    return vm()->MapIoas(ioas_, iova, length, vm().memory().handle());
+  }
   absl::StatusOr<uint64_t> Unmap(uint64_t iova, uint64_t length) { return vm()->UnmapIoas(ioas_, iova, length); }
 
   ObjectId ioas_ = 0;
@@ -67,9 +69,7 @@ TEST_P(Ioas, MapReadableAlone) {
   EXPECT_OK(vm()->MapIoas(ioas_, kMemoryBase, kPage, handle));
 }
 
-TEST_P(Ioas, MapBeyondTheEnd) {
-  EXPECT_ERRNO(EOVERFLOW, Map(~uint64_t{0} - kPage + 1, 2 * kPage));
-}
+TEST_P(Ioas, MapBeyondTheEnd) { EXPECT_ERRNO(EOVERFLOW, Map(~uint64_t{0} - kPage + 1, 2 * kPage)); }
 
 TEST_P(Ioas, MapOverlapping) {
   ASSERT_OK(Map(kMemoryBase, 4 * kPage));
@@ -91,9 +91,7 @@ TEST_P(Ioas, MapTheSameFileTwice) {
   EXPECT_OK(Map(kMemoryBase + 16 * kPage, kPage));
 }
 
-TEST_P(Ioas, MapABadFile) {
-  EXPECT_ERRNO(EBADF, vm()->MapIoas(ioas_, kMemoryBase, kPage, {.fd = -1}));
-}
+TEST_P(Ioas, MapABadFile) { EXPECT_ERRNO(EBADF, vm()->MapIoas(ioas_, kMemoryBase, kPage, {.fd = -1})); }
 
 TEST_P(Ioas, ARefusedMapLeavesNothing) {
   ASSERT_OK(Map(kMemoryBase + kPage, kPage));
@@ -110,9 +108,7 @@ TEST_P(Ioas, TheFileMayBeClosed) {
   EXPECT_EQ(Must(Unmap(kMemoryBase, kPage)), kPage);
 }
 
-TEST_P(Ioas, UnmapNothing) {
-  EXPECT_ERRNO(ENOENT, Unmap(kMemoryBase, kPage));
-}
+TEST_P(Ioas, UnmapNothing) { EXPECT_ERRNO(ENOENT, Unmap(kMemoryBase, kPage)); }
 
 TEST_P(Ioas, UnmapTheWholeEmptySpace) { EXPECT_EQ(Must(Unmap(0, kAll)), 0u); }
 
@@ -144,9 +140,7 @@ TEST_P(Ioas, UnmapARangeWithGaps) {
   EXPECT_EQ(Must(Unmap(kMemoryBase, 8 * kPage)), 2 * kPage);
 }
 
-TEST_P(Ioas, UnmapBeyondTheEnd) {
-  EXPECT_ERRNO(EOVERFLOW, Unmap(~uint64_t{0} - kPage + 1, 2 * kPage));
-}
+TEST_P(Ioas, UnmapBeyondTheEnd) { EXPECT_ERRNO(EOVERFLOW, Unmap(~uint64_t{0} - kPage + 1, 2 * kPage)); }
 
 TEST_P(Ioas, MappingsOfTwoIoasAreApart) {
   const ObjectId other = Must(vm()->AllocIoas());

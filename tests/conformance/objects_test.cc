@@ -304,9 +304,9 @@ TEST_P(Objects, ManyObjectsOfAContextGoWithIt) {
 // A call with one id in it that is wrong; all others are right.
 struct WrongIdRow {
   const char* name;
-  int unknown;   // errno with an id that nobody has
-  int ioas;      // errno with the id of an IOAS
-  int device;    // errno with the id of a device
+  int unknown;  // errno with an id that nobody has
+  int ioas;     // errno with the id of an IOAS
+  int device;   // errno with the id of a device
   absl::Status (*call)(Vm& vm, const Function& function, ObjectId wrong);
 };
 

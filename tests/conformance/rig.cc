@@ -33,7 +33,7 @@ class Summary : public testing::EmptyTestEventListener {
       for (const std::string& name : names) std::printf("  %s\n", name.c_str());
     }
     std::printf("%d cases on %zu rigs: %d passed, %d failed, %d skipped\n", unit_test.test_to_run_count(),
-                Registered().size(), unit_test.successful_test_count() , unit_test.failed_test_count(),
+                Registered().size(), unit_test.successful_test_count(), unit_test.failed_test_count(),
                 unit_test.skipped_test_count());
   }
 

@@ -100,7 +100,8 @@ class Vm {
 
 // A valid vSTE that translates; its context descriptors need not exist as long as no device accesses memory.
 inline constexpr RawVste kTranslateVste = {
-    smmuv3::ste::kConfig.Set(smmuv3::ste::kValid.mask(), static_cast<uint64_t>(smmuv3::SteConfig::kStage1)) | kMemoryBase,
+    smmuv3::ste::kConfig.Set(smmuv3::ste::kValid.mask(), static_cast<uint64_t>(smmuv3::SteConfig::kStage1)) |
+        kMemoryBase,
     0};
 
 }  // namespace viommu::conformance
