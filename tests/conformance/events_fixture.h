@@ -44,7 +44,7 @@ class EventsFixture : public DmaSuite {
   }
   std::vector<Vevent> Take(size_t count) { return Take(count, queue_); }
   // The one event that there is.
-  smmuv3::Event TakeOne() { return DecodeEvent(Take(1)[0].record); }
+  smmuv3::Event TakeOne() { return smmuv3::DecodeEvent(Take(1)[0].record); }
   // Nothing came before a fault that is reported for sure.
   void ExpectNothingReported() {
     const RawVste vste = guest().cds().Vste();
