@@ -26,6 +26,8 @@ constexpr char kDeviceGroup0[] = "0000:05:00.0";
 constexpr char kDeviceGroup1[] = "0000:05:00.1";
 constexpr char kDeviceTwoStreams[] = "0000:06:00.0";
 constexpr char kDeviceIncoherent[] = "0000:07:00.0";
+constexpr char kDeviceQueue0[] = "0000:08:00.0";
+constexpr char kDeviceQueue1[] = "0000:08:00.1";
 
 EmulatedInventory MakeInventory(agent::Personality personality) {
   smmuv3::Features rich;
@@ -53,12 +55,14 @@ EmulatedInventory MakeInventory(agent::Personality personality) {
   EmulatedInventory inventory;
   inventory.personality = std::move(personality);
   inventory.smmus = {smmu("a", rich, true), smmu("b", narrow, true), smmu("c", one_stage, true),
-                     smmu("d", no_fwb, false)};
+                     smmu("d", no_fwb, false), smmu("q", rich, true)};
+  inventory.smmus[4].info.hw_queue = agent::HwQueueInventory{.vintfs = 3, .queues_per_vintf = 2, .sid_slots = 1};
   inventory.devices = {device(kDeviceA0, "a", 0x100, 1),          device(kDeviceA1, "a", 0x101, 2),
                        device(kDeviceB0, "b", 0x200, 3),          device(kDeviceOneStage, "c", 0x300, 4),
                        device(kDeviceAroundCache, "d", 0x400, 5), device(kDeviceGroup0, "a", 0x500, 6),
                        device(kDeviceGroup1, "a", 0x501, 6),      device(kDeviceTwoStreams, "a", 0x600, 7),
-                       device(kDeviceIncoherent, "a", 0x700, 8)};
+                       device(kDeviceIncoherent, "a", 0x700, 8),  device(kDeviceQueue0, "q", 0x800, 9),
+                       device(kDeviceQueue1, "q", 0x801, 10)};
   inventory.devices[0].info.ats = true;
   inventory.devices[0].info.max_pasid_log2 = 20;
   inventory.devices[7].stream_count = 2;
@@ -100,15 +104,20 @@ class EmulatedRig final : public Rig, public EmulationHooks {
       case Role::kAroundCache:
         return kDeviceAroundCache;
       case Role::kQueue0:
+        return kDeviceQueue0;
       case Role::kQueue1:
-        return "";
+        return kDeviceQueue1;
     }
     return "";
   }
 
   void Pause(const std::string& smmu) override { backend_->FindSmmu(smmu)->Pause(); }
   void Resume(const std::string& smmu) override { backend_->FindSmmu(smmu)->Resume(); }
-  void SetResponding(const std::string&, bool) override {}
+  void SetResponding(const std::string& device, bool responding) override {
+    for (const agent::DeviceInfo& info : backend_->Discover()->devices) {
+      if (info.pci_address == device) backend_->FindSmmu(info.smmu)->SetDeviceResponding(info.stream_id, responding);
+    }
+  }
   uint64_t Executed(const std::string& smmu, uint8_t opcode) override {
     return backend_->FindSmmu(smmu)->GetCounters().executed[opcode];
   }

@@ -181,6 +181,16 @@ TEST_P(HwQueue, GuestIdsOf20Bits) {
   EXPECT_OK(q().vm->AllocVdevice(q().function.viommu, q().function.device, (1u << 20) - 1));
 }
 
+TEST_P(HwQueue, SidSlotsAreUsedUp) {
+  NEED_DEVICE(other, Role::kQueue1);
+  if (Inventory().sid_slots != 1) GTEST_SKIP() << "an interface has more StreamID slots than there are devices";
+  const ObjectId first = q().vm.Vdevice(q().function.viommu, q().function.device, 0x10);
+  const ObjectId device = q().vm.Bind(other);
+  EXPECT_ERRNO(ENOSPC, q().vm->AllocVdevice(q().function.viommu, device, 0x20));
+  EXPECT_OK(q().vm->Destroy(first));
+  EXPECT_OK(q().vm->AllocVdevice(q().function.viommu, device, 0x20));
+}
+
 TEST_P(HwQueue, InvalidateWorksBeside) {
   q().vm.Vdevice(q().function.viommu, q().function.device, 0x10);
   ASSERT_OK(q().Alloc(0, q().Room()));
