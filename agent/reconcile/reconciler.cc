@@ -321,7 +321,8 @@ void Reconciler::Activate(const std::string& uid) {
   runtime.due = {};
   Deactivate(item);
   active_[SetOf(item.kind, item.deleting)].insert(uid);
-  sweep_ = {};         // what comes first may have something to do again
+  // A walk that is under way may be past it. It is not begun anew, or commands without end would keep it from its end.
+  sweep_.worked |= sweep_.phase > 0 || !sweep_.after.empty();
   outbox_.erase(uid);  // it speaks of an earlier generation
   ++bumps_;
   if (!item.deleting && (item.kind == ItemKind::kViommu || item.kind == ItemKind::kNestedDomain)) {

@@ -603,5 +603,28 @@ TEST_F(ReconcilerTest, FailuresEndAPortion) {
       << "it goes on where it was";
 }
 
+// Commands that come between any two portions do not keep what comes last from being done.
+TEST_F(ReconcilerTest, CommandsWithoutEndDoNotKeepTheLastFromBeingDone) {
+  constexpr int kWaiting = 200;
+  MakeVm();
+  std::vector<v1::Resource> items;
+  for (int i = 0; i < kWaiting; ++i) items.push_back(Vdevice(fmt::format("w{}", i), "nowhere", 1000 + i, 100 + i, i));
+  items.push_back(Nested("n2", "v", "n2", 90));
+  ASSERT_TRUE(Send(items).ok());
+  int64_t generation = 1000;
+  const auto is_made = [&] {
+    for (const auto& object : reconciler_->List({}, 1000)) {
+      if (object.resource().nested_domain().uid() == "n2") return object.outcome() == v1::HeldObject::OUTCOME_APPLIED;
+    }
+    return false;
+  };
+  int portions = 0;
+  for (; !is_made() && portions < 100; ++portions) {
+    reconciler_->Run(1);
+    ASSERT_TRUE(Send({Vdevice(fmt::format("w{}", portions), "nowhere", 5000 + portions, ++generation, portions)}).ok());
+  }
+  EXPECT_LT(portions, 100);
+}
+
 }  // namespace
 }  // namespace viommu::agent

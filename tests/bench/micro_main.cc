@@ -52,7 +52,10 @@ int Main(int argc, char** argv) {
   name = name.substr(0, name.rfind("_bench"));
   Report report(name, argc, argv);
   std::vector<std::string> flags = {argv[0]};
-  if (report.quick()) flags.emplace_back("--benchmark_min_time=0.01");
+  if (report.quick()) {
+    flags.emplace_back("--benchmark_min_time=0.01");
+    flags.emplace_back("--benchmark_filter=-/[0-9]{7,}(/|$)");  // sizes that take minutes to fill
+  }
   std::vector<char*> words;
   for (std::string& flag : flags) words.push_back(flag.data());
   int count = static_cast<int>(words.size());
