@@ -73,9 +73,7 @@ TEST_F(NestedRulesTest, AVsteBreaksNoRule) {
 }
 
 // Without V the entry is an abort, whatever else is in it.
-TEST_F(NestedRulesTest, OfAnInvalidVsteNothingElseIsLookedAt) {
-  Accepted(Translate(~uint64_t{1}, ~uint64_t{0}));
-}
+TEST_F(NestedRulesTest, OfAnInvalidVsteNothingElseIsLookedAt) { Accepted(Translate(~uint64_t{1}, ~uint64_t{0})); }
 
 TEST_F(NestedRulesTest, AttachIsAChangeOfTheVdevice) {
   ASSERT_TRUE(fleet_.Answer(fleet_.vdevice("v", 8), v1::OUTCOME_APPLIED).ok());
