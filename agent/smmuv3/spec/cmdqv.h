@@ -54,7 +54,8 @@ inline constexpr BitField kGerrorCmdqErr{0, 0};
 inline constexpr BitField kBaseLog2Size{4, 0};
 inline constexpr BitField kBaseAddr{47, 5};  // in place
 
-// ---- Configuration of an interface ------------------------------------------------------------------------------------
+// ---- Configuration of an interface
+// ------------------------------------------------------------------------------------
 
 inline constexpr BitField kVintfEn{0, 0};
 inline constexpr BitField kVintfVmid{16, 1};
@@ -63,9 +64,10 @@ inline constexpr BitField kVintfHypOwn{17, 17};
 inline constexpr BitField kSidMatchEn{0, 0};
 inline constexpr BitField kSidMatchVirtSid{20, 1};
 
-// ---- What the emulated one adds ---------------------------------------------------------------------------------------
-// Hardware sees every write to PROD. A thread has to look, and sleeps when there is nothing for a while. These words of
-// page 0, behind the last queue, let a producer wake it; one that does not know them is served late, not never.
+// ---- What the emulated one adds
+// --------------------------------------------------------------------------------------- Hardware sees every write to
+// PROD. A thread has to look, and sleeps when there is nothing for a while. These words of page 0, behind the last
+// queue, let a producer wake it; one that does not know them is served late, not never.
 
 // Reads kWakeMagicValue where the wake word exists; 0 on hardware.
 inline constexpr uint32_t kWakeMagicOffset = 0xff00;

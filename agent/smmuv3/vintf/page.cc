@@ -42,8 +42,7 @@ VintfPage::~VintfPage() {
 }
 
 std::shared_ptr<VintfPage> VintfPage::MapWords(int fd, uint64_t offset, bool keep_fd) {
-  void* address =
-      mmap(nullptr, cmdqv::kPageBytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, static_cast<off_t>(offset));
+  void* address = mmap(nullptr, cmdqv::kPageBytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, static_cast<off_t>(offset));
   if (address == MAP_FAILED) return nullptr;
   return std::shared_ptr<VintfPage>(new VintfPage(keep_fd ? fd : -1, static_cast<uint32_t*>(address)));
 }
@@ -52,8 +51,7 @@ std::shared_ptr<VintfPage> VintfPage::Create() {
   const int fd = memfd_create("viommu-vintf", MFD_CLOEXEC | MFD_ALLOW_SEALING);
   if (fd < 0) return nullptr;
   std::shared_ptr<VintfPage> page;
-  if (ftruncate(fd, cmdqv::kPageBytes) == 0 &&
-      fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0) {
+  if (ftruncate(fd, cmdqv::kPageBytes) == 0 && fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0) {
     page = MapWords(fd, 0, /*keep_fd=*/true);
   }
   if (page == nullptr) {
@@ -82,8 +80,8 @@ void VintfPage::StoreRelease(uint32_t lvcmdq, cmdqv::QueueRegister reg, uint32_t
 
 void VintfPage::WakeHardware() {
   if (!has_wake_word_) return;
-  // The load comes after the register's store in the order of sequentially consistent operations, as the hardware's look
-  // at the registers comes after its store of this word: one of the two sees the other.
+  // The load comes after the register's store in the order of sequentially consistent operations, as the hardware's
+  // look at the registers comes after its store of this word: one of the two sees the other.
   Word word(*wake_word());
   if (word.load() != cmdqv::kWakeWordSleeping) return;
   if (word.exchange(cmdqv::kWakeWordAwake) != cmdqv::kWakeWordSleeping) return;

@@ -52,8 +52,7 @@ VcmdqProducer::VcmdqProducer(std::shared_ptr<VintfPage> page, uint32_t lvcmdq, s
 uint32_t VcmdqProducer::Cons() const { return page_->Load(lvcmdq_, QueueRegister::kCons) & mask_; }
 
 bool VcmdqProducer::InError() const {
-  const uint32_t active =
-      page_->Load(lvcmdq_, QueueRegister::kGerror) ^ page_->Load(lvcmdq_, QueueRegister::kGerrorn);
+  const uint32_t active = page_->Load(lvcmdq_, QueueRegister::kGerror) ^ page_->Load(lvcmdq_, QueueRegister::kGerrorn);
   return (active & cmdqv::kGerrorCmdqErr.mask()) != 0;
 }
 
@@ -151,8 +150,6 @@ void VcmdqProducer::ReplaceFailed(const RawCommand& command) {
   if (InError()) Write(Cons(), command);
 }
 
-void VcmdqProducer::Acknowledge() {
-  Ring(QueueRegister::kGerrorn, page_->Load(lvcmdq_, QueueRegister::kGerror));
-}
+void VcmdqProducer::Acknowledge() { Ring(QueueRegister::kGerrorn, page_->Load(lvcmdq_, QueueRegister::kGerror)); }
 
 }  // namespace viommu::smmuv3

@@ -1,6 +1,6 @@
-// The producer of one guest-owned command queue (Tegra241 VCMDQ): what a VMM, or an agent inside the guest, links to put
-// commands into a queue that AllocHwQueue() made, through the page that MapVintf() gave. It needs no gRPC and no agent
-// in its address space: a page, and the queue's memory.
+// The producer of one guest-owned command queue (Tegra241 VCMDQ): what a VMM, or an agent inside the guest, links to
+// put commands into a queue that AllocHwQueue() made, through the page that MapVintf() gave. It needs no gRPC and no
+// agent in its address space: a page, and the queue's memory.
 //
 //   auto page = VintfPage::Map(fd, offset, length);
 //   VcmdqProducer queue(page, 0, ring);
@@ -8,8 +8,8 @@
 //   queue.Submit(commands, deadline);
 //   queue.Sync(deadline);
 //
-// What a queue carries: CMD_TLBI_NH_ASID, CMD_TLBI_NH_VA, CMD_ATC_INV with the guest's StreamIDs, and CMD_SYNC without a
-// signal. The VMID of a command does not matter. Everything else goes the slow way, through Invalidate().
+// What a queue carries: CMD_TLBI_NH_ASID, CMD_TLBI_NH_VA, CMD_ATC_INV with the guest's StreamIDs, and CMD_SYNC without
+// a signal. The VMID of a command does not matter. Everything else goes the slow way, through Invalidate().
 //
 // Errors. The hardware stops in front of a command that it cannot carry out and says why: WaitResult::kError. Nothing
 // behind it has been carried out, everything in front of it has. The owner replaces the command (ReplaceFailed()),
