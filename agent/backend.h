@@ -23,8 +23,8 @@
 //   HWPT, a vdevice, a queue, a mapping of its interface. Fault queue: a HWPT that names it. Hardware queue n: hardware
 //   queue n + 1. Anything: a call in flight that uses it.
 // The order of a clean end: Attach() each device to the stage 2 or Detach() it → nested HWPTs → vdevices → hardware
-// queues from the highest index down → event and fault queues → viommu → stage 2 → IOAS → UnbindDevice(). Destroying the
-// Context does all that by itself.
+// queues from the highest index down → event and fault queues → viommu → stage 2 → IOAS → UnbindDevice(). Destroying
+// the Context does all that by itself.
 //
 // Errors carry the kernel's errno (agent/errno_status.h), with the kernel's order of checks. An id that is unknown, of
 // another kind, or of an object that the kernel removed by itself is ENOENT, unless a call says otherwise.
@@ -57,8 +57,9 @@ namespace viommu::agent {
 using ObjectId = uint32_t;
 
 // Limits of the kernel that every backend keeps.
-inline constexpr uint32_t kMaxInvalidateEntries = 524288;  // commands in one Invalidate()
-inline constexpr uint32_t kMaxVeventqDepth = 524288;       // events waiting in one queue
+inline constexpr uint32_t kMaxInvalidateEntries = 524288;   // commands in one Invalidate()
+inline constexpr uint32_t kMaxInvalidateEntryBytes = 4096;  // of one entry of InvalidateRaw()
+inline constexpr uint32_t kMaxVeventqDepth = 524288;        // events waiting in one queue
 
 // ---- What there is ------------------------------------------------------------------------------------------------
 
@@ -250,7 +251,8 @@ struct PageFault {
 enum class PageResponseCode : uint32_t { kSuccess = 0, kInvalid = 1 };
 
 // The page of registers through which a guest runs the hardware queues of its viommu (Tegra241 CMDQV: page 0 of the
-// virtual interface). For mmap(fd, offset, length), shared, readable and writable; not executable. The caller owns `fd`.
+// virtual interface). For mmap(fd, offset, length), shared, readable and writable; not executable. The caller owns
+// `fd`.
 struct VintfMapping {
   int fd = -1;
   uint64_t offset = 0;  // bytes
@@ -319,8 +321,8 @@ class Context {
   //   ENOENT  there is none, or one lies only partly inside; nothing is unmapped
   virtual absl::StatusOr<uint64_t> UnmapIoas(ObjectId ioas, uint64_t iova, uint64_t length) = 0;
 
-  // A HWPT over an IOAS (a stage 2 with kHwptNestParent, else tables of the host's alone), or a nested one over a viommu.
-  // Checks are made in this order; the two calls below list what of them can come up there.
+  // A HWPT over an IOAS (a stage 2 with kHwptNestParent, else tables of the host's alone), or a nested one over a
+  // viommu. Checks are made in this order; the two calls below list what of them can come up there.
   //   EINVAL      data without data type, or the other way round
   //   ENOENT      device
   //   EINVAL      pt is unknown (not ENOENT: the kernel's choice), or neither IOAS, paging HWPT nor viommu
@@ -361,8 +363,8 @@ class Context {
   //   has not exactly one StreamID
   virtual absl::StatusOr<ObjectId> AllocVdevice(ObjectId viommu, ObjectId device, uint64_t virt_id) = 0;
 
-  // A nested HWPT from what the guest wrote in its stream table. With `fault`, transactions that stall and page requests
-  // of devices attached to it wait in that queue for answers; without, they are terminated.
+  // A nested HWPT from what the guest wrote in its stream table. With `fault`, transactions that stall and page
+  // requests of devices attached to it wait in that queue for answers; without, they are terminated.
   //   ENOENT      device, fault
   //   EINVAL      viommu is no viommu (not ENOENT: the kernel's choice); the device is behind another SMMU
   //   EOPNOTSUPP  viommu names a paging HWPT: Arm nests by viommu alone
@@ -396,8 +398,7 @@ class Context {
   //   EOPNOTSUPP  a nested HWPT, where the backend takes viommus only
   //   EIO         a command that a guest may not send, or an unknown StreamID in it
   //   ETIMEDOUT   the SMMU did not complete a sync in time
-  InvalidateResult Invalidate(ObjectId id, InvalidateDataType data_type,
-                              std::span<const smmuv3::RawCommand> commands) {
+  InvalidateResult Invalidate(ObjectId id, InvalidateDataType data_type, std::span<const smmuv3::RawCommand> commands) {
     if (commands.size() > kMaxInvalidateEntries) return InvalidateRaw(id, {data_type, commands.data(), 16, ~0u});
     return InvalidateRaw(id, {data_type, commands.data(), 16, static_cast<uint32_t>(commands.size())});
   }
@@ -466,7 +467,7 @@ struct DmaRequest {
   uint64_t address = 0;
   bool privileged = false;
   bool instruction = false;
-  bool use_ats = false;  // ask for a translation first, and go by the device's own cache
+  bool use_ats = false;                     // ask for a translation first, and go by the device's own cache
   std::chrono::nanoseconds stall_limit{0};  // how long an access may wait for an answer before it is terminated
 };
 
@@ -474,10 +475,10 @@ struct DmaRequest {
 struct DmaResult {
   enum class Outcome : uint8_t { kDone, kAborted, kIgnored, kTimedOut, kNoMemory };
   Outcome outcome = Outcome::kDone;
-  uint64_t bytes = 0;          // that were read or written before it ended
-  uint64_t output = 0;         // physical address of the first byte; kDone
-  uint8_t span_log2 = 0;       // of the block that the translation of the first byte holds for
-  std::string event;           // what the SMMU recorded, in words; empty: nothing
+  uint64_t bytes = 0;     // that were read or written before it ended
+  uint64_t output = 0;    // physical address of the first byte; kDone
+  uint8_t span_log2 = 0;  // of the block that the translation of the first byte holds for
+  std::string event;      // what the SMMU recorded, in words; empty: nothing
 };
 
 // Thread-safe.

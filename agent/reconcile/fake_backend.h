@@ -10,11 +10,13 @@
 #include <fmt/format.h>
 
 #include <cerrno>
+#include <cstring>
 #include <deque>
 #include <functional>
 #include <map>
 #include <memory>
 #include <set>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -117,12 +119,22 @@ class FakeContext : public Context {
   }
   absl::Status MapIoas(ObjectId, uint64_t, uint64_t, const MemoryHandle&) override { return absl::OkStatus(); }
   absl::StatusOr<uint64_t> UnmapIoas(ObjectId, uint64_t, uint64_t) override { return 0; }
-  absl::StatusOr<ObjectId> AllocStage2(ObjectId device, ObjectId ioas) override {
-    if (auto s = backend_.Fault("AllocStage2"); !s.ok()) return s;
-    if (!Is(device, "device")) return ErrnoStatus(ENOENT, "AllocStage2", "device");
-    if (!Is(ioas, "ioas")) return ErrnoStatus(EINVAL, "AllocStage2", "ioas");
-    Log("AllocStage2");
-    return Add({.kind = "stage2", .parent = ioas});
+  // Logged, and made to fail, under the name of the wrapper that asks for it.
+  absl::StatusOr<ObjectId> AllocHwpt(const HwptAlloc& request) override {
+    const bool stage2 = request.data_type == HwptDataType::kNone;
+    const std::string call = stage2 ? "AllocStage2" : "AllocNested";
+    if (auto s = backend_.Fault(call); !s.ok()) return s;
+    if (!Is(request.device, "device")) return ErrnoStatus(ENOENT, call, "device");
+    if (!Is(request.pt, stage2 ? "ioas" : "viommu")) return ErrnoStatus(EINVAL, call, "pt");
+    if (stage2) {
+      Log(call);
+    } else {
+      uint64_t dw0 = 0;
+      if (request.data.size() != sizeof(smmuv3::RawVste)) return ErrnoStatus(EINVAL, call, "data");
+      std::memcpy(&dw0, request.data.data(), sizeof(dw0));
+      Log(fmt::format("AllocNested {:#x}", dw0));
+    }
+    return Add({.kind = stage2 ? "stage2" : "nested", .parent = request.pt});
   }
   absl::StatusOr<ViommuHandle> AllocViommu(ObjectId device, ObjectId stage2, ViommuType) override {
     if (auto s = backend_.Fault("AllocViommu"); !s.ok()) return s;
@@ -147,13 +159,6 @@ class FakeContext : public Context {
     Log(fmt::format("AllocVdevice {}", virt_id));
     return Add({.kind = "vdevice", .parent = viommu, .device = device, .virt_id = virt_id});
   }
-  absl::StatusOr<ObjectId> AllocNested(ObjectId viommu, ObjectId device, const smmuv3::RawVste& vste) override {
-    if (auto s = backend_.Fault("AllocNested"); !s.ok()) return s;
-    if (!Is(device, "device")) return ErrnoStatus(ENOENT, "AllocNested", "device");
-    if (!Is(viommu, "viommu")) return ErrnoStatus(EINVAL, "AllocNested", "viommu");
-    Log(fmt::format("AllocNested {:#x}", vste.dw0));
-    return Add({.kind = "nested", .parent = viommu});
-  }
   absl::Status Attach(ObjectId device, ObjectId pt) override {
     if (auto s = backend_.Fault("Attach"); !s.ok()) return s;
     if (!Is(device, "device") || (!Is(pt, "nested") && !Is(pt, "stage2"))) return ErrnoStatus(ENOENT, "Attach", "id");
@@ -174,9 +179,10 @@ class FakeContext : public Context {
     Log("Detach");
     return absl::OkStatus();
   }
-  InvalidateResult Invalidate(ObjectId id, InvalidateDataType, std::span<const smmuv3::RawCommand> commands) override {
+  InvalidateResult InvalidateRaw(ObjectId id, const InvalidateArray& array) override {
+    const std::span commands(static_cast<const smmuv3::RawCommand*>(array.entries), array.entry_count);
     if (backend_.on_invalidate) return backend_.on_invalidate(id, commands);
-    return {absl::OkStatus(), static_cast<uint32_t>(commands.size())};
+    return {absl::OkStatus(), array.entry_count};
   }
   absl::StatusOr<ObjectId> AllocVeventq(ObjectId, VeventqType, uint32_t) override {
     return ErrnoStatus(EOPNOTSUPP, "AllocVeventq", "none here");
@@ -184,9 +190,20 @@ class FakeContext : public Context {
   absl::StatusOr<std::vector<Vevent>> ReadVeventq(ObjectId, uint32_t) override {
     return ErrnoStatus(ENOENT, "ReadVeventq", "none here");
   }
+  absl::StatusOr<ObjectId> AllocFaultQueue() override {
+    return ErrnoStatus(EOPNOTSUPP, "AllocFaultQueue", "none here");
+  }
+  absl::StatusOr<std::vector<PageFault>> ReadFaults(ObjectId, uint32_t) override {
+    return ErrnoStatus(ENOENT, "ReadFaults", "none here");
+  }
+  absl::Status AnswerFault(ObjectId, uint32_t, PageResponseCode) override {
+    return ErrnoStatus(ENOENT, "AnswerFault", "none here");
+  }
   absl::StatusOr<ObjectId> AllocHwQueue(ObjectId, HwQueueType, uint32_t, uint64_t, uint64_t) override {
     return ErrnoStatus(EOPNOTSUPP, "AllocHwQueue", "none here");
   }
+  absl::StatusOr<VintfMapping> MapVintf(ObjectId) override { return ErrnoStatus(EOPNOTSUPP, "MapVintf", "none here"); }
+  absl::Status UnmapVintf(ObjectId) override { return ErrnoStatus(EOPNOTSUPP, "UnmapVintf", "none here"); }
   absl::StatusOr<HwInfo> GetHwInfo(ObjectId) override { return HwInfo{}; }
   absl::Status Destroy(ObjectId id) override {
     if (auto s = backend_.Fault("Destroy"); !s.ok()) return s;

@@ -6,19 +6,16 @@
 #ifndef VIOMMU_AGENT_SMMUV3_EMULATOR_DEVICE_CACHES_H_
 #define VIOMMU_AGENT_SMMUV3_EMULATOR_DEVICE_CACHES_H_
 
-#include <array>
 #include <cstdint>
 #include <deque>
 #include <map>
 #include <optional>
 
+#include "agent/smmuv3/spec/cd.h"
 #include "agent/smmuv3/spec/command.h"
 #include "agent/smmuv3/spec/ste.h"
 
 namespace viommu::smmuv3 {
-
-// A context descriptor (5.4): 64 bytes.
-using RawCd = std::array<uint64_t, 8>;
 
 // Stream table entries and context descriptors. First-level descriptors of either are not cached, hence the Leaf bit of
 // the commands changes nothing here.

@@ -45,7 +45,7 @@ bool IsLegal(const Command& c, const Features& f) {
       return f.pri && c.response != kPriRespReserved;
     case Opcode::kResume:
     case Opcode::kStallTerm:
-      return f.stall;
+      return f.CanStall();
     case Opcode::kSync:
       return c.cs != kSyncSignalReserved;
     case Opcode::kPrefetchConfig:

@@ -12,7 +12,7 @@ constexpr Features kAll = {.stage2 = true,
                            .asid_bits = 16,
                            .pri = true,
                            .vmid_bits = 16,
-                           .stall = true,
+                           .stall_model = StallModel::kStallOrTerminate,
                            .ssid_bits = 20,
                            .ril = true};
 constexpr Features kNone = {};

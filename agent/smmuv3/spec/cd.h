@@ -8,6 +8,7 @@
 #include <string>
 
 #include "agent/smmuv3/spec/bits.h"
+#include "agent/smmuv3/spec/granule.h"
 
 namespace viommu::smmuv3 {
 
@@ -15,9 +16,9 @@ namespace viommu::smmuv3 {
 using RawCd = std::array<uint64_t, 8>;
 
 inline constexpr uint32_t kCdBytes = 64;
-inline constexpr uint32_t kCdL1Bytes = 8;      // a level-1 entry
-inline constexpr uint32_t kCdsPerLeaf4kLog2 = 6;   // S1Fmt 1: level-2 tables of 4 KiB
-inline constexpr uint32_t kCdsPerLeaf64kLog2 = 10; // S1Fmt 2: level-2 tables of 64 KiB
+inline constexpr uint32_t kCdL1Bytes = 8;           // a level-1 entry
+inline constexpr uint32_t kCdsPerLeaf4kLog2 = 6;    // S1Fmt 1: level-2 tables of 4 KiB
+inline constexpr uint32_t kCdsPerLeaf64kLog2 = 10;  // S1Fmt 2: level-2 tables of 64 KiB
 
 namespace cd {
 // First word.
@@ -39,7 +40,8 @@ inline constexpr BitField kIps{34, 32};
 inline constexpr BitField kAffd{35, 35};
 inline constexpr BitField kWxn{36, 36};
 inline constexpr BitField kUwxn{37, 37};
-inline constexpr BitField kTbi{39, 38};  // bit 38: TTB0, bit 39: TTB1
+inline constexpr BitField kTbi0{38, 38};
+inline constexpr BitField kTbi1{39, 39};
 inline constexpr BitField kPan{40, 40};
 inline constexpr BitField kAa64{41, 41};
 inline constexpr BitField kHd{42, 42};
@@ -52,11 +54,9 @@ inline constexpr BitField kAsid{63, 48};
 // Second word: TTB0; third word: TTB1. Both have
 inline constexpr BitField kHad{1, 1};
 inline constexpr BitField kTtb{51, 4};  // in place: the address without its low 4 bits
-// Fourth word: MAIR.
+// Fourth word.
+inline constexpr BitField kMair{63, 0};
 }  // namespace cd
-
-// A granule field. TG0 and TG1 code the granules differently; this is what they mean.
-enum class Granule : uint8_t { kReserved = 0, k4k = 12, k16k = 14, k64k = 16 };  // the value is log2 of its bytes
 
 // One of the two translation tables of a context.
 struct CdTable {
@@ -80,12 +80,12 @@ struct Cd {
   uint8_t ips = 0;          // width of what comes out, coded as IDR5.OAS
   bool affd = false;        // access-flag faults disabled
   bool wxn = false, uwxn = false, pan = false;
-  bool aa64 = false;        // the only table format modelled
+  bool aa64 = false;  // the only table format modelled
   bool hd = false, ha = false;
-  bool stall = false;       // S: faulting transactions wait for software, where the STE lets them
-  bool record = false;      // R: faults are recorded
-  bool abort = false;       // A: terminated transactions are reported to the device as aborted, not RAZ/WI
-  bool aset = false;        // ASET: not part of the shared ASID set
+  bool stall = false;   // S: faulting transactions wait for software, where the STE lets them
+  bool record = false;  // R: faults are recorded
+  bool abort = false;   // A: terminated transactions are reported to the device as aborted, not RAZ/WI
+  bool aset = false;    // ASET: not part of the shared ASID set
   uint16_t asid = 0;
   uint64_t mair = 0;
 
@@ -94,15 +94,29 @@ struct Cd {
 
 // Never fails: what a value means is the reader's business (CheckCd() in agent/smmuv3/emulator/config.h).
 Cd DecodeCd(const RawCd& raw);
-RawCd EncodeCd(const Cd& cd);
-// "CD{V TTB0{T0SZ=16 4K 0x1000} ASID=5 ...}", for people.
-std::string ToString(const Cd& cd);
+RawCd EncodeCd(const Cd& descriptor);
+// The bits that are a field of Cd. All others are reserved, or belong to what is not modelled (NSCFG, E0PD, PIE...).
+RawCd CdDefinedBits();
+// "CD{V T0SZ=0x10 TG0=4K ... ASID=5 TTB0=0x1000}", for people.
+std::string ToString(const Cd& descriptor);
 
 // A level-1 entry: the address of a level-2 table, when valid.
 namespace cd_l1 {
 inline constexpr BitField kValid{0, 0};
 inline constexpr BitField kL2Ptr{51, 12};  // in place
 }  // namespace cd_l1
+
+struct CdL1 {
+  bool valid = false;
+  uint64_t l2_ptr = 0;  // 4 KiB aligned; an IPA where there is a stage 2
+
+  friend bool operator==(const CdL1&, const CdL1&) = default;
+};
+
+constexpr CdL1 DecodeCdL1(uint64_t raw) { return {cd_l1::kValid.Get(raw) != 0, raw & cd_l1::kL2Ptr.mask()}; }
+constexpr uint64_t EncodeCdL1(const CdL1& entry) {
+  return cd_l1::kValid.Set(entry.l2_ptr & cd_l1::kL2Ptr.mask(), entry.valid);
+}
 
 }  // namespace viommu::smmuv3
 

@@ -1,163 +1,137 @@
 #include "agent/smmuv3/spec/command.h"
 
-#include <type_traits>
+#include <array>
+#include <utility>
+
+#include "agent/smmuv3/spec/layout.h"
 
 namespace viommu::smmuv3 {
 namespace {
 
-// Calls visit.Value(member, word, field) for each field of the command's opcode, and visit.Address() for those that
-// keep their place in the word instead of being moved to bit 0. The one description of all layouts.
+// The one description of all layouts (spec/layout.h), by the command's opcode.
 template <typename AnyCommand, typename Visitor>
 constexpr void VisitFields(AnyCommand& c, Visitor& visit) {
   constexpr BitField kSsec{10, 10}, kSsv{11, 11}, kSsid{31, 12}, kAsid{63, 48};
   constexpr BitField kLeaf{0, 0}, kVa{63, 12}, kIpa{55, 12};
   const auto range_and_level = [&] {
-    visit.Value(c.num, 0, BitField{16, 12});
-    visit.Value(c.scale, 0, BitField{25, 20});
-    visit.Value(c.leaf, 1, kLeaf);
-    visit.Value(c.ttl128, 1, BitField{7, 7});
-    visit.Value(c.ttl, 1, BitField{9, 8});
-    visit.Value(c.tg, 1, BitField{11, 10});
+    visit.Value("NUM", c.num, 0, BitField{16, 12});
+    visit.Value("SCALE", c.scale, 0, BitField{25, 20});
+    visit.Value("Leaf", c.leaf, 1, kLeaf);
+    visit.Value("TTL128", c.ttl128, 1, BitField{7, 7});
+    visit.Value("TTL", c.ttl, 1, BitField{9, 8});
+    visit.Value("TG", c.tg, 1, BitField{11, 10});
   };
   const auto substream = [&] {
-    visit.Value(c.ssv, 0, kSsv);
-    visit.Value(c.ssid, 0, kSsid);
-    visit.Value(c.sid, 0, kSidField);
+    visit.Value("SSV", c.ssv, 0, kSsv);
+    visit.Value("SubstreamID", c.ssid, 0, kSsid);
+    visit.Value("StreamID", c.sid, 0, kSidField);
   };
   switch (c.opcode) {
     case Opcode::kPrefetchConfig:
-      visit.Value(c.ssec, 0, kSsec);
+      visit.Value("SSec", c.ssec, 0, kSsec);
       substream();
       break;
     case Opcode::kPrefetchAddr:
-      visit.Value(c.ssec, 0, kSsec);
+      visit.Value("SSec", c.ssec, 0, kSsec);
       substream();
-      visit.Value(c.size, 1, BitField{4, 0});
-      visit.Value(c.stride, 1, BitField{9, 5});
-      visit.Address(c.address, 1, kVa);
+      visit.Value("Size", c.size, 1, BitField{4, 0});
+      visit.Value("Stride", c.stride, 1, BitField{9, 5});
+      visit.Address("Address", c.address, 1, kVa);
       break;
     case Opcode::kCfgiSte:
-      visit.Value(c.ssec, 0, kSsec);
-      visit.Value(c.sid, 0, kSidField);
-      visit.Value(c.leaf, 1, kLeaf);
+      visit.Value("SSec", c.ssec, 0, kSsec);
+      visit.Value("StreamID", c.sid, 0, kSidField);
+      visit.Value("Leaf", c.leaf, 1, kLeaf);
       break;
     case Opcode::kCfgiSteRange:
-      visit.Value(c.ssec, 0, kSsec);
-      visit.Value(c.sid, 0, kSidField);
-      visit.Value(c.range, 1, BitField{4, 0});
+      visit.Value("SSec", c.ssec, 0, kSsec);
+      visit.Value("StreamID", c.sid, 0, kSidField);
+      visit.Value("Range", c.range, 1, BitField{4, 0});
       break;
     case Opcode::kCfgiCd:
-      visit.Value(c.ssec, 0, kSsec);
-      visit.Value(c.ssid, 0, kSsid);
-      visit.Value(c.sid, 0, kSidField);
-      visit.Value(c.leaf, 1, kLeaf);
+      visit.Value("SSec", c.ssec, 0, kSsec);
+      visit.Value("SubstreamID", c.ssid, 0, kSsid);
+      visit.Value("StreamID", c.sid, 0, kSidField);
+      visit.Value("Leaf", c.leaf, 1, kLeaf);
       break;
     case Opcode::kCfgiCdAll:
-      visit.Value(c.ssec, 0, kSsec);
-      visit.Value(c.sid, 0, kSidField);
+      visit.Value("SSec", c.ssec, 0, kSsec);
+      visit.Value("StreamID", c.sid, 0, kSidField);
       break;
     case Opcode::kTlbiNhAll:
     case Opcode::kTlbiS12Vmall:
-      visit.Value(c.vmid, 0, kVmidField);
+      visit.Value("VMID", c.vmid, 0, kVmidField);
       break;
     case Opcode::kTlbiNhAsid:
-      visit.Value(c.vmid, 0, kVmidField);
-      visit.Value(c.asid, 0, kAsid);
+      visit.Value("VMID", c.vmid, 0, kVmidField);
+      visit.Value("ASID", c.asid, 0, kAsid);
       break;
     case Opcode::kTlbiNhVa:
-      visit.Value(c.vmid, 0, kVmidField);
-      visit.Value(c.asid, 0, kAsid);
+      visit.Value("VMID", c.vmid, 0, kVmidField);
+      visit.Value("ASID", c.asid, 0, kAsid);
       range_and_level();
-      visit.Address(c.address, 1, kVa);
+      visit.Address("Address", c.address, 1, kVa);
       break;
     case Opcode::kTlbiNhVaa:
-      visit.Value(c.vmid, 0, kVmidField);
+      visit.Value("VMID", c.vmid, 0, kVmidField);
       range_and_level();
-      visit.Address(c.address, 1, kVa);
+      visit.Address("Address", c.address, 1, kVa);
       break;
     case Opcode::kTlbiEl2Asid:
-      visit.Value(c.asid, 0, kAsid);
+      visit.Value("ASID", c.asid, 0, kAsid);
       break;
     case Opcode::kTlbiEl2Va:
-      visit.Value(c.asid, 0, kAsid);
+      visit.Value("ASID", c.asid, 0, kAsid);
       range_and_level();
-      visit.Address(c.address, 1, kVa);
+      visit.Address("Address", c.address, 1, kVa);
       break;
     case Opcode::kTlbiEl2Vaa:
       range_and_level();
-      visit.Address(c.address, 1, kVa);
+      visit.Address("Address", c.address, 1, kVa);
       break;
     case Opcode::kTlbiS2Ipa:
-      visit.Value(c.vmid, 0, kVmidField);
+      visit.Value("VMID", c.vmid, 0, kVmidField);
       range_and_level();
-      visit.Address(c.address, 1, kIpa);
+      visit.Address("Address", c.address, 1, kIpa);
       break;
     case Opcode::kTlbiEl2All:
     case Opcode::kTlbiNsnhAll:
       break;
     case Opcode::kAtcInv:
-      visit.Value(c.global, 0, BitField{9, 9});
+      visit.Value("Global", c.global, 0, BitField{9, 9});
       substream();
-      visit.Value(c.size, 1, BitField{5, 0});
-      visit.Address(c.address, 1, kVa);
+      visit.Value("Size", c.size, 1, BitField{5, 0});
+      visit.Address("Address", c.address, 1, kVa);
       break;
     case Opcode::kPriResp:
       substream();
-      visit.Value(c.tag, 1, BitField{8, 0});
-      visit.Value(c.response, 1, BitField{13, 12});
+      visit.Value("PRGIndex", c.tag, 1, BitField{8, 0});
+      visit.Value("Resp", c.response, 1, BitField{13, 12});
       break;
     case Opcode::kResume:
-      visit.Value(c.ssec, 0, kSsec);
-      visit.Value(c.response, 0, BitField{13, 12});
-      visit.Value(c.sid, 0, kSidField);
-      visit.Value(c.tag, 1, BitField{15, 0});
+      visit.Value("SSec", c.ssec, 0, kSsec);
+      visit.Value("Resp", c.response, 0, BitField{13, 12});
+      visit.Value("StreamID", c.sid, 0, kSidField);
+      visit.Value("STAG", c.tag, 1, BitField{15, 0});
       break;
     case Opcode::kStallTerm:
-      visit.Value(c.ssec, 0, kSsec);
-      visit.Value(c.sid, 0, kSidField);
+      visit.Value("SSec", c.ssec, 0, kSsec);
+      visit.Value("StreamID", c.sid, 0, kSidField);
       break;
     case Opcode::kSync:
-      visit.Value(c.cs, 0, BitField{13, 12});
-      visit.Value(c.msh, 0, BitField{23, 22});
-      visit.Value(c.msi_attr, 0, BitField{27, 24});
-      visit.Value(c.msi_data, 0, BitField{63, 32});
-      visit.Address(c.address, 1, BitField{55, 2});
+      visit.Value("CS", c.cs, 0, BitField{13, 12});
+      visit.Value("MSH", c.msh, 0, BitField{23, 22});
+      visit.Value("MSIAttr", c.msi_attr, 0, BitField{27, 24});
+      visit.Value("MSIData", c.msi_data, 0, BitField{63, 32});
+      visit.Address("MSIAddress", c.address, 1, BitField{55, 2});
       break;
   }
 }
 
-struct Encoder {
-  RawCommand raw;
-
-  template <typename T>
-  constexpr void Value(T value, int word, BitField field) {
-    uint64_t& dw = word == 0 ? raw.dw0 : raw.dw1;
-    dw = field.Set(dw, static_cast<uint64_t>(value));
-  }
-  constexpr void Address(uint64_t value, int word, BitField field) { Value(value >> field.lo, word, field); }
-};
-
-struct Decoder {
-  RawCommand raw;
-
-  template <typename T>
-  constexpr void Value(T& value, int word, BitField field) {
-    value = static_cast<T>(field.Get(word == 0 ? raw.dw0 : raw.dw1));
-  }
-  constexpr void Address(uint64_t& value, int word, BitField field) {
-    value = (word == 0 ? raw.dw0 : raw.dw1) & field.mask();
-  }
-};
-
-struct Masker {
-  RawCommand mask;
-
-  template <typename T>
-  constexpr void Value(const T&, int word, BitField field) {
-    (word == 0 ? mask.dw0 : mask.dw1) |= field.mask();
-  }
-  constexpr void Address(const uint64_t& value, int word, BitField field) { Value(value, word, field); }
-};
+// The same words, for the visitors.
+using Words = std::array<uint64_t, 2>;
+constexpr Words ToWords(const RawCommand& raw) { return {raw.dw0, raw.dw1}; }
+constexpr RawCommand ToRaw(const Words& words) { return {words[0], words[1]}; }
 
 const char* Name(Opcode opcode) {
   switch (opcode) {
@@ -218,10 +192,10 @@ std::optional<Opcode> OpcodeOf(const RawCommand& raw) {
 }
 
 RawCommand Encode(const Command& command) {
-  Encoder encoder;
-  encoder.raw.dw0 = kOpcodeField.Set(0, static_cast<uint64_t>(command.opcode));
+  LayoutEncoder<Words> encoder;
+  encoder.words[0] = kOpcodeField.Set(0, static_cast<uint64_t>(command.opcode));
   VisitFields(command, encoder);
-  return encoder.raw;
+  return ToRaw(encoder.words);
 }
 
 std::optional<Command> Decode(const RawCommand& raw) {
@@ -229,17 +203,24 @@ std::optional<Command> Decode(const RawCommand& raw) {
   if (!opcode.has_value()) return std::nullopt;
   Command command;
   command.opcode = *opcode;
-  Decoder decoder{raw};
+  const Words words = ToWords(raw);
+  LayoutDecoder<Words> decoder{words};
   VisitFields(command, decoder);
   return command;
 }
 
 RawCommand DefinedBits(Opcode opcode) {
-  Masker masker;
-  masker.mask.dw0 = kOpcodeField.mask();
+  LayoutMasker<Words> masker;
+  masker.words[0] = kOpcodeField.mask();
   const Command command{.opcode = opcode};
   VisitFields(command, masker);
-  return masker.mask;
+  return ToRaw(masker.words);
+}
+
+std::string ToString(const Command& command) {
+  LayoutPrinter printer(OpcodeName(static_cast<uint8_t>(command.opcode)));
+  VisitFields(command, printer);
+  return std::move(printer).Finish();
 }
 
 const char* OpcodeName(uint8_t opcode) {

@@ -9,6 +9,7 @@
 #include <array>
 #include <cstdint>
 #include <optional>
+#include <string>
 
 #include "agent/smmuv3/spec/bits.h"
 #include "agent/smmuv3/spec/words.h"
@@ -119,6 +120,9 @@ RawCommand DefinedBits(Opcode opcode);
 
 // "CMD_TLBI_NH_VA"; "CMD_UNKNOWN" for an unknown opcode.
 const char* OpcodeName(uint8_t opcode);
+
+// "CMD_TLBI_NH_VA{VMID=3 ASID=5 Leaf Address=0x1000}", for people.
+std::string ToString(const Command& command);
 
 }  // namespace viommu::smmuv3
 

@@ -15,7 +15,7 @@ RC_GTEST_PROP(IdRegistersProperty, WhatIsEncodedIsDecoded, ()) {
   f.hyp = *rc::gen::arbitrary<bool>();
   f.ats = *rc::gen::arbitrary<bool>();
   f.pri = *rc::gen::arbitrary<bool>();
-  f.stall = *rc::gen::arbitrary<bool>();
+  f.stall_model = *rc::gen::element(StallModel::kStallOrTerminate, StallModel::kTerminate, StallModel::kStall);
   f.two_level_st = *rc::gen::arbitrary<bool>();
   f.fwb = *rc::gen::arbitrary<bool>();
   f.ril = *rc::gen::arbitrary<bool>();

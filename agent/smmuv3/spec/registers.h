@@ -6,6 +6,7 @@
 #ifndef VIOMMU_AGENT_SMMUV3_SPEC_REGISTERS_H_
 #define VIOMMU_AGENT_SMMUV3_SPEC_REGISTERS_H_
 
+#include <array>
 #include <cstdint>
 
 #include "agent/smmuv3/spec/bits.h"
@@ -30,9 +31,9 @@ enum class Register : uint32_t {
   kIrqCtrlAck = 0x54,
   kGerror = 0x60,
   kGerrorn = 0x64,
-  kStrtabBase = 0x80,     // 64 bits
+  kStrtabBase = 0x80,  // 64 bits
   kStrtabBaseCfg = 0x88,
-  kCmdqBase = 0x90,       // 64 bits
+  kCmdqBase = 0x90,  // 64 bits
   kCmdqProd = 0x98,
   kCmdqCons = 0x9c,
   kEventqBase = 0xa0,     // 64 bits
@@ -41,6 +42,15 @@ enum class Register : uint32_t {
   kPriqBase = 0xc0,  // 64 bits
   kPriqProd = 0x100c8,
   kPriqCons = 0x100cc,
+};
+
+inline constexpr std::array kAllRegisters = {
+    Register::kIdr0,     Register::kIdr1,     Register::kIdr2,       Register::kIdr3,          Register::kIdr4,
+    Register::kIdr5,     Register::kIidr,     Register::kAidr,       Register::kCr0,           Register::kCr0Ack,
+    Register::kCr1,      Register::kCr2,      Register::kGbpa,       Register::kIrqCtrl,       Register::kIrqCtrlAck,
+    Register::kGerror,   Register::kGerrorn,  Register::kStrtabBase, Register::kStrtabBaseCfg, Register::kCmdqBase,
+    Register::kCmdqProd, Register::kCmdqCons, Register::kEventqBase, Register::kEventqProd,    Register::kEventqCons,
+    Register::kPriqBase, Register::kPriqProd, Register::kPriqCons,
 };
 
 // "SMMU_CR0"; nullptr for an offset where there is none.
@@ -56,10 +66,20 @@ inline constexpr BitField kCmdqEn{3, 3};
 inline constexpr BitField kAtsChk{4, 4};
 }  // namespace cr0
 
+// Attributes of the SMMU's own accesses to tables and queues.
+namespace cr1 {
+inline constexpr BitField kQueueIc{1, 0};
+inline constexpr BitField kQueueOc{3, 2};
+inline constexpr BitField kQueueSh{5, 4};
+inline constexpr BitField kTableIc{7, 6};
+inline constexpr BitField kTableOc{9, 8};
+inline constexpr BitField kTableSh{11, 10};
+}  // namespace cr1
+
 namespace cr2 {
 inline constexpr BitField kE2h{0, 0};
 inline constexpr BitField kRecInvSid{1, 1};  // record C_BAD_STREAMID
-inline constexpr BitField kPtm{2, 2};
+inline constexpr BitField kPtm{2, 2};        // TLB maintenance that CPUs broadcast does not reach the SMMU
 }  // namespace cr2
 
 namespace gbpa {
@@ -67,6 +87,13 @@ inline constexpr BitField kAbort{20, 20};
 inline constexpr BitField kUpdate{31, 31};
 }  // namespace gbpa
 
+namespace irq_ctrl {
+inline constexpr BitField kGerrorIrqEn{0, 0};
+inline constexpr BitField kPriqIrqEn{1, 1};
+inline constexpr BitField kEventqIrqEn{2, 2};
+}  // namespace irq_ctrl
+
+// An error is active while its bit differs between GERROR and GERRORN.
 namespace gerror {
 inline constexpr BitField kCmdq{0, 0};
 inline constexpr BitField kEventqAbt{2, 2};
@@ -89,14 +116,6 @@ inline constexpr BitField kSplit{10, 6};    // two-level: StreamID bits of a lev
 inline constexpr BitField kFmt{17, 16};     // 0 linear, 1 two-level
 }  // namespace strtab_base_cfg
 
-// A level-1 stream table descriptor (5.1).
-namespace ste_l1 {
-inline constexpr BitField kSpan{4, 0};     // 0: no table; else it has 2^(Span - 1) entries
-inline constexpr BitField kL2Ptr{51, 6};   // in place
-}  // namespace ste_l1
-inline constexpr uint32_t kSteBytes = 64;
-inline constexpr uint32_t kSteL1Bytes = 8;
-
 // Bases of the three queues.
 namespace queue_base {
 inline constexpr BitField kLog2Size{4, 0};
@@ -112,7 +131,7 @@ inline constexpr BitField kErr{30, 24};
 
 // CMDQ_CONS.ERR (7.1); 4 is NVIDIA's, for its own queues.
 enum class CommandErrorCode : uint8_t { kNone = 0, kIllegal = 1, kAbort = 2, kAtcInvSync = 3, kIllegalAccess = 4 };
-// "CERROR_ILL".
+// "CERROR_ILL"; "CERROR_UNKNOWN" for a code that there is not.
 const char* CommandErrorName(CommandErrorCode code);
 
 }  // namespace viommu::smmuv3

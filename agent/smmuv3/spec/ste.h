@@ -9,6 +9,7 @@
 #include <string>
 
 #include "agent/smmuv3/spec/bits.h"
+#include "agent/smmuv3/spec/granule.h"
 #include "agent/smmuv3/spec/words.h"
 
 namespace viommu::smmuv3 {
@@ -66,7 +67,7 @@ inline constexpr BitField kS2Sl0{39, 38};
 inline constexpr BitField kS2Ir0{41, 40};
 inline constexpr BitField kS2Or0{43, 42};
 inline constexpr BitField kS2Sh0{45, 44};
-inline constexpr BitField kS2Tg{47, 46};  // 0: 4 KiB, 1: 64 KiB, 2: 16 KiB
+inline constexpr BitField kS2Tg{47, 46};  // coded as Tg0Codec
 inline constexpr BitField kS2Ps{50, 48};  // coded as IDR5.OAS
 inline constexpr BitField kS2Aa64{51, 51};
 inline constexpr BitField kS2Endi{52, 52};
@@ -123,11 +124,41 @@ struct Ste {
   friend bool operator==(const Ste&, const Ste&) = default;
 };
 
+// "nested", "two-level-64K"...; "reserved" for values that mean nothing.
+const char* ToString(SteConfig config);
+const char* ToString(S1Fmt format);
+const char* ToString(S1Dss dss);
+const char* ToString(Strw strw);
+
 // Never fails: what a value means is the reader's business (CheckSte() in agent/smmuv3/emulator/config.h).
 Ste DecodeSte(const RawSte& raw);
-RawSte EncodeSte(const Ste& ste);
-// "STE{V nested S1ContextPtr=0x1000 ... VMID=3 S2TTB=0x...}", for people.
-std::string ToString(const Ste& ste);
+RawSte EncodeSte(const Ste& entry);
+// The bits that are a field of Ste. All others are reserved, left to software, or belong to what is not modelled.
+RawSte SteDefinedBits();
+// "STE{V Config=nested ... S1ContextPtr=0x1000 S2VMID=3 S2TTB=0x...}", for people.
+std::string ToString(const Ste& entry);
+
+// A level-1 stream table descriptor (5.1).
+inline constexpr uint32_t kSteBytes = 64;
+inline constexpr uint32_t kSteL1Bytes = 8;
+namespace ste_l1 {
+inline constexpr BitField kSpan{4, 0};
+inline constexpr BitField kL2Ptr{51, 6};  // in place
+}  // namespace ste_l1
+
+struct SteL1 {
+  uint8_t span = 0;     // 0: there is no table; else it has 2^(span - 1) entries
+  uint64_t l2_ptr = 0;  // physical address of the table, 64-byte aligned here, by its own size in truth
+
+  friend bool operator==(const SteL1&, const SteL1&) = default;
+};
+
+constexpr SteL1 DecodeSteL1(uint64_t raw) {
+  return {static_cast<uint8_t>(ste_l1::kSpan.Get(raw)), raw & ste_l1::kL2Ptr.mask()};
+}
+constexpr uint64_t EncodeSteL1(const SteL1& entry) {
+  return ste_l1::kSpan.Set(entry.l2_ptr & ste_l1::kL2Ptr.mask(), entry.span);
+}
 
 // ---- What a guest wrote -------------------------------------------------------------------------------------------
 
@@ -174,9 +205,11 @@ struct Stage2Config {
   friend bool operator==(const Stage2Config&, const Stage2Config&) = default;
 };
 
-// STE.VTCR for 4 KiB tables with an input as wide as the output: `oas_bits` as in Features::oas_bits. 52 bits, which 4
-// KiB tables reach with IDR5.DS alone, are taken as 48.
-uint32_t Vtcr4k(uint32_t oas_bits);
+// STE.VTCR for tables of `granule` with an input as wide as the output: `oas_bits` as in Features::oas_bits. 52 bits,
+// which tables of 4 and 16 KiB reach with IDR5.DS alone, are taken as 48 there; fewer than 32 as 32. The walk starts at
+// the deepest level that reaches so far, with up to 16 first tables side by side (spec/descriptor.h).
+uint32_t Vtcr(Granule granule, uint32_t oas_bits);
+inline uint32_t Vtcr4k(uint32_t oas_bits) { return Vtcr(Granule::k4k, oas_bits); }
 
 // Every access is aborted.
 RawSte MakeAbortSte();

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cerrno>
+#include <cstring>
 #include <limits>
 #include <set>
 #include <utility>
@@ -205,30 +206,78 @@ void EmulatedContext::FlushStage2Of(const IoasObject& ioas) {
 
 // ---- Domains ----
 
-absl::StatusOr<ObjectId> EmulatedContext::AllocStage2(ObjectId device_id, ObjectId ioas_id) {
-  constexpr BackendOp kOp = BackendOp::kAllocStage2;
-  if (absl::Status status = host_->InjectedFailure(kOp); !status.ok()) return status;
+namespace {
+
+BackendOp OpOf(const HwptAlloc& request) {
+  if ((request.flags & kHwptNestParent) != 0) return BackendOp::kAllocStage2;
+  return request.data_type == HwptDataType::kNone ? BackendOp::kAllocPlain : BackendOp::kAllocNested;
+}
+
+}  // namespace
+
+absl::StatusOr<ObjectId> EmulatedContext::AllocHwpt(const HwptAlloc& request) {
+  const BackendOp op = OpOf(request);
+  if (absl::Status status = host_->InjectedFailure(op); !status.ok()) return status;
   MutexLock lock(control_mu_);
-  const auto* device = table_.Find<DeviceObject>(device_id);
-  if (device == nullptr) return NoObject(kOp, "device", device_id);
-  auto* ioas = table_.Find<IoasObject>(ioas_id);
-  if (ioas == nullptr) return NoObject(kOp, "IOAS", ioas_id, EINVAL);
-  HostSmmu* smmu = device->device->smmu;
+  if ((request.data_type == HwptDataType::kNone) != request.data.empty()) {
+    return Error(op, EINVAL, "data without a data type, or the other way round");
+  }
+  const auto* device = table_.Find<DeviceObject>(request.device);
+  if (device == nullptr) return NoObject(op, "device", request.device);
+  Object* pt = table_.FindAny(request.pt);
+  if (pt == nullptr) return NoObject(op, "object", request.pt, EINVAL);
+  switch (pt->kind) {
+    case ObjectKind::kIoas:
+      return AllocOverIoas(request, device->device->smmu, static_cast<IoasObject&>(*pt));
+    case ObjectKind::kViommu:
+      return AllocOverViommu(request, *device->device, static_cast<ViommuObject&>(*pt));
+    case ObjectKind::kStage2:
+      return Error(op, EOPNOTSUPP, absl::StrCat("stage-2 HWPT ", request.pt, " as parent; name a viommu on it"));
+    default:
+      return Error(op, EINVAL, absl::StrCat("object ", request.pt, " is a ", ObjectKindName(pt->kind)));
+  }
+}
+
+absl::StatusOr<ObjectId> EmulatedContext::AllocOverIoas(const HwptAlloc& request, HostSmmu* smmu, IoasObject& ioas) {
+  const BackendOp op = OpOf(request);
+  if (request.flags != kHwptNestParent || !request.data.empty()) {
+    return Error(op, EOPNOTSUPP, "over an IOAS there are nesting parents without data only");
+  }
   if (!smmu->can_nest()) {
-    return Error(kOp, EOPNOTSUPP, absl::StrCat("SMMU ", smmu->info().name, " has no two stages to nest"));
+    return Error(op, EOPNOTSUPP, absl::StrCat("SMMU ", smmu->info().name, " has no two stages to nest"));
   }
   auto stage2 = std::make_unique<Stage2Object>();
-  stage2->ioas = ioas;
+  stage2->ioas = &ioas;
   if (host_->personality().stage2_sharing == Stage2Sharing::kPerSmmu) stage2->smmu = smmu;
   if (host_->personality().vmid_owner == VmidOwner::kStage2) {
     stage2->vmid = smmu->TakeVmid();
     if (stage2->vmid == nullptr) {
-      return Error(kOp, ENOSPC,
+      return Error(op, ENOSPC,
                    absl::StrCat("the VMIDs of SMMU ", smmu->info().name, " are used up; destroy a stage 2 on it"));
     }
   }
-  ++ioas->users;
+  ++ioas.users;
   return table_.Add(std::move(stage2));
+}
+
+absl::StatusOr<ObjectId> EmulatedContext::AllocOverViommu(const HwptAlloc& request, const HostDevice& device,
+                                                          ViommuObject& viommu) {
+  constexpr BackendOp kOp = BackendOp::kAllocNested;
+  if (device.smmu != viommu.smmu) return OtherSmmu(kOp, device, viommu);
+  if (request.flags != 0) return Error(kOp, EOPNOTSUPP, absl::StrCat("flags ", request.flags));
+  if (request.data.empty()) return Error(kOp, EOPNOTSUPP, "no vSTE");
+  smmuv3::RawVste vste;
+  if (request.data_type != HwptDataType::kArmSmmuv3 || request.data.size() != sizeof(vste)) {
+    return Error(kOp, EINVAL, "the data must be ARM_SMMUV3 (2), 16 bytes");
+  }
+  std::memcpy(&vste, request.data.data(), sizeof(vste));
+  const smmuv3::VsteRule rule = ValidateVste(vste);
+  if (rule != smmuv3::VsteRule::kNone) return Error(kOp, EIO, DescribeVsteRule(rule));
+  auto nested = std::make_unique<NestedObject>();
+  nested->viommu = &viommu;
+  nested->vste = vste;
+  ++viommu.users;
+  return table_.Add(std::move(nested));
 }
 
 absl::StatusOr<ViommuHandle> EmulatedContext::AllocViommu(ObjectId device_id, ObjectId stage2_id, ViommuType type) {
@@ -307,28 +356,6 @@ absl::StatusOr<ObjectId> EmulatedContext::AllocVdevice(ObjectId viommu_id, Objec
   return table_.Add(std::move(vdevice));
 }
 
-absl::StatusOr<ObjectId> EmulatedContext::AllocNested(ObjectId viommu_id, ObjectId device_id,
-                                                      const smmuv3::RawVste& vste) {
-  constexpr BackendOp kOp = BackendOp::kAllocNested;
-  if (absl::Status status = host_->InjectedFailure(kOp); !status.ok()) return status;
-  MutexLock lock(control_mu_);
-  const auto* device = table_.Find<DeviceObject>(device_id);
-  if (device == nullptr) return NoObject(kOp, "device", device_id);
-  if (table_.Find<Stage2Object>(viommu_id) != nullptr) {
-    return Error(kOp, EOPNOTSUPP, absl::StrCat("stage-2 HWPT ", viommu_id, " as parent; name a viommu on it"));
-  }
-  auto* viommu = table_.Find<ViommuObject>(viommu_id);
-  if (viommu == nullptr) return NoObject(kOp, "viommu", viommu_id, EINVAL);
-  if (device->device->smmu != viommu->smmu) return OtherSmmu(kOp, *device->device, *viommu);
-  const smmuv3::VsteRule rule = ValidateVste(vste);
-  if (rule != smmuv3::VsteRule::kNone) return Error(kOp, EIO, DescribeVsteRule(rule));
-  auto nested = std::make_unique<NestedObject>();
-  nested->viommu = viommu;
-  nested->vste = vste;
-  ++viommu->users;
-  return table_.Add(std::move(nested));
-}
-
 // ---- Queues ----
 
 absl::StatusOr<ObjectId> EmulatedContext::AllocVeventq(ObjectId viommu_id, VeventqType type, uint32_t depth) {
@@ -361,6 +388,27 @@ absl::StatusOr<std::vector<Vevent>> EmulatedContext::ReadVeventq(ObjectId vevent
   if (veventq == nullptr) return NoObject(kOp, "event queue", veventq_id);
   return veventq->queue->Read(max);
 }
+
+absl::StatusOr<ObjectId> EmulatedContext::AllocFaultQueue() {
+  return Error(BackendOp::kAllocFaultQueue, EOPNOTSUPP, "not emulated");
+}
+
+absl::StatusOr<std::vector<PageFault>> EmulatedContext::ReadFaults(ObjectId id, uint32_t) {
+  return NoObject(BackendOp::kReadFaults, "fault queue", id);
+}
+
+absl::Status EmulatedContext::AnswerFault(ObjectId id, uint32_t, PageResponseCode) {
+  return NoObject(BackendOp::kAnswerFault, "fault queue", id);
+}
+
+absl::StatusOr<VintfMapping> EmulatedContext::MapVintf(ObjectId viommu_id) {
+  constexpr BackendOp kOp = BackendOp::kMapVintf;
+  MutexLock lock(control_mu_);
+  if (table_.Find<ViommuObject>(viommu_id) == nullptr) return NoObject(kOp, "viommu", viommu_id);
+  return Error(kOp, EOPNOTSUPP, absl::StrCat("viommu ", viommu_id, " has no hardware queues"));
+}
+
+absl::Status EmulatedContext::UnmapVintf(ObjectId viommu_id) { return MapVintf(viommu_id).status(); }
 
 absl::StatusOr<ObjectId> EmulatedContext::AllocHwQueue(ObjectId viommu_id, HwQueueType type, uint32_t index,
                                                        uint64_t iova, uint64_t length) {

@@ -36,18 +36,21 @@ class EmulatedContext final : public Context {
   absl::StatusOr<ObjectId> AllocIoas() override;
   absl::Status MapIoas(ObjectId ioas, uint64_t iova, uint64_t length, const MemoryHandle& memory) override;
   absl::StatusOr<uint64_t> UnmapIoas(ObjectId ioas, uint64_t iova, uint64_t length) override;
-  absl::StatusOr<ObjectId> AllocStage2(ObjectId device, ObjectId ioas) override;
+  absl::StatusOr<ObjectId> AllocHwpt(const HwptAlloc& request) override;
   absl::StatusOr<ViommuHandle> AllocViommu(ObjectId device, ObjectId stage2, ViommuType type) override;
   absl::StatusOr<ObjectId> AllocVdevice(ObjectId viommu, ObjectId device, uint64_t virt_id) override;
-  absl::StatusOr<ObjectId> AllocNested(ObjectId viommu, ObjectId device, const smmuv3::RawVste& vste) override;
   absl::Status Attach(ObjectId device, ObjectId pt) override;
   absl::Status Detach(ObjectId device) override;
-  InvalidateResult Invalidate(ObjectId id, InvalidateDataType data_type,
-                              std::span<const smmuv3::RawCommand> commands) override;
+  InvalidateResult InvalidateRaw(ObjectId id, const InvalidateArray& array) override;
   absl::StatusOr<ObjectId> AllocVeventq(ObjectId viommu, VeventqType type, uint32_t depth) override;
   absl::StatusOr<std::vector<Vevent>> ReadVeventq(ObjectId veventq, uint32_t max) override;
+  absl::StatusOr<ObjectId> AllocFaultQueue() override;
+  absl::StatusOr<std::vector<PageFault>> ReadFaults(ObjectId fault_queue, uint32_t max) override;
+  absl::Status AnswerFault(ObjectId fault_queue, uint32_t cookie, PageResponseCode code) override;
   absl::StatusOr<ObjectId> AllocHwQueue(ObjectId viommu, HwQueueType type, uint32_t index, uint64_t iova,
                                         uint64_t length) override;
+  absl::StatusOr<VintfMapping> MapVintf(ObjectId viommu) override;
+  absl::Status UnmapVintf(ObjectId viommu) override;
   absl::StatusOr<HwInfo> GetHwInfo(ObjectId device) override;
   absl::Status Destroy(ObjectId id) override;
 
@@ -80,6 +83,10 @@ class EmulatedContext final : public Context {
   DeviceObject* BoundDevice(const HostDevice& device) ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
 
   // context.cc
+  absl::StatusOr<ObjectId> AllocOverIoas(const HwptAlloc& request, HostSmmu* smmu, IoasObject& ioas)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
+  absl::StatusOr<ObjectId> AllocOverViommu(const HwptAlloc& request, const HostDevice& device, ViommuObject& viommu)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
   void ForgetVdevice(VdeviceObject& vdevice) ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
   void ForgetDevice(DeviceObject& device) ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
   absl::Status DestroyObject(Object& object) ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);

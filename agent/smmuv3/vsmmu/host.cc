@@ -33,6 +33,8 @@ const char* BackendOpName(BackendOp op) {
       return "VDEVICE_ALLOC";
     case BackendOp::kAllocNested:
       return "HWPT_ALLOC(nested)";
+    case BackendOp::kAllocPlain:
+      return "HWPT_ALLOC";
     case BackendOp::kAttach:
       return "ATTACH_IOMMUFD_PT";
     case BackendOp::kDetach:
@@ -43,8 +45,16 @@ const char* BackendOpName(BackendOp op) {
       return "VEVENTQ_ALLOC";
     case BackendOp::kReadVeventq:
       return "read(VEVENTQ)";
+    case BackendOp::kAllocFaultQueue:
+      return "FAULT_QUEUE_ALLOC";
+    case BackendOp::kReadFaults:
+      return "read(FAULT)";
+    case BackendOp::kAnswerFault:
+      return "write(FAULT)";
     case BackendOp::kAllocHwQueue:
       return "HW_QUEUE_ALLOC";
+    case BackendOp::kMapVintf:
+      return "mmap(VINTF)";
     case BackendOp::kGetHwInfo:
       return "GET_HW_INFO";
     case BackendOp::kDestroy:

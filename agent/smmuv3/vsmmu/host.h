@@ -28,16 +28,21 @@ enum class BackendOp : uint8_t {
   kAllocIoas,
   kMapIoas,
   kUnmapIoas,
-  kAllocStage2,
+  kAllocStage2,  // AllocHwpt() with kHwptNestParent
   kAllocViommu,
   kAllocVdevice,
-  kAllocNested,
+  kAllocNested,  // AllocHwpt() with data
+  kAllocPlain,   // any other AllocHwpt()
   kAttach,
   kDetach,
   kInvalidate,
   kAllocVeventq,
   kReadVeventq,
+  kAllocFaultQueue,
+  kReadFaults,
+  kAnswerFault,
   kAllocHwQueue,
+  kMapVintf,
   kGetHwInfo,
   kDestroy,
 };

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstring>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "agent/errno_status.h"
@@ -97,12 +99,19 @@ InvalidateResult EmulatedContext::InvalidateViommu(ViommuObject& viommu, std::sp
   return {absl::OkStatus(), static_cast<uint32_t>(commands.size())};
 }
 
-InvalidateResult EmulatedContext::Invalidate(ObjectId id, InvalidateDataType data_type,
-                                             std::span<const RawCommand> commands) {
+InvalidateResult EmulatedContext::InvalidateRaw(ObjectId id, const InvalidateArray& array) {
   if (absl::Status status = host_->InjectedFailure(BackendOp::kInvalidate); !status.ok()) return {status, 0};
   const Personality& personality = host_->personality();
-  if (commands.size() > kMaxInvalidateEntries) {
-    return {Error(EINVAL, absl::StrCat(commands.size(), " commands in one call; at most ", kMaxInvalidateEntries)), 0};
+  if (array.entry_count > 0) {
+    if (array.entries == nullptr) return {Error(EINVAL, "entries at address null"), 0};
+    if (array.entry_length == 0 || array.entry_length > kMaxInvalidateEntryBytes) {
+      return {Error(EINVAL, absl::StrCat("entries of ", array.entry_length, " bytes; 1 to ", kMaxInvalidateEntryBytes)),
+              0};
+    }
+    if (array.entry_count > kMaxInvalidateEntries) {
+      return {Error(EINVAL, absl::StrCat(array.entry_count, " commands in one call; at most ", kMaxInvalidateEntries)),
+              0};
+    }
   }
   Object* object = table_.Pin(id);
   if (object == nullptr) return {Error(ENOENT, absl::StrCat("no object ", id)), 0};
@@ -124,14 +133,29 @@ InvalidateResult EmulatedContext::Invalidate(ObjectId id, InvalidateDataType dat
                                        "; invalidations go to a viommu or nested HWPT")),
             0};
   }
-  if (data_type != InvalidateDataType::kArmSmmuv3) {
-    return {
-        Error(EINVAL, absl::StrCat("data type ", static_cast<uint32_t>(data_type), "; a viommu takes ARM_SMMUV3 (1)")),
-        0};
+  if (array.data_type != InvalidateDataType::kArmSmmuv3) {
+    return {Error(EINVAL, absl::StrCat("data type ", static_cast<uint32_t>(array.data_type),
+                                       "; a viommu takes ARM_SMMUV3 (1)")),
+            0};
   }
-  if (commands.empty()) {
+  if (array.entry_count == 0) {
     if (personality.empty_invalidate) return {absl::OkStatus(), 0};
     return {Error(EINVAL, "no commands"), 0};
+  }
+  if (array.entry_length == sizeof(RawCommand) &&
+      reinterpret_cast<uintptr_t>(array.entries) % alignof(RawCommand) == 0) {
+    return InvalidateViommu(*viommu, {static_cast<const RawCommand*>(array.entries), array.entry_count});
+  }
+  std::vector<RawCommand> commands(array.entry_count);
+  const std::span bytes(static_cast<const std::byte*>(array.entries), size_t{array.entry_length} * array.entry_count);
+  for (uint32_t i = 0; i < array.entry_count; ++i) {
+    const auto entry = bytes.subspan(size_t{i} * array.entry_length, array.entry_length);
+    const auto known = entry.first(std::min(entry.size(), sizeof(RawCommand)));
+    std::memcpy(&commands[i], known.data(), known.size());
+    const auto rest = entry.subspan(known.size());
+    if (std::any_of(rest.begin(), rest.end(), [](std::byte b) { return b != std::byte{0}; })) {
+      return {Error(E2BIG, absl::StrCat("entry ", i, " is longer than a command, and its rest is not zero")), 0};
+    }
   }
   return InvalidateViommu(*viommu, commands);
 }
