@@ -236,13 +236,13 @@ struct HwptAlloc {
   ObjectId fault = 0;               // with kHwptFaultIdValid
 };
 
-// One transaction that waits for an answer (a stall), or a page request.
+// One transaction that waits for an answer: a stall, or (not with Linux 7.2 on Arm) a page request.
 struct PageFault {
-  ObjectId device = 0;
+  ObjectId device = 0;  // 0: one of the group that is not bound here
   bool pasid_valid = false;
   bool last_page = true;
   uint32_t pasid = 0;
-  uint32_t group = 0;
+  uint32_t group = 0;  // of a stall: its tag (STAG)
   bool read = false, write = false, execute = false, privileged = false;
   uint64_t address = 0;
   uint32_t cookie = 0;  // to answer with
@@ -309,33 +309,47 @@ class Context {
 
   virtual absl::StatusOr<ObjectId> AllocIoas() = 0;
 
-  // Maps `length` bytes of `memory` at guest-physical address `iova`.
-  //   EINVAL     nothing to map, neither readable nor writable, or not aligned to 4096 bytes
+  // Maps `length` bytes of `memory` at guest-physical address `iova`: devices attached to a HWPT over it reach them at
+  // once. The pages stay as they are until unmapped; an emulated backend, which cannot pin them, needs the file not to
+  // shrink.
+  //   ENOENT     ioas
+  //   EINVAL     nothing to map, neither readable nor writable; not aligned to 4096 bytes, or to the pages of a HWPT;
+  //              above what a HWPT can translate; the file ends before `offset` + `length`
   //   EOVERFLOW  beyond the end of the address space
   //   EEXIST     overlaps a mapping
   //   EBADF      fd is not an open file
+  //   EACCES     fd is not open for that
+  //   ENOMEM     for tables, or no address space to put it
   virtual absl::Status MapIoas(ObjectId ioas, uint64_t iova, uint64_t length, const MemoryHandle& memory) = 0;
 
   // Unmaps the mappings inside the range, all of them when iova is 0 and length is UINT64_MAX; returns the bytes
-  // unmapped.
-  //   ENOENT  there is none, or one lies only partly inside; nothing is unmapped
+  // unmapped. When it returns, no device reaches them any more.
+  //   EINVAL     length 0
+  //   EOVERFLOW  beyond the end of the address space
+  //   ENOENT     ioas; there is no mapping, or one lies only partly inside: nothing is unmapped
+  //   EBUSY      the memory of a hardware queue is inside: nothing is unmapped
   virtual absl::StatusOr<uint64_t> UnmapIoas(ObjectId ioas, uint64_t iova, uint64_t length) = 0;
 
-  // A HWPT over an IOAS (a stage 2 with kHwptNestParent, else tables of the host's alone), or a nested one over a
-  // viommu. Checks are made in this order; the two calls below list what of them can come up there.
+  // A HWPT over an IOAS (a stage 2 with kHwptNestParent, else tables of the host's alone: stage 1 where the SMMU has
+  // it), or a nested one over a viommu. Checks are made in this order; the two calls below list what of them can come
+  // up there.
   //   EINVAL      data without data type, or the other way round
   //   ENOENT      device
   //   EINVAL      pt is unknown (not ENOENT: the kernel's choice), or neither IOAS, paging HWPT nor viommu
   //   over an IOAS
-  //   EOPNOTSUPP  an unknown flag; kHwptFaultIdValid, kHwptDirtyTracking or kHwptPasid with kHwptNestParent; data; the
-  //               SMMU has no two stages
-  //   ENOSPC      VMIDs used up
+  //   EOPNOTSUPP  an unknown flag; kHwptFaultIdValid, kHwptDirtyTracking or kHwptPasid with kHwptNestParent;
+  //               kHwptDirtyTracking where the SMMU does not update dirty state; data; no two stages for a nesting
+  //               parent
+  //   ENOSPC      VMIDs or ASIDs used up
+  //   ENOMEM      for the tables
+  //   EADDRINUSE  something is mapped above what the tables can translate
+  //   ENOENT      fault
   //   over a viommu
   //   EINVAL      the device is behind another SMMU
   //   EOPNOTSUPP  a flag other than kHwptFaultIdValid; no data
-  //   ENOENT      fault
   //   EINVAL      data of another type, or not 16 bytes
   //   EIO         the vSTE breaks a rule of smmuv3::ValidateVste()
+  //   ENOENT      fault
   //   over a paging HWPT
   //   EOPNOTSUPP  Arm nests by viommu alone
   virtual absl::StatusOr<ObjectId> AllocHwpt(const HwptAlloc& request) = 0;
@@ -351,23 +365,26 @@ class Context {
 
   // A viommu on the SMMU of `device`, on top of `stage2`.
   //   EOPNOTSUPP  type, or the SMMU cannot
-  //   ENOENT      device, or stage2 is no stage-2 HWPT
-  //   EINVAL      stage2 belongs to another SMMU, where it is per SMMU
+  //   ENOENT      device, or stage2 is no paging HWPT
+  //   EINVAL      stage2 is no nesting parent; it belongs to another SMMU, where it is per SMMU, or its tables are of a
+  //               kind that this SMMU does not read
   //   ENOSPC      VMIDs used up, where viommus own them
   virtual absl::StatusOr<ViommuHandle> AllocViommu(ObjectId device, ObjectId stage2, ViommuType type) = 0;
 
   // Tells the SMMU that the guest of `viommu` knows `device` by StreamID `virt_id`.
   //   ENOENT      viommu or device
   //   EINVAL      the device is behind another SMMU; virt_id is wider than 32 bits and the backend looks (Linux 7.2
-  //   does not) EEXIST      the device has a vdevice already, or virt_id is taken in this viommu EOPNOTSUPP  the device
-  //   has not exactly one StreamID
+  //               does not)
+  //   EEXIST      the device has a vdevice already, or virt_id is taken in this viommu
+  //   EOPNOTSUPP  the device has not exactly one StreamID
   virtual absl::StatusOr<ObjectId> AllocVdevice(ObjectId viommu, ObjectId device, uint64_t virt_id) = 0;
 
-  // A nested HWPT from what the guest wrote in its stream table. With `fault`, transactions that stall and page
-  // requests of devices attached to it wait in that queue for answers; without, they are terminated.
+  // A nested HWPT from what the guest wrote in its stream table. With `fault`, transactions that stall of devices
+  // attached to it wait in that queue for answers; without, they are terminated.
   //   ENOENT      device, fault
-  //   EINVAL      viommu is no viommu (not ENOENT: the kernel's choice); the device is behind another SMMU
-  //   EOPNOTSUPP  viommu names a paging HWPT: Arm nests by viommu alone
+  //   EINVAL      viommu is neither viommu nor HWPT nor IOAS (not ENOENT: the kernel's choice); the device is behind
+  //               another SMMU
+  //   EOPNOTSUPP  viommu names a paging HWPT or an IOAS: Arm nests by viommu alone
   //   EIO         the words break a rule of smmuv3::ValidateVste()
   absl::StatusOr<ObjectId> AllocNested(ObjectId viommu, ObjectId device, const smmuv3::RawVste& vste,
                                        ObjectId fault = 0) {
@@ -379,12 +396,14 @@ class Context {
                       .fault = fault});
   }
 
-  // Attaches the device, and the others of its IOMMU group, to a HWPT, or to an IOAS (tables of the host's alone are
-  // made over it, or shared when there are some). Replaces what it is attached to in one step: no access sees a state
-  // between the two.
+  // Attaches the device, and the others of its IOMMU group, to a HWPT, or to an IOAS: tables of the host's alone are
+  // made over it, or shared when there are some for the same SMMU. Such a HWPT takes an id and goes with the last
+  // device that is attached to it. Replaces what the group is attached to: no access sees anything but what was, what
+  // will be, or, where the entry cannot be changed in one piece, an abort.
   //   ENOENT  device or pt; or a nested HWPT translates and the device has no vdevice in its viommu
   //   EINVAL  pt can not be attached to; it belongs to another SMMU; the group is attached to something else
-  //   ENOSPC  VMIDs used up: where viommus own them, a device without vdevice takes one for its stage 2
+  //   ENOSPC  VMIDs or ASIDs used up: where viommus own VMIDs, a device without vdevice takes one for its stage 2
+  //   ENOMEM  for tables
   virtual absl::Status Attach(ObjectId device, ObjectId pt) = 0;
 
   // Blocks the device's accesses. Does nothing when it is not attached.
@@ -419,13 +438,18 @@ class Context {
   // Takes up to `max` events out of the queue; empty when there are none. Never blocks.
   virtual absl::StatusOr<std::vector<Vevent>> ReadVeventq(ObjectId veventq, uint32_t max) = 0;
 
-  // A queue for what waits for answers.
+  // A queue for what waits for answers. Destroying it, or taking a device off a HWPT that names it, answers what is
+  // left with kInvalid.
   virtual absl::StatusOr<ObjectId> AllocFaultQueue() = 0;
+
   // Takes up to `max` faults out of the queue; empty when there are none. Never blocks. What was read waits for its
-  // answer until the queue, or the device's attachment, goes.
-  virtual absl::StatusOr<std::vector<PageFault>> ReadFaults(ObjectId fault_queue, uint32_t max) = 0;
+  // answer.
   //   ENOENT  fault_queue
-  //   EINVAL  no fault of this cookie waits
+  virtual absl::StatusOr<std::vector<PageFault>> ReadFaults(ObjectId fault_queue, uint32_t max) = 0;
+
+  // Lets a transaction that was read go on: kSuccess tries it again, kInvalid aborts it.
+  //   ENOENT  fault_queue
+  //   EINVAL  no fault of this cookie waits, or no such code
   virtual absl::Status AnswerFault(ObjectId fault_queue, uint32_t cookie, PageResponseCode code) = 0;
 
   // A guest-owned command queue (Tegra241 VCMDQ) in guest memory at `iova`, `length` bytes long: the viommu's logical
@@ -449,6 +473,8 @@ class Context {
   //   ENOENT      viommu
   //   EOPNOTSUPP  it has no hardware queues
   virtual absl::StatusOr<VintfMapping> MapVintf(ObjectId viommu) = 0;
+  //   ENOENT  viommu
+  //   EINVAL  it has not been mapped
   virtual absl::Status UnmapVintf(ObjectId viommu) = 0;
 
   virtual absl::StatusOr<HwInfo> GetHwInfo(ObjectId device) = 0;

@@ -36,6 +36,7 @@ constexpr ErrnoRow kRows[] = {
     {EMFILE, "EMFILE", absl::StatusCode::kResourceExhausted},
     {ENOTTY, "ENOTTY", absl::StatusCode::kUnimplemented},
     {ENOSPC, "ENOSPC", absl::StatusCode::kResourceExhausted},
+    {EADDRINUSE, "EADDRINUSE", absl::StatusCode::kFailedPrecondition},
     {EOVERFLOW, "EOVERFLOW", absl::StatusCode::kOutOfRange},
     {EOPNOTSUPP, "EOPNOTSUPP", absl::StatusCode::kUnimplemented},
     {ETIMEDOUT, "ETIMEDOUT", absl::StatusCode::kDeadlineExceeded},

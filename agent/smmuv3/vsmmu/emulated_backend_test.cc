@@ -215,7 +215,8 @@ TEST_P(EmulatedBackendTest, VmidsRunOut) {
 TEST_P(EmulatedBackendTest, NestedRefusals) {
   EXPECT_EQ(Errno(context_->AllocNested(viommu_, 99, kTranslate)), ENOENT);
   EXPECT_EQ(Errno(context_->AllocNested(99, device_, kTranslate)), EINVAL);
-  EXPECT_EQ(Errno(context_->AllocNested(ioas_, device_, kTranslate)), EINVAL);
+  EXPECT_EQ(Errno(context_->AllocNested(ioas_, device_, kTranslate)), EOPNOTSUPP);
+  EXPECT_EQ(Errno(context_->AllocNested(device_, device_, kTranslate)), EINVAL);
   EXPECT_EQ(Errno(context_->AllocNested(stage2_, device_, kTranslate)), EOPNOTSUPP);
   const ObjectId behind_b = *context_->BindDevice(kDeviceB0);
   EXPECT_EQ(Errno(context_->AllocNested(viommu_, behind_b, kTranslate)), EINVAL);

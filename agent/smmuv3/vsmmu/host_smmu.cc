@@ -41,7 +41,7 @@ void HostSmmu::ReturnVmid(uint16_t vmid) {
 }
 
 smmuv3::Stage2Config HostSmmu::Stage2For(uint16_t vmid) const {
-  return {.vmid = vmid, .vtcr = smmuv3::Vtcr4k(features_.oas_bits), .s2ttb = 0, .fwb = features_.fwb};
+  return {.vmid = vmid, .vtcr = smmuv3::Vtcr(smmuv3::Granule::k4k, features_.oas_bits), .s2ttb = 0, .fwb = features_.fwb};
 }
 
 bool HostSmmu::Issue(std::span<const RawCommand> group) {
