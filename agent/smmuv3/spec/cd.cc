@@ -46,6 +46,14 @@ constexpr void VisitFields(AnyCd& c, Visitor& visit) {
   visit.Value("MAIR", c.mair, 3, cd::kMair);
 }
 
+constexpr LayoutMasker<RawCd> Mask() {
+  LayoutMasker<RawCd> masker;
+  const Cd descriptor;
+  VisitFields(descriptor, masker);
+  return masker;
+}
+static_assert(Mask().disjoint);
+
 }  // namespace
 
 Cd DecodeCd(const RawCd& raw) {
@@ -61,12 +69,7 @@ RawCd EncodeCd(const Cd& descriptor) {
   return encoder.words;
 }
 
-RawCd CdDefinedBits() {
-  LayoutMasker<RawCd> masker;
-  const Cd descriptor;
-  VisitFields(descriptor, masker);
-  return masker.words;
-}
+RawCd CdDefinedBits() { return Mask().words; }
 
 std::string ToString(const Cd& descriptor) {
   LayoutPrinter printer("CD");

@@ -133,6 +133,22 @@ using Words = std::array<uint64_t, 2>;
 constexpr Words ToWords(const RawCommand& raw) { return {raw.dw0, raw.dw1}; }
 constexpr RawCommand ToRaw(const Words& words) { return {words[0], words[1]}; }
 
+constexpr LayoutMasker<Words> MaskOf(Opcode opcode) {
+  LayoutMasker<Words> masker;
+  masker.words[0] = kOpcodeField.mask();
+  const Command command{.opcode = opcode};
+  VisitFields(command, masker);
+  return masker;
+}
+
+constexpr bool AllDisjoint() {
+  for (const Opcode opcode : kAllOpcodes) {
+    if (!MaskOf(opcode).disjoint) return false;
+  }
+  return true;
+}
+static_assert(AllDisjoint());
+
 const char* Name(Opcode opcode) {
   switch (opcode) {
     case Opcode::kPrefetchConfig:
@@ -209,13 +225,7 @@ std::optional<Command> Decode(const RawCommand& raw) {
   return command;
 }
 
-RawCommand DefinedBits(Opcode opcode) {
-  LayoutMasker<Words> masker;
-  masker.words[0] = kOpcodeField.mask();
-  const Command command{.opcode = opcode};
-  VisitFields(command, masker);
-  return ToRaw(masker.words);
-}
+RawCommand DefinedBits(Opcode opcode) { return ToRaw(MaskOf(opcode).words); }
 
 std::string ToString(const Command& command) {
   LayoutPrinter printer(OpcodeName(static_cast<uint8_t>(command.opcode)));

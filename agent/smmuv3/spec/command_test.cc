@@ -30,6 +30,7 @@ RC_GTEST_PROP(CommandProperty, DecodeAfterEncodeGivesTheSameCommand, (uint64_t d
   const auto command = Decode({kOpcodeField.Set(dw0, static_cast<uint64_t>(opcode)), dw1});
   RC_ASSERT(command.has_value());
   RC_ASSERT(Decode(Encode(*command)) == command);
+  RC_ASSERT(ToString(*command).starts_with(OpcodeName(static_cast<uint8_t>(opcode))));
 }
 
 TEST(CommandTest, ExactlyTheKnownOpcodesDecode) {
@@ -72,6 +73,14 @@ TEST(CommandTest, LayoutsOfTheSpecification) {
             (RawCommand{0x1'0000'0041, 0x21ff}));
   EXPECT_EQ(Encode({.opcode = Opcode::kSync, .address = 0x1000, .cs = 1, .msh = 3, .msi_attr = 0xf, .msi_data = 5}),
             (RawCommand{0x5'0fc0'1046, 0x1000}));
+}
+
+TEST(CommandTest, ForPeople) {
+  EXPECT_EQ(
+      ToString(Command{.opcode = Opcode::kTlbiNhVa, .vmid = 3, .asid = 5, .address = 0x1000, .leaf = true, .tg = 1}),
+      "CMD_TLBI_NH_VA{VMID=3 ASID=5 Leaf TG=1 Address=0x1000}");
+  EXPECT_EQ(ToString(Command{}), "CMD_SYNC{}");
+  EXPECT_EQ(ToString(Command{.opcode = static_cast<Opcode>(0xff)}), "CMD_UNKNOWN{}");
 }
 
 TEST(CommandTest, ValuesThatDoNotFitAreCut) {

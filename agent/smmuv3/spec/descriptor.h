@@ -165,13 +165,7 @@ constexpr DescriptorKind KindOf(RawDescriptor raw, Granule granule, uint32_t lev
   return BlocksAllowed(granule, level, wide) ? DescriptorKind::kBlock : DescriptorKind::kInvalid;
 }
 
-// The bits of a descriptor that hold an address aligned to 2^shift.
-constexpr uint64_t DescriptorAddressMask(Granule granule, uint32_t shift) {
-  uint64_t mask = descriptor::kAddress.mask() & ~((uint64_t{1} << shift) - 1);
-  if (granule == Granule::k64k) mask |= descriptor::kAddressHigh64k.mask();
-  return mask;
-}
-
+// The address in a descriptor, aligned to 2^shift bytes.
 constexpr uint64_t GetDescriptorAddress(RawDescriptor raw, Granule granule, uint32_t shift) {
   uint64_t address = raw & descriptor::kAddress.mask() & ~((uint64_t{1} << shift) - 1);
   if (granule == Granule::k64k) address |= descriptor::kAddressHigh64k.Get(raw) << 48;

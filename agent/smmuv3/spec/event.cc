@@ -107,6 +107,30 @@ constexpr void VisitRequest(AnyRequest& r, Visitor& visit) {
   visit.Address("Address", r.address, 1, pri::kAddress);
 }
 
+constexpr LayoutMasker<RawEvent> MaskOf(EventId id) {
+  LayoutMasker<RawEvent> masker;
+  masker.words[0] = event::kId.mask();
+  const Event record{.id = id};
+  VisitFields(record, masker);
+  return masker;
+}
+
+constexpr bool AllDisjoint() {
+  for (uint32_t id = 0; id < 256; ++id) {
+    if (!MaskOf(static_cast<EventId>(id)).disjoint) return false;
+  }
+  return true;
+}
+static_assert(AllDisjoint());
+
+constexpr LayoutMasker<RawPageRequest> RequestMask() {
+  LayoutMasker<RawPageRequest> masker;
+  const PageRequest request;
+  VisitRequest(request, masker);
+  return masker;
+}
+static_assert(RequestMask().disjoint);
+
 }  // namespace
 
 const char* EventName(uint8_t id) {
@@ -180,13 +204,7 @@ Event DecodeEvent(const RawEvent& raw) {
   return record;
 }
 
-RawEvent EventDefinedBits(EventId id) {
-  LayoutMasker<RawEvent> masker;
-  masker.words[0] = event::kId.mask();
-  const Event record{.id = id};
-  VisitFields(record, masker);
-  return masker.words;
-}
+RawEvent EventDefinedBits(EventId id) { return MaskOf(id).words; }
 
 std::string ToString(const Event& record) {
   LayoutPrinter printer(EventName(static_cast<uint8_t>(record.id)));
@@ -207,12 +225,7 @@ PageRequest DecodePageRequest(const RawPageRequest& raw) {
   return request;
 }
 
-RawPageRequest PageRequestDefinedBits() {
-  LayoutMasker<RawPageRequest> masker;
-  const PageRequest request;
-  VisitRequest(request, masker);
-  return masker.words;
-}
+RawPageRequest PageRequestDefinedBits() { return RequestMask().words; }
 
 std::string ToString(const PageRequest& request) {
   LayoutPrinter printer("PRI");

@@ -81,6 +81,14 @@ constexpr void VisitFields(AnyFeatures& f, Visitor& visit) {
   visit.Value("STALL_MAX", f.stall_max, 5, BitField{31, 16});
 }
 
+constexpr bool Disjoint() {
+  LayoutMasker<IdRegisters> masker;
+  const Features features;
+  VisitFields(features, masker);
+  return masker.disjoint;
+}
+static_assert(Disjoint());
+
 // SMMU_IIDR (6.3.7)
 constexpr BitField kIidrProduct{31, 20}, kIidrVariant{19, 16}, kIidrRevision{15, 12}, kIidrImplementer{11, 0};
 constexpr uint32_t kImplementerArm = 0x43b;

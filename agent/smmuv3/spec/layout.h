@@ -63,14 +63,17 @@ struct LayoutDecoder {
   }
 };
 
-// Collects the bits of all fields.
+// Collects the bits of all fields, and sees whether each has its bits for itself.
 template <typename Words>
 struct LayoutMasker {
   Words words = {};
+  bool disjoint = true;
 
   template <typename T>
   constexpr void Value(const char*, const T&, size_t word, BitField field) {
-    words[word] |= static_cast<typename Words::value_type>(field.mask());
+    const auto mask = static_cast<typename Words::value_type>(field.mask());
+    disjoint = disjoint && mask == field.mask() && (words[word] & mask) == 0;
+    words[word] |= mask;
   }
   constexpr void Address(const char* name, uint64_t value, size_t word, BitField field) {
     Value(name, value, word, field);

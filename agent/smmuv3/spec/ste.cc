@@ -77,6 +77,14 @@ constexpr void VisitFields(AnySte& s, Visitor& visit) {
 
 using Words = decltype(RawSte::dw);
 
+constexpr LayoutMasker<Words> Mask() {
+  LayoutMasker<Words> masker;
+  const Ste entry;
+  VisitFields(entry, masker);
+  return masker;
+}
+static_assert(Mask().disjoint);
+
 }  // namespace
 
 const char* ToString(SteConfig config) {
@@ -149,12 +157,7 @@ RawSte EncodeSte(const Ste& entry) {
   return {encoder.words};
 }
 
-RawSte SteDefinedBits() {
-  LayoutMasker<Words> masker;
-  const Ste entry;
-  VisitFields(entry, masker);
-  return {masker.words};
-}
+RawSte SteDefinedBits() { return {Mask().words}; }
 
 std::string ToString(const Ste& entry) {
   LayoutPrinter printer("STE");
