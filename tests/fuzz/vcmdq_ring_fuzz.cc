@@ -4,9 +4,10 @@
 // Input: steps, each a byte that says what happens and its values.
 
 #include <array>
-#include <bit>
+#include <atomic>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <optional>
 #include <span>
 
@@ -50,9 +51,9 @@ class HostileRing final : public Memory {
 
   void Scribble() {
     if (input_->TakeFlag()) {
-      ring_[input_->TakeBelow(kSize)] = input_->Take<RawCommand>();
+      ring_[input_->Take<uint8_t>() % kSize] = input_->Take<RawCommand>();
     } else {
-      const auto reg = static_cast<QueueRegister>(4 * input_->TakeBelow(6));
+      const auto reg = static_cast<QueueRegister>(4 * (input_->Take<uint8_t>() % 6));
       page_->Store(kQueue, reg, input_->Take<uint32_t>());
     }
   }
@@ -129,20 +130,22 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   queue.Assign(*page, kQueue, kBase, kLog2Size);
   uint64_t executed = 0;
   while (!input.empty()) {
-    switch (input.TakeBelow(8)) {
+    switch (input.Take<uint8_t>() % 8) {
       case 0:
         ring.SetInterfering(input.TakeFlag());
         ring.SetFailing((input.Take<uint8_t>() & 7) == 7);
         break;
       case 1:
-        answer = static_cast<CommandErrorCode>(input.TakeBelow(4));
+        answer = static_cast<CommandErrorCode>(input.Take<uint8_t>() % 4);
         break;
-      case 2:
-        ring.PutGood(input.TakeBelow(kSize), input.TakeBelow(4));
+      case 2: {
+        const uint32_t index = input.Take<uint8_t>() % kSize;
+        ring.PutGood(index, input.Take<uint8_t>() % 4);
         break;
+      }
       case 3:
         page->Store(kQueue, QueueRegister::kConfig, 1);
-        page->Store(kQueue, QueueRegister::kProd, input.TakeBelow(2 * kSize));
+        page->Store(kQueue, QueueRegister::kProd, input.Take<uint8_t>() % (2 * kSize));
         break;
       case 4:
         page->Store(kQueue, QueueRegister::kGerrorn, page->Load(kQueue, QueueRegister::kGerror));
@@ -159,7 +162,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         queue.Assign(*page, kQueue, kBase, kLog2Size);
         break;
       default: {
-        const uint32_t limit = 1 + input.TakeBelow(2 * kSize);
+        const uint32_t limit = 1 + input.Take<uint8_t>() % (2 * kSize);
         const bool had_error = queue.error_active();
         in_turn = 0;
         const Vcmdq::Turn turn = queue.Run({.page = page.get(),
