@@ -33,13 +33,8 @@ class ABSL_SCOPED_LOCKABLE Cmdqv::ControlLock {
   Mutex& mu_;
 };
 
-Cmdqv::Cmdqv(const CmdqvParameters& parameters, const CmdqvOptions& options, Memory* memory, CommandExecutor executor,
-             ErrorHandler on_error)
-    : parameters_(parameters),
-      options_(options),
-      memory_(memory),
-      executor_(std::move(executor)),
-      on_error_(std::move(on_error)) {
+Cmdqv::Cmdqv(const CmdqvParameters& parameters, const CmdqvOptions& options, Memory* memory, CommandExecutor executor)
+    : parameters_(parameters), options_(options), memory_(memory), executor_(std::move(executor)) {
   Require(parameters.vintfs >= 1 && parameters.vintfs <= cmdqv::kMaxVintfs);
   Require(parameters.queues_per_vintf >= 1 && parameters.queues_per_vintf <= cmdqv::kMaxLvcmdqsPerVintf);
   Require(parameters.sid_slots >= 1 && parameters.sid_slots <= cmdqv::kMaxSidSlots);
@@ -64,7 +59,7 @@ Vcmdq& Cmdqv::QueueAt(Vintf& v, uint32_t lvcmdq) {
   return v.queues[lvcmdq];
 }
 
-bool Cmdqv::EnableVintf(uint32_t vintf, uint16_t vmid, bool hyp_own) {
+bool Cmdqv::EnableVintf(uint32_t vintf, uint16_t vmid, bool hyp_own, ErrorHandler on_error) {
   Vintf& v = At(vintf);
   std::shared_ptr<VintfPage> page = VintfPage::Create();
   if (page == nullptr) return false;
@@ -73,6 +68,7 @@ bool Cmdqv::EnableVintf(uint32_t vintf, uint16_t vmid, bool hyp_own) {
   v.enabled = true;
   v.filter = {.vmid = vmid, .hyp_own = hyp_own, .slots = {}};
   v.page = std::move(page);
+  v.on_error = std::make_shared<const ErrorHandler>(std::move(on_error));
   v.queues.assign(parameters_.queues_per_vintf, Vcmdq());
   return true;
 }
@@ -84,6 +80,7 @@ void Cmdqv::DisableVintf(uint32_t vintf) {
   v.enabled = false;
   v.filter = VintfFilter();
   v.page.reset();
+  v.on_error.reset();
   v.queues.clear();
 }
 

@@ -61,11 +61,10 @@ using LvcmdqErrMap = std::array<uint64_t, 2>;
 
 class Cmdqv {
  public:
-  using ErrorHandler = std::function<void(uint32_t vintf, const LvcmdqErrMap& map)>;
+  using ErrorHandler = std::function<void(const LvcmdqErrMap& map)>;
 
   // `memory` outlives it. The thread starts with the first queue.
-  Cmdqv(const CmdqvParameters& parameters, const CmdqvOptions& options, Memory* memory, CommandExecutor executor,
-        ErrorHandler on_error);
+  Cmdqv(const CmdqvParameters& parameters, const CmdqvOptions& options, Memory* memory, CommandExecutor executor);
   // Stops the thread. What is still in queues is not carried out.
   ~Cmdqv();
   Cmdqv(const Cmdqv&) = delete;
@@ -76,8 +75,9 @@ class Cmdqv {
   // ---- Interfaces ----
 
   // Gives an interface that is off to an owner: VMID, HYP_OWN, no SID slot in use, and a page 0 that no former owner
-  // has ever seen. False, with errno, when there is no memory for the page.
-  [[nodiscard]] bool EnableVintf(uint32_t vintf, uint16_t vmid, bool hyp_own);
+  // has ever seen. `on_error` is told of errors of its queues; it may be called once more, late, after DisableVintf().
+  // False, with errno, when there is no memory for the page.
+  [[nodiscard]] bool EnableVintf(uint32_t vintf, uint16_t vmid, bool hyp_own, ErrorHandler on_error);
   // Takes it back. Its queues have been released before. Who still has the page mapped has memory that nobody looks at.
   void DisableVintf(uint32_t vintf);
   // The page, for mmap(fd, 0, kPageBytes): a new descriptor that the caller owns; -1 with errno.
@@ -113,6 +113,7 @@ class Cmdqv {
     bool enabled ABSL_GUARDED_BY(mu) = false;
     VintfFilter filter ABSL_GUARDED_BY(mu);
     std::shared_ptr<VintfPage> page ABSL_GUARDED_BY(mu);
+    std::shared_ptr<const ErrorHandler> on_error ABSL_GUARDED_BY(mu);
     std::vector<Vcmdq> queues ABSL_GUARDED_BY(mu);
     uint32_t assigned ABSL_GUARDED_BY(mu) = 0;  // queues
     std::array<std::atomic<uint64_t>, 2> err_map = {};
@@ -148,7 +149,6 @@ class Cmdqv {
   const CmdqvOptions options_;
   Memory* const memory_;
   const CommandExecutor executor_;
-  const ErrorHandler on_error_;
   std::vector<std::unique_ptr<Vintf>> vintfs_;
 
   std::atomic<uint64_t> active_{0};         // interfaces with queues

@@ -86,18 +86,20 @@ class Errors {
 class CmdqvTest : public ::testing::Test {
  protected:
   void Start(const CmdqvOptions& options) {
-    cmdqv_.emplace(
-        CmdqvParameters{.vintfs = 3, .queues_per_vintf = 2, .sid_slots = 2}, options, &memory_,
-        [this](const RawCommand& raw) {
-          gate_.Pass();
-          return recorder_.Execute(raw);
-        },
-        [this](uint32_t vintf, const LvcmdqErrMap& map) { errors_.Add(vintf, map); });
+    cmdqv_.emplace(CmdqvParameters{.vintfs = 3, .queues_per_vintf = 2, .sid_slots = 2}, options, &memory_,
+                   [this](const RawCommand& raw) {
+                     gate_.Pass();
+                     return recorder_.Execute(raw);
+                   });
+  }
+  bool EnableVintf(uint32_t vintf, uint16_t vmid, bool hyp_own = false) {
+    return cmdqv_->EnableVintf(vintf, vmid, hyp_own,
+                               [this, vintf](const LvcmdqErrMap& map) { errors_.Add(vintf, map); });
   }
   void SetUp() override {
     Start({});
-    ASSERT_TRUE(cmdqv_->EnableVintf(1, 11, false));
-    ASSERT_TRUE(cmdqv_->EnableVintf(2, 22, false));
+    ASSERT_TRUE(EnableVintf(1, 11));
+    ASSERT_TRUE(EnableVintf(2, 22));
   }
   std::shared_ptr<VintfPage> MapPage(uint32_t vintf) {
     const int fd = cmdqv_->DupPage(vintf);
@@ -158,7 +160,7 @@ TEST_F(CmdqvTest, InterfacesHaveTheirOwnVmidAndSlots) {
 }
 
 TEST_F(CmdqvTest, TheHostsOwnInterfaceCarriesEverything) {
-  ASSERT_TRUE(cmdqv_->EnableVintf(0, 0, true));
+  ASSERT_TRUE(EnableVintf(0, 0, true));
   VcmdqProducer queue = MakeQueue(0, 1, 0);
   const RawCommand command = Encode({.opcode = Opcode::kTlbiS12Vmall, .vmid = 3});
   queue.Submit({&command, 1}, Soon());
@@ -291,7 +293,7 @@ TEST_F(CmdqvTest, AFormerOwnersPageIsDead) {
   const std::shared_ptr<VintfPage> old = MapPage(1);
   RemoveQueue(1, 0);
   cmdqv_->DisableVintf(1);
-  ASSERT_TRUE(cmdqv_->EnableVintf(1, 33, false));
+  ASSERT_TRUE(EnableVintf(1, 33));
   VcmdqProducer queue = MakeQueue(1, 0, 0);
   EXPECT_EQ(old->Load(0, QueueRegister::kStatus), 0u);
   old->Store(0, QueueRegister::kConfig, 0);
@@ -314,8 +316,8 @@ TEST_F(CmdqvTest, NobodyCanChangeThePagesSize) {
 // Two guests have full queues; whatever the one does, the other has its turn after at most run_limit commands.
 TEST_F(CmdqvTest, TurnsAreFair) {
   Start({.run_limit = 4});
-  ASSERT_TRUE(cmdqv_->EnableVintf(1, 11, false));
-  ASSERT_TRUE(cmdqv_->EnableVintf(2, 22, false));
+  ASSERT_TRUE(EnableVintf(1, 11));
+  ASSERT_TRUE(EnableVintf(2, 22));
   VcmdqProducer first = MakeQueue(1, 0, 0);
   VcmdqProducer second = MakeQueue(2, 0, 1);
   gate_.Close();
@@ -345,8 +347,8 @@ TEST_F(CmdqvTest, TurnsAreFair) {
 // The thread sleeps after every command, for longer than the test may take: each wake has to come through.
 TEST_F(CmdqvTest, NoWakeIsLost) {
   Start({.spins = 0, .yields = 0, .max_sleep = std::chrono::hours(1)});
-  ASSERT_TRUE(cmdqv_->EnableVintf(1, 11, false));
-  ASSERT_TRUE(cmdqv_->EnableVintf(2, 22, false));
+  ASSERT_TRUE(EnableVintf(1, 11));
+  ASSERT_TRUE(EnableVintf(2, 22));
   VcmdqProducer first = MakeQueue(1, 0, 0);
   VcmdqProducer second = MakeQueue(2, 1, 1);
   constexpr uint16_t kRounds = 5000;
@@ -369,7 +371,7 @@ TEST_F(CmdqvTest, NoWakeIsLost) {
 
 TEST_F(CmdqvTest, AProducerThatDoesNotWakeIsServedAllTheSame) {
   Start({.spins = 0, .yields = 0});
-  ASSERT_TRUE(cmdqv_->EnableVintf(1, 11, false));
+  ASSERT_TRUE(EnableVintf(1, 11));
   VcmdqProducer queue = MakeQueue(1, 0, 0);
   const std::shared_ptr<VintfPage> page = MapPage(1);
   for (uint32_t i = 0; i < 20; ++i) {
@@ -383,8 +385,8 @@ TEST_F(CmdqvTest, AProducerThatDoesNotWakeIsServedAllTheSame) {
 // A guest that wakes the thread all the time, in every way that there is, for nothing.
 TEST_F(CmdqvTest, WakesForNothingAreBounded) {
   Start({.spins = 0, .yields = 0, .max_sleep = std::chrono::milliseconds(20)});
-  ASSERT_TRUE(cmdqv_->EnableVintf(1, 11, false));
-  ASSERT_TRUE(cmdqv_->EnableVintf(2, 22, false));
+  ASSERT_TRUE(EnableVintf(1, 11));
+  ASSERT_TRUE(EnableVintf(2, 22));
   MakeQueue(1, 0, 0);
   VcmdqProducer neighbour = MakeQueue(2, 0, 1);
   const std::shared_ptr<VintfPage> page = MapPage(1);
@@ -430,7 +432,7 @@ TEST_F(CmdqvTest, MisuseByTheDriverEndsTheProcess) {
   EXPECT_DEATH(cmdqv_->AssignQueue(1, 0, SharedTestMemory::kBase + 16, kLog2Size), "");
   EXPECT_DEATH(cmdqv_->SetSidSlot(1, 2, {}), "");
   EXPECT_DEATH(cmdqv_->SetSidSlot(1, 0, {.virt_sid = 1u << 20, .sid = 0}), "");
-  EXPECT_DEATH(static_cast<void>(cmdqv_->EnableVintf(1, 1, false)), "");
+  EXPECT_DEATH(static_cast<void>(EnableVintf(1, 1)), "");
 }
 
 }  // namespace

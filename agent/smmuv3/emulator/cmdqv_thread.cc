@@ -6,6 +6,7 @@
 #include <array>
 #include <atomic>
 #include <bit>
+#include <memory>
 #include <optional>
 #include <span>
 #include <tuple>
@@ -80,6 +81,7 @@ bool Cmdqv::Turn(uint32_t vintf) {
   Vintf& v = *vintfs_[vintf];
   bool worked = false;
   std::optional<LvcmdqErrMap> raised;
+  std::shared_ptr<const ErrorHandler> on_error;
   {
     MutexLock lock(v.mu);
     if (!v.enabled) return false;
@@ -96,11 +98,14 @@ bool Cmdqv::Turn(uint32_t vintf) {
       const Vcmdq::Turn turn = queue.Run(env);
       worked |= turn.worked;
       if (queue.error_active() != had_error) ShowError(v, vintf, env.lvcmdq, queue.error_active());
-      if (turn.error_raised) raised = ErrMap(vintf);
+      if (turn.error_raised) {
+        raised = ErrMap(vintf);
+        on_error = v.on_error;
+      }
     }
   }
   // The map as it was: by now the owner may have acknowledged.
-  if (raised.has_value()) on_error_(vintf, *raised);
+  if (raised.has_value()) (*on_error)(*raised);
   return worked;
 }
 
