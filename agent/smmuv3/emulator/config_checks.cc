@@ -45,17 +45,18 @@ uint64_t AlignTable(uint64_t ttb, Granule granule, uint32_t level, uint32_t inpu
 
 Illegality CheckStage2(const Ste& ste, const Features& f) {
   if (!ste.s2_aa64 || !f.aarch64) return "S2AA64: the table format is not supported";
-  if (!IsSupported(ste.s2_tg, f)) return "S2TG: the granule is reserved or not supported";
-  const uint32_t widest = ste.s2_tg == Granule::k64k ? kWideBits : kNarrowBits;
+  const Granule granule = Tg0Codec::Decode(ste.s2_tg);
+  if (!IsSupported(granule, f)) return "S2TG: the granule is reserved or not supported";
+  const uint32_t widest = granule == Granule::k64k ? kWideBits : kNarrowBits;
   if (ste.s2_t0sz > kMaxTsz || 64u - ste.s2_t0sz > std::min(widest, f.oas_bits)) return "S2T0SZ is out of range";
-  const std::optional<uint32_t> level = Stage2StartLevel(ste.s2_tg, ste.s2_sl0);
-  if (!level.has_value() || !Stage2StartAllowed(ste.s2_tg, *level, f.oas_bits)) {
+  const std::optional<uint32_t> level = Stage2StartLevel(granule, ste.s2_sl0);
+  if (!level.has_value() || !Stage2StartAllowed(granule, *level, f.oas_bits)) {
     return "S2SL0: there is no such start level";
   }
-  if (!Stage2ConcatenationLog2(ste.s2_tg, *level, 64u - ste.s2_t0sz).has_value()) {
+  if (!Stage2ConcatenationLog2(granule, *level, 64u - ste.s2_t0sz).has_value()) {
     return "S2SL0 does not go with S2T0SZ and S2TG";
   }
-  if ((ste.s2_ttb & ~LowBits(OutputBits(ste.s2_ps, ste.s2_tg, f))) != 0) return "S2TTB is wider than S2PS";
+  if ((ste.s2_ttb & ~LowBits(OutputBits(ste.s2_ps, granule, f))) != 0) return "S2TTB is wider than S2PS";
   if (!IsSupported(ste.s2_endi, f)) return "S2ENDI: the byte order is not supported";
   if (ste.s2_ha || ste.s2_hd) return "S2HA, S2HD: there are no hardware updates of descriptors";
   if (f.stall_model == StallModel::kTerminate && ste.s2_stall) return "S2S: transactions cannot stall";
@@ -139,10 +140,10 @@ Illegality CheckCd(const Cd& cd, const Ste& ste, bool e2h, const Features& f) {
 TableTree Stage2Tree(const Ste& ste, const Features& f) {
   TableTree tree;
   tree.stage2 = true;
-  tree.granule = ste.s2_tg;
+  tree.granule = Tg0Codec::Decode(ste.s2_tg);
   tree.input_bits = 64u - ste.s2_t0sz;
-  tree.start_level = Stage2StartLevel(ste.s2_tg, ste.s2_sl0).value_or(kLastLevel);
-  tree.output_bits = OutputBits(ste.s2_ps, ste.s2_tg, f);
+  tree.start_level = Stage2StartLevel(tree.granule, ste.s2_sl0).value_or(kLastLevel);
+  tree.output_bits = OutputBits(ste.s2_ps, tree.granule, f);
   tree.base = AlignTable(ste.s2_ttb, tree.granule, tree.start_level, tree.input_bits, tree.output_bits);
   tree.wide = f.oas_bits == kWideBits;
   tree.big_endian = ste.s2_endi;

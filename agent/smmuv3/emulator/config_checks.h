@@ -23,8 +23,12 @@ Illegality CheckSte(const Ste& ste, const Features& features);
 // `ste` is the legal entry that leads to the descriptor; `e2h` is CR2.E2H.
 Illegality CheckCd(const Cd& cd, const Ste& ste, bool e2h, const Features& features);
 
-constexpr bool HasStage1(const Ste& ste) { return ste.config == SteConfig::kStage1 || ste.config == SteConfig::kNested; }
-constexpr bool HasStage2(const Ste& ste) { return ste.config == SteConfig::kStage2 || ste.config == SteConfig::kNested; }
+constexpr bool HasStage1(const Ste& ste) {
+  return ste.config == SteConfig::kStage1 || ste.config == SteConfig::kNested;
+}
+constexpr bool HasStage2(const Ste& ste) {
+  return ste.config == SteConfig::kStage2 || ste.config == SteConfig::kNested;
+}
 // Whether transactions may have a SubstreamID (5.2, S1CDMax).
 constexpr bool HasSubstreams(const Ste& ste, const Features& features) {
   return HasStage1(ste) && ste.s1_cd_max != 0 && features.ssid_bits != 0;

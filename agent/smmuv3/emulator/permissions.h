@@ -21,6 +21,7 @@ struct PagePermissions {
   bool s2_read = true;
   bool s2_write = true;
   uint8_t s2_xn = kS2XnNone;
+  bool s2_device = false;  // Device memory
 
   friend bool operator==(const PagePermissions&, const PagePermissions&) = default;
 };
@@ -52,8 +53,10 @@ constexpr void SetStage1(const Stage1Leaf& leaf, const TableLimits& limits, Page
   page.uxn = leaf.uxn || limits.uxn_table;
 }
 
-// `xnx` is IDR3.XNX: without it only the higher bit of XN counts.
-constexpr void SetStage2(const Stage2Leaf& leaf, bool xnx, PagePermissions& page) {
+// `xnx` is IDR3.XNX: without it only the higher bit of XN counts. `fwb` is STE.S2FWB, which gives the memory type
+// another coding.
+constexpr void SetStage2(const Stage2Leaf& leaf, bool xnx, bool fwb, PagePermissions& page) {
+  page.s2_device = fwb ? (leaf.mem_attr & 4) == 0 : (leaf.mem_attr & 0xc) == 0;
   page.s2_read = (leaf.s2ap & kS2ApRead) != 0;
   page.s2_write = (leaf.s2ap & kS2ApWrite) != 0;
   page.s2_xn = xnx ? leaf.xn : leaf.xn & kS2XnAll;
@@ -83,11 +86,6 @@ constexpr Rights Stage1Rights(const PagePermissions& page, const Stage1Reading& 
 constexpr Rights Stage2Rights(const PagePermissions& page, bool privileged) {
   const bool never = page.s2_xn == kS2XnAll || page.s2_xn == (privileged ? kS2XnUnprivileged : kS2XnPrivileged);
   return {page.s2_read, page.s2_write, !never};
-}
-
-// Whether stage 2 maps a page as Device memory: `fwb` is STE.S2FWB, which gives the field another coding.
-constexpr bool IsStage2Device(const Stage2Leaf& leaf, bool fwb) {
-  return fwb ? (leaf.mem_attr & 4) == 0 : (leaf.mem_attr & 0xc) == 0;
 }
 
 }  // namespace viommu::smmuv3

@@ -28,8 +28,8 @@ class PhysicalMemory : public Memory {
   ~PhysicalMemory() override;
 
   // Makes `buffer` appear at physical address `base`. The caller keeps it alive until Remove() has returned. False, and
-  // nothing is changed: it is empty, not of whole words (place, base and size are multiples of 8), beyond the end of the
-  // address space, or in the way of another region.
+  // nothing is changed: it is empty, not of whole words (place, base and size are multiples of 8), beyond the end of
+  // the address space, or in the way of another region.
   [[nodiscard]] bool Add(uint64_t base, std::span<std::byte> buffer, bool writable = true) ABSL_LOCKS_EXCLUDED(mu_);
   // Takes the region that begins at `base` away; returns when no access is using it any more. False: there is none.
   [[nodiscard]] bool Remove(uint64_t base) ABSL_LOCKS_EXCLUDED(mu_);

@@ -1,26 +1,24 @@
 #include "agent/smmuv3/emulator/tlb.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace viommu::smmuv3 {
 namespace {
 
 // CMD_TLBI_*.TG (4.4.1.1).
 constexpr uint8_t kGranuleOfTg[] = {0, 12, 14, 16};
-constexpr uint8_t kGranules[] = {12, 14, 16};
 // Largest SCALE that means something (4.4.1.1).
 constexpr uint8_t kMaxScale = 39;
 constexpr uint64_t kPageMask = 0xfff;
-
-uint32_t GranuleIndex(uint8_t granule_log2) { return (granule_log2 - 12u) / 2; }
 
 uint64_t AlignDown(uint64_t address, uint32_t log2) { return log2 >= 64 ? 0 : address >> log2 << log2; }
 
 // The address, range and level part of a command by address.
 void SetAddress(const Command& c, bool ds, TlbScope& scope) {
   scope.by_address = true;
-  scope.first = c.address;
-  scope.last = c.address | kPageMask;
+  scope.first = c.opcode == Opcode::kTlbiS2Ipa ? c.address : WithoutTopByte(c.address);
+  scope.last = scope.first | kPageMask;
   scope.leaf_only = c.leaf;
   if (c.tg == 0) return;
   scope.granule_log2 = kGranuleOfTg[c.tg];
@@ -30,8 +28,8 @@ void SetAddress(const Command& c, bool ds, TlbScope& scope) {
   const uint32_t shift = std::min(c.scale, kMaxScale) + scope.granule_log2;
   const uint64_t bytes = (uint64_t{c.num} + 1) << shift;
   // A range does not wrap at the end of the address space; NUM has 5 bits, so that up to 58 no bit falls off.
-  const bool beyond_end = shift > 58 || c.address + (bytes - 1) < c.address;
-  scope.last = beyond_end ? ~uint64_t{0} : c.address + (bytes - 1);
+  const bool beyond_end = shift > 58 || scope.first + (bytes - 1) < scope.first;
+  scope.last = beyond_end ? ~uint64_t{0} : scope.first + (bytes - 1);
 }
 
 }  // namespace
@@ -45,9 +43,8 @@ bool TlbScope::Matches(const TlbEntry& entry) const {
   if (granule_log2 != 0 && entry.granule_log2 != granule_log2) return false;
   if (leaf_level != 0 && (entry.leaf ? entry.level != leaf_level : entry.level >= leaf_level)) return false;
   if (!by_address) return true;
-  const uint32_t span = TlbSpanLog2(entry.granule_log2, entry.level);
-  const uint64_t begin = AlignDown(entry.address, span);
-  const uint64_t end = begin + ((uint64_t{1} << span) - 1);
+  const uint64_t begin = AlignDown(entry.address, entry.scope_log2);
+  const uint64_t end = begin + ((uint64_t{1} << entry.scope_log2) - 1);
   return begin <= last && first <= end;
 }
 
@@ -111,19 +108,15 @@ Tlb::Tlb(uint32_t capacity) : slots_(std::max(capacity, 1u)) {
   for (uint32_t i = this->capacity(); i > 0; --i) free_.push_back(i - 1);
 }
 
-Tlb::Key Tlb::KeyOf(const TlbEntry& e) {
-  return {AlignDown(e.address, TlbSpanLog2(e.granule_log2, e.level)),
-          e.global ? uint16_t{0} : e.asid,
-          e.global,
-          e.leaf,
-          e.stage,
-          e.granule_log2,
-          e.level};
+Tlb::Shape Tlb::ShapeOf(const TlbEntry& e) {
+  return {e.stage, e.leaf, e.granule_log2, e.level, e.lookup_log2, e.scope_log2};
 }
 
-uint32_t& Tlb::ShapeOf(Space& space, const TlbEntry& entry) {
-  return space.shapes[GranuleIndex(entry.granule_log2)][entry.level];
+Tlb::Key Tlb::KeyOf(const Shape& shape, uint64_t address, uint16_t asid, bool aset, bool global) {
+  return {AlignDown(address, shape.lookup_log2), global ? uint16_t{0} : asid, shape.Packed(), aset, global};
 }
+
+Tlb::Key Tlb::KeyOf(const TlbEntry& e) { return KeyOf(ShapeOf(e), e.address, e.asid, e.aset, e.global); }
 
 void Tlb::Insert(const TlbEntry& entry) {
   const uint32_t space_id = SpaceId(entry.regime, entry.vmid);
@@ -139,41 +132,33 @@ void Tlb::Insert(const TlbEntry& entry) {
   ++size_;
   Space& space = spaces_[space_id];
   space.slots.emplace(key, slot);
-  ++ShapeOf(space, entry);
+  const Shape shape = ShapeOf(entry);
+  const auto counted =
+      std::find_if(space.shapes.begin(), space.shapes.end(), [&](const CountedShape& c) { return c.shape == shape; });
+  if (counted != space.shapes.end()) {
+    ++counted->count;
+    return;
+  }
+  const auto shallower = std::find_if(space.shapes.begin(), space.shapes.end(),
+                                      [&](const CountedShape& c) { return c.shape.level < shape.level; });
+  space.shapes.insert(shallower, {shape, 1});
 }
 
-std::optional<TlbEntry> Tlb::Lookup(TlbRegime regime, TlbStage stage, uint16_t vmid, uint16_t asid,
-                                    uint64_t address) const {
-  return Find(regime, stage, vmid, asid, address, true);
-}
+const TlbEntry* Tlb::Lookup(const TlbTag& tag, uint64_t address) const { return Find(tag, address, true); }
 
-std::optional<TlbEntry> Tlb::LookupTable(TlbRegime regime, TlbStage stage, uint16_t vmid, uint16_t asid,
-                                         uint64_t address) const {
-  return Find(regime, stage, vmid, asid, address, false);
-}
+const TlbEntry* Tlb::LookupTable(const TlbTag& tag, uint64_t address) const { return Find(tag, address, false); }
 
-std::optional<TlbEntry> Tlb::Find(TlbRegime regime, TlbStage stage, uint16_t vmid, uint16_t asid, uint64_t address,
-                                  bool leaf) const {
-  const auto space = spaces_.find(SpaceId(regime, vmid));
-  if (space == spaces_.end()) return std::nullopt;
-  for (uint8_t up = 0; up < 4; ++up) {
-    const auto level = static_cast<uint8_t>(3 - up);
-    for (const uint8_t granule : kGranules) {
-      if (space->second.shapes[GranuleIndex(granule)][level] == 0) continue;
-      for (const bool global : {false, true}) {
-        const TlbEntry wanted{.stage = stage,
-                              .asid = asid,
-                              .global = global,
-                              .leaf = leaf,
-                              .granule_log2 = granule,
-                              .level = level,
-                              .address = address};
-        const auto found = space->second.slots.find(KeyOf(wanted));
-        if (found != space->second.slots.end()) return slots_[found->second].entry;
-      }
+const TlbEntry* Tlb::Find(const TlbTag& tag, uint64_t address, bool leaf) const {
+  const auto space = spaces_.find(SpaceId(tag.regime, tag.vmid));
+  if (space == spaces_.end()) return nullptr;
+  for (const CountedShape& counted : space->second.shapes) {
+    if (counted.shape.stage != tag.stage || counted.shape.leaf != leaf) continue;
+    for (const bool global : {false, true}) {
+      const auto found = space->second.slots.find(KeyOf(counted.shape, address, tag.asid, tag.aset, global));
+      if (found != space->second.slots.end()) return &slots_[found->second].entry;
     }
   }
-  return std::nullopt;
+  return nullptr;
 }
 
 uint32_t Tlb::FreeSlot() {
@@ -186,18 +171,71 @@ uint32_t Tlb::FreeSlot() {
   return slot;
 }
 
-void Tlb::Remove(uint32_t slot) {
-  const TlbEntry& entry = slots_[slot].entry;
-  const auto space = spaces_.find(SpaceId(entry.regime, entry.vmid));
-  space->second.slots.erase(KeyOf(entry));
-  --ShapeOf(space->second, entry);
-  if (space->second.slots.empty()) spaces_.erase(space);
+void Tlb::Release(Space& space, uint32_t slot) {
+  const Shape shape = ShapeOf(slots_[slot].entry);
+  const auto counted =
+      std::find_if(space.shapes.begin(), space.shapes.end(), [&](const CountedShape& c) { return c.shape == shape; });
+  if (--counted->count == 0) space.shapes.erase(counted);
   slots_[slot].used = false;
   free_.push_back(slot);
   --size_;
 }
 
+void Tlb::Remove(uint32_t slot) {
+  const TlbEntry& entry = slots_[slot].entry;
+  const auto space = spaces_.find(SpaceId(entry.regime, entry.vmid));
+  space->second.slots.erase(KeyOf(entry));
+  Release(space->second, slot);
+  if (space->second.slots.empty()) spaces_.erase(space);
+}
+
+void Tlb::Evict(uint64_t number) {
+  const auto slot = static_cast<uint32_t>(number % capacity());
+  if (slots_[slot].used) Remove(slot);
+}
+
+uint32_t Tlb::RemoveIfMatching(Space& space, const Key& key, const TlbScope& scope) {
+  const auto found = space.slots.find(key);
+  if (found == space.slots.end() || !scope.Matches(slots_[found->second].entry)) return 0;
+  const uint32_t slot = found->second;
+  space.slots.erase(found);
+  Release(space, slot);
+  return 1;
+}
+
 uint32_t Tlb::InvalidateSpace(Space& space, const TlbScope& scope) {
+  // Few addresses of one ASID: ask for each place where a match may be.
+  if (scope.by_address && (scope.asid.has_value() || !scope.stage1)) {
+    std::vector<CountedShape>& shapes = space.shapes;
+    const auto places = [&](const Shape& shape) {
+      const uint64_t first = AlignDown(scope.first, shape.scope_log2) >> shape.lookup_log2;
+      const uint64_t last = (scope.last | ((uint64_t{1} << shape.scope_log2) - 1)) >> shape.lookup_log2;
+      return std::pair(first, last);
+    };
+    uint64_t probes = 0;
+    for (const CountedShape& counted : shapes) {
+      const auto [first, last] = places(counted.shape);
+      probes += std::min<uint64_t>(last - first, space.slots.size());
+    }
+    if (probes * 4 <= space.slots.size()) {
+      uint32_t removed = 0;
+      // Backwards: a shape disappears with its last entry, and those behind it move up.
+      for (size_t i = shapes.size(); i > 0; --i) {
+        const Shape shape = shapes[i - 1].shape;
+        const auto [first, last] = places(shape);
+        for (uint64_t place = first; place <= last; ++place) {
+          for (const bool global : {false, true}) {
+            for (const bool aset : {false, true}) {
+              const Key key = KeyOf(shape, place << shape.lookup_log2, scope.asid.value_or(0), aset, global);
+              removed += RemoveIfMatching(space, key, scope);
+            }
+          }
+          if (place == last) break;
+        }
+      }
+      return removed;
+    }
+  }
   uint32_t removed = 0;
   for (auto it = space.slots.begin(); it != space.slots.end();) {
     const uint32_t slot = it->second;
@@ -205,27 +243,23 @@ uint32_t Tlb::InvalidateSpace(Space& space, const TlbScope& scope) {
       ++it;
       continue;
     }
-    --ShapeOf(space, slots_[slot].entry);
     space.slots.erase(it++);
-    slots_[slot].used = false;
-    free_.push_back(slot);
-    --size_;
+    Release(space, slot);
     ++removed;
   }
   return removed;
 }
 
 uint32_t Tlb::Invalidate(const TlbScope& scope) {
-  uint32_t removed = 0;
-  // Entries of EL2 have no VMID; they are all kept under VMID 0 as inserted, so that only a VMID in the scope narrows
-  // the search.
-  if (scope.regime == TlbRegime::kNsEl1 && scope.vmid.has_value()) {
-    const auto space = spaces_.find(SpaceId(scope.regime, *scope.vmid));
+  // A VMID narrows the search to its own entries.
+  if (scope.regime == TlbRegime::kNsEl2 || scope.vmid.has_value()) {
+    const auto space = spaces_.find(SpaceId(scope.regime, scope.vmid.value_or(0)));
     if (space == spaces_.end()) return 0;
-    removed = InvalidateSpace(space->second, scope);
+    const uint32_t removed = InvalidateSpace(space->second, scope);
     if (space->second.slots.empty()) spaces_.erase(space);
     return removed;
   }
+  uint32_t removed = 0;
   for (auto it = spaces_.begin(); it != spaces_.end();) {
     removed += InvalidateSpace(it->second, scope);
     if (it->second.slots.empty()) {

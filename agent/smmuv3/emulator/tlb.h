@@ -8,14 +8,15 @@
 #ifndef VIOMMU_AGENT_SMMUV3_EMULATOR_TLB_H_
 #define VIOMMU_AGENT_SMMUV3_EMULATOR_TLB_H_
 
-#include <array>
 #include <cstdint>
 #include <optional>
 #include <tuple>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "agent/smmuv3/emulator/permissions.h"
 #include "agent/smmuv3/spec/command.h"
+#include "agent/smmuv3/spec/descriptor.h"
 
 namespace viommu::smmuv3 {
 
@@ -26,19 +27,28 @@ enum class TlbRegime : uint8_t { kNsEl1, kNsEl2 };
 // tells them apart.
 enum class TlbStage : uint8_t { kStage1, kStage2Only };
 
-// What walks of a translation table left behind: a page or block, or, with leaf false, a table descriptor.
+// What walks of translation tables left behind: a page or block, or, with leaf false, the table that a descriptor leads
+// to. Where stage 2 translates what comes out of stage 1, a leaf of kStage1 has been through both (a combined entry).
+//
+// A combined entry translates no more than the smaller of the two pages, but stands for the whole stage-1 page: it goes
+// when any address of that is invalidated, and its granule and level are those of stage 1 (4.4.1).
 struct TlbEntry {
   TlbRegime regime = TlbRegime::kNsEl1;
   TlbStage stage = TlbStage::kStage1;
   uint16_t vmid = 0;
   uint16_t asid = 0;    // not looked at when global
-  bool global = false;  // for every ASID of the VMID
+  bool aset = false;    // CD.ASET: the set to which ASID, or globality, belongs
+  bool global = false;  // for every ASID of the VMID and set
   bool leaf = true;
   uint8_t granule_log2 = 12;  // 12, 14 or 16
   uint8_t level = 3;          // of the descriptor, 0 to 3
+  uint8_t lookup_log2 = 12;   // translates the aligned block of this size
+  uint8_t scope_log2 = 12;    // goes with any address in the aligned block of this size; at least lookup_log2
   uint64_t address = 0;       // of what it covers; low bits are ignored
-  uint64_t output = 0;        // physical address, or that of the next table
-  bool writable = false;
+  uint64_t output = 0;  // physical address at which the block begins; or where the next table is (stage 1: its IPA)
+  uint64_t ipa = 0;     // combined: where the block begins in between
+  PagePermissions permissions;  // leaf
+  TableLimits limits;           // table: of it and those above
 
   friend bool operator==(const TlbEntry&, const TlbEntry&) = default;
 };
@@ -47,6 +57,18 @@ struct TlbEntry {
 constexpr uint32_t TlbSpanLog2(uint8_t granule_log2, uint8_t level) {
   return granule_log2 + (3u - level) * (granule_log2 - 3u);
 }
+
+// Virtual addresses are compared without their top byte, which TBI may leave to software: it repeats bit 55 here.
+constexpr uint64_t WithoutTopByte(uint64_t va) { return static_cast<uint64_t>(static_cast<int64_t>(va << 8) >> 8); }
+
+// Whose translations a lookup is about. `asid` and `aset` mean nothing for kStage2Only, nor `vmid` for kNsEl2.
+struct TlbTag {
+  TlbRegime regime = TlbRegime::kNsEl1;
+  TlbStage stage = TlbStage::kStage1;
+  uint16_t vmid = 0;
+  uint16_t asid = 0;
+  bool aset = false;
+};
 
 // What a command removes.
 struct TlbScope {
@@ -78,41 +100,64 @@ class Tlb {
   // Adds an entry, or replaces the one for the same place.
   void Insert(const TlbEntry& entry);
 
-  // The page or block that translates `address` for the ASID.
-  std::optional<TlbEntry> Lookup(TlbRegime regime, TlbStage stage, uint16_t vmid, uint16_t asid,
-                                 uint64_t address) const;
+  // The page or block that translates `address`. Valid until the next call that changes something.
+  const TlbEntry* Lookup(const TlbTag& tag, uint64_t address) const;
+  // The lowest cached table on the way to `address`, from which a walk can go on. Likewise.
+  const TlbEntry* LookupTable(const TlbTag& tag, uint64_t address) const;
 
-  // The lowest cached table descriptor on the way to `address`, from which a walk can go on.
-  std::optional<TlbEntry> LookupTable(TlbRegime regime, TlbStage stage, uint16_t vmid, uint16_t asid,
-                                      uint64_t address) const;
-
-  // Removes every entry in `scope`; returns how many. Does not allocate.
+  // Removes every entry in `scope`; returns how many. Does not allocate. Takes time by the entries of the VMID, and
+  // less where the scope names few addresses of one ASID.
   uint32_t Invalidate(const TlbScope& scope);
+  // Removes the entry in one of the places, chosen by `number`, when there is one.
+  void Evict(uint64_t number);
 
   uint32_t size() const { return size_; }
   uint32_t capacity() const { return static_cast<uint32_t>(slots_.size()); }
 
  private:
-  // The place of an entry among those of its regime and VMID. Global entries have ASID 0 here.
-  using Key = std::tuple<uint64_t, uint16_t, bool, bool, TlbStage, uint8_t, uint8_t>;
+  // Entries that are alike but for address and ASID. A lookup asks once for each shape that there is.
+  struct Shape {
+    TlbStage stage;
+    bool leaf;
+    uint8_t granule_log2;
+    uint8_t level;
+    uint8_t lookup_log2;
+    uint8_t scope_log2;
+
+    friend bool operator==(const Shape&, const Shape&) = default;
+    uint32_t Packed() const {
+      return static_cast<uint32_t>(stage) | leaf << 1 | level << 2 | granule_log2 << 4 | lookup_log2 << 10 |
+             scope_log2 << 17;
+    }
+  };
+  struct CountedShape {
+    Shape shape;
+    uint32_t count;
+  };
+  // The place of an entry among those of its regime and VMID: aligned address, ASID (0 for global ones), shape, flags.
+  using Key = std::tuple<uint64_t, uint16_t, uint32_t, bool, bool>;
   struct Space {
     absl::flat_hash_map<Key, uint32_t> slots;
-    // How many entries there are of each granule and level, so that a search only asks for sizes that exist.
-    std::array<std::array<uint32_t, 4>, 3> shapes = {};
+    std::vector<CountedShape> shapes;  // deepest level first; a handful
   };
   struct Slot {
     TlbEntry entry;
     bool used = false;
   };
+  using SlotIterator = absl::flat_hash_map<Key, uint32_t>::iterator;
 
-  static uint32_t SpaceId(TlbRegime regime, uint16_t vmid) { return static_cast<uint32_t>(regime) << 16 | vmid; }
+  static uint32_t SpaceId(TlbRegime regime, uint16_t vmid) {
+    return static_cast<uint32_t>(regime) << 16 | (regime == TlbRegime::kNsEl1 ? vmid : 0u);
+  }
+  static Shape ShapeOf(const TlbEntry& entry);
+  static Key KeyOf(const Shape& shape, uint64_t address, uint16_t asid, bool aset, bool global);
   static Key KeyOf(const TlbEntry& entry);
-  static uint32_t& ShapeOf(Space& space, const TlbEntry& entry);
-  std::optional<TlbEntry> Find(TlbRegime regime, TlbStage stage, uint16_t vmid, uint16_t asid, uint64_t address,
-                               bool leaf) const;
+  const TlbEntry* Find(const TlbTag& tag, uint64_t address, bool leaf) const;
   uint32_t FreeSlot();
   void Remove(uint32_t slot);
+  void Release(Space& space, uint32_t slot);
   uint32_t InvalidateSpace(Space& space, const TlbScope& scope);
+  uint32_t RemoveIfMatching(Space& space, const Key& key, const TlbScope& scope);
 
   std::vector<Slot> slots_;
   std::vector<uint32_t> free_;

@@ -28,8 +28,9 @@ struct Translation {
   uint8_t span_log2 = 12;  // the translation holds for the aligned block of this size around it
   bool readable = true;
   bool writable = true;
-  bool global = false;     // holds for every ASID
-  bool bypassed = false;   // there was nothing to translate: output is the address itself
+  bool executable = true;
+  bool global = false;    // holds for every ASID
+  bool bypassed = false;  // there was nothing to translate: output is the address itself
 
   friend bool operator==(const Translation&, const Translation&) = default;
 };
@@ -45,16 +46,16 @@ enum class TransactionResult : uint8_t {
 // The outcome of one transaction.
 struct Outcome {
   TransactionResult result = TransactionResult::kDone;
-  Translation translation;      // kDone
-  std::optional<Event> event;   // what was (or, for events that the configuration suppresses, would have been) recorded
+  Translation translation;     // kDone
+  std::optional<Event> event;  // what was (or, for events that the configuration suppresses, would have been) recorded
 };
 
 // ---- ATS (IHI 0070, 3.9.1) ----------------------------------------------------------------------------------------
 
 enum class AtsStatus : uint8_t {
-  kSuccess,              // with a translation; readable and writable both false: no access there
-  kUnsupportedRequest,   // ATS is not on for this stream: the device gives up ATS
-  kCompleterAbort,       // a configuration error
+  kSuccess,             // with a translation; readable and writable both false: no access there
+  kUnsupportedRequest,  // ATS is not on for this stream: the device gives up ATS
+  kCompleterAbort,      // a configuration error
 };
 
 struct AtsCompletion {

@@ -19,7 +19,7 @@ namespace viommu::smmuv3 {
 struct TableTree {
   bool stage2 = false;
   Granule granule = Granule::k4k;
-  uint32_t input_bits = 48;   // width of the addresses that it translates
+  uint32_t input_bits = 48;  // width of the addresses that it translates
   uint32_t start_level = 0;
   uint64_t base = 0;          // of the first table, or tables, aligned to their size
   uint32_t output_bits = 48;  // width of the addresses that it may hold
@@ -50,11 +50,11 @@ struct WalkLeaf {
 };
 
 enum class WalkError : uint8_t {
-  kTranslation,   // no valid descriptor
-  kAddressSize,   // an address wider than output_bits
-  kAccessFlag,    // AF = 0
-  kAbort,         // the memory refused a descriptor
-  kNestedFault,   // the callback said kFault
+  kTranslation,  // no valid descriptor
+  kAddressSize,  // an address wider than output_bits
+  kAccessFlag,   // AF = 0
+  kAbort,        // the memory refused a descriptor
+  kNestedFault,  // the callback said kFault
 };
 
 struct WalkFault {

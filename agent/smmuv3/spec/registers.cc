@@ -60,13 +60,41 @@ const char* RegisterName(uint32_t offset) {
       return "SMMU_PRIQ_PROD";
     case Register::kPriqCons:
       return "SMMU_PRIQ_CONS";
+    case Register::kGerrorIrqCfg0:
+      return "SMMU_GERROR_IRQ_CFG0";
+    case Register::kGerrorIrqCfg1:
+      return "SMMU_GERROR_IRQ_CFG1";
+    case Register::kGerrorIrqCfg2:
+      return "SMMU_GERROR_IRQ_CFG2";
+    case Register::kEventqIrqCfg0:
+      return "SMMU_EVENTQ_IRQ_CFG0";
+    case Register::kEventqIrqCfg1:
+      return "SMMU_EVENTQ_IRQ_CFG1";
+    case Register::kEventqIrqCfg2:
+      return "SMMU_EVENTQ_IRQ_CFG2";
+    case Register::kPriqIrqCfg0:
+      return "SMMU_PRIQ_IRQ_CFG0";
+    case Register::kPriqIrqCfg1:
+      return "SMMU_PRIQ_IRQ_CFG1";
+    case Register::kPriqIrqCfg2:
+      return "SMMU_PRIQ_IRQ_CFG2";
   }
   return nullptr;
 }
 
 bool IsWide(Register reg) {
-  return reg == Register::kStrtabBase || reg == Register::kCmdqBase || reg == Register::kEventqBase ||
-         reg == Register::kPriqBase;
+  switch (reg) {
+    case Register::kStrtabBase:
+    case Register::kCmdqBase:
+    case Register::kEventqBase:
+    case Register::kPriqBase:
+    case Register::kGerrorIrqCfg0:
+    case Register::kEventqIrqCfg0:
+    case Register::kPriqIrqCfg0:
+      return true;
+    default:
+      return false;
+  }
 }
 
 const char* CommandErrorName(CommandErrorCode code) {

@@ -31,26 +31,39 @@ enum class Register : uint32_t {
   kIrqCtrlAck = 0x54,
   kGerror = 0x60,
   kGerrorn = 0x64,
+  kGerrorIrqCfg0 = 0x68,  // 64 bits, as all of *_IRQ_CFG0
+  kGerrorIrqCfg1 = 0x70,
+  kGerrorIrqCfg2 = 0x74,
   kStrtabBase = 0x80,  // 64 bits
   kStrtabBaseCfg = 0x88,
   kCmdqBase = 0x90,  // 64 bits
   kCmdqProd = 0x98,
   kCmdqCons = 0x9c,
-  kEventqBase = 0xa0,     // 64 bits
+  kEventqBase = 0xa0,  // 64 bits
+  kEventqIrqCfg0 = 0xb0,
+  kEventqIrqCfg1 = 0xb8,
+  kEventqIrqCfg2 = 0xbc,
   kEventqProd = 0x100a8,  // in the second page, as EVENTQ_CONS and the PRI queue's two
   kEventqCons = 0x100ac,
   kPriqBase = 0xc0,  // 64 bits
+  kPriqIrqCfg0 = 0xd0,
+  kPriqIrqCfg1 = 0xd8,
+  kPriqIrqCfg2 = 0xdc,
   kPriqProd = 0x100c8,
   kPriqCons = 0x100cc,
 };
 
 inline constexpr std::array kAllRegisters = {
-    Register::kIdr0,     Register::kIdr1,     Register::kIdr2,       Register::kIdr3,          Register::kIdr4,
-    Register::kIdr5,     Register::kIidr,     Register::kAidr,       Register::kCr0,           Register::kCr0Ack,
-    Register::kCr1,      Register::kCr2,      Register::kGbpa,       Register::kIrqCtrl,       Register::kIrqCtrlAck,
-    Register::kGerror,   Register::kGerrorn,  Register::kStrtabBase, Register::kStrtabBaseCfg, Register::kCmdqBase,
-    Register::kCmdqProd, Register::kCmdqCons, Register::kEventqBase, Register::kEventqProd,    Register::kEventqCons,
-    Register::kPriqBase, Register::kPriqProd, Register::kPriqCons,
+    Register::kIdr0,          Register::kIdr1,          Register::kIdr2,          Register::kIdr3,
+    Register::kIdr4,          Register::kIdr5,          Register::kIidr,          Register::kAidr,
+    Register::kCr0,           Register::kCr0Ack,        Register::kCr1,           Register::kCr2,
+    Register::kGbpa,          Register::kIrqCtrl,       Register::kIrqCtrlAck,    Register::kGerror,
+    Register::kGerrorn,       Register::kStrtabBase,    Register::kStrtabBaseCfg, Register::kCmdqBase,
+    Register::kCmdqProd,      Register::kCmdqCons,      Register::kEventqBase,    Register::kEventqProd,
+    Register::kEventqCons,    Register::kPriqBase,      Register::kPriqProd,      Register::kPriqCons,
+    Register::kGerrorIrqCfg0, Register::kGerrorIrqCfg1, Register::kGerrorIrqCfg2, Register::kEventqIrqCfg0,
+    Register::kEventqIrqCfg1, Register::kEventqIrqCfg2, Register::kPriqIrqCfg0,   Register::kPriqIrqCfg1,
+    Register::kPriqIrqCfg2,
 };
 
 // "SMMU_CR0"; nullptr for an offset where there is none.
@@ -92,6 +105,15 @@ inline constexpr BitField kGerrorIrqEn{0, 0};
 inline constexpr BitField kPriqIrqEn{1, 1};
 inline constexpr BitField kEventqIrqEn{2, 2};
 }  // namespace irq_ctrl
+
+// Where an interrupt is written to: *_IRQ_CFG0 has the address (0: there is a wire instead), *_IRQ_CFG1 the data,
+// *_IRQ_CFG2 memory attributes.
+namespace irq_cfg0 {
+inline constexpr BitField kAddr{51, 2};  // in place
+}  // namespace irq_cfg0
+namespace priq_irq_cfg2 {
+inline constexpr BitField kLo{31, 31};  // interrupt for the last request of a group alone
+}  // namespace priq_irq_cfg2
 
 // An error is active while its bit differs between GERROR and GERRORN.
 namespace gerror {
