@@ -27,6 +27,7 @@ using cmdqv::QueueRegister;
 constexpr uint64_t kBase = 0x80000;
 constexpr uint32_t kLog2Size = 3;
 constexpr uint32_t kSize = 1u << kLog2Size;
+constexpr uint32_t kVintf = 2;
 constexpr uint32_t kQueue = 1;
 constexpr uint16_t kVmid = 7;
 constexpr uint32_t kSid = 0x100;
@@ -119,9 +120,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   VintfFilter filter{.vmid = kVmid, .hyp_own = false, .slots = {}};
   filter.slots[3] = SidSlot{.virt_sid = 5, .sid = kSid};
   uint32_t in_turn = 0;
+  // kIllegalAccess stands for a command that is never complete.
   CommandErrorCode answer = CommandErrorCode::kNone;
-  const CommandExecutor executor = [&](const RawCommand& raw) {
+  const CommandExecutor executor = [&](const RawCommand& raw, VcmdqId id) -> std::optional<CommandErrorCode> {
+    FUZZ_CHECK(id.vintf == kVintf && id.lvcmdq == kQueue);
     CheckCommand(raw);
+    if (answer == CommandErrorCode::kIllegalAccess) return std::nullopt;
     ++in_turn;
     return answer;
   };
@@ -136,7 +140,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         ring.SetFailing((input.Take<uint8_t>() & 7) == 7);
         break;
       case 1:
-        answer = static_cast<CommandErrorCode>(input.Take<uint8_t>() % 4);
+        answer = static_cast<CommandErrorCode>(input.Take<uint8_t>() % 5);
         break;
       case 2: {
         const uint32_t index = input.Take<uint8_t>() % kSize;
@@ -166,7 +170,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         const bool had_error = queue.error_active();
         in_turn = 0;
         const Vcmdq::Turn turn = queue.Run({.page = page.get(),
-                                            .lvcmdq = kQueue,
+                                            .id = {.vintf = kVintf, .lvcmdq = kQueue},
                                             .filter = &filter,
                                             .memory = &ring,
                                             .executor = &executor,

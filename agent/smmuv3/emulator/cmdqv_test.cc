@@ -87,7 +87,7 @@ class CmdqvTest : public ::testing::Test {
  protected:
   void Start(const CmdqvOptions& options) {
     cmdqv_.emplace(CmdqvParameters{.vintfs = 3, .queues_per_vintf = 2, .sid_slots = 2}, options, &memory_,
-                   [this](const RawCommand& raw) {
+                   [this](const RawCommand& raw, VcmdqId) {
                      gate_.Pass();
                      return recorder_.Execute(raw);
                    });

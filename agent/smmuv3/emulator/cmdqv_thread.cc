@@ -86,18 +86,19 @@ bool Cmdqv::Turn(uint32_t vintf) {
     MutexLock lock(v.mu);
     if (!v.enabled) return false;
     Vcmdq::Environment env = {.page = v.page.get(),
+                              .id = {.vintf = vintf, .lvcmdq = 0},
                               .filter = &v.filter,
                               .memory = memory_,
                               .executor = &executor_,
                               .counters = &counters_,
                               .run_limit = options_.run_limit};
-    for (; env.lvcmdq < v.queues.size(); ++env.lvcmdq) {
-      Vcmdq& queue = v.queues[env.lvcmdq];
+    for (; env.id.lvcmdq < v.queues.size(); ++env.id.lvcmdq) {
+      Vcmdq& queue = v.queues[env.id.lvcmdq];
       if (!queue.assigned()) continue;
       const bool had_error = queue.error_active();
       const Vcmdq::Turn turn = queue.Run(env);
       worked |= turn.worked;
-      if (queue.error_active() != had_error) ShowError(v, vintf, env.lvcmdq, queue.error_active());
+      if (queue.error_active() != had_error) ShowError(v, vintf, env.id.lvcmdq, queue.error_active());
       if (turn.error_raised) {
         raised = ErrMap(vintf);
         on_error = v.on_error;

@@ -53,24 +53,24 @@ void Vcmdq::Release(VintfPage& page, uint32_t lvcmdq) {
 
 void Vcmdq::PublishCons(const Environment& env) const {
   const uint64_t cons = cmdqv::kConsErr.Set(cons_, static_cast<uint64_t>(error_));
-  env.page->StoreRelease(env.lvcmdq, QueueRegister::kCons, static_cast<uint32_t>(cons));
+  env.page->StoreRelease(env.id.lvcmdq, QueueRegister::kCons, static_cast<uint32_t>(cons));
 }
 
 void Vcmdq::FollowConfig(const Environment& env, bool enable) {
   running_ = enable;
   if (enable) {
     // Writable while the queue was off, as SMMU_CMDQ_CONS is (IHI 0070, 6.3.29).
-    cons_ = env.page->Load(env.lvcmdq, QueueRegister::kCons) & PositionMask();
+    cons_ = env.page->Load(env.id.lvcmdq, QueueRegister::kCons) & PositionMask();
     PublishCons(env);
-    env.page->Store(env.lvcmdq, QueueRegister::kGerror, gerror_);
+    env.page->Store(env.id.lvcmdq, QueueRegister::kGerror, gerror_);
   }
-  env.page->Store(env.lvcmdq, QueueRegister::kStatus, enable ? static_cast<uint32_t>(cmdqv::kStatusEnOk.mask()) : 0);
+  env.page->Store(env.id.lvcmdq, QueueRegister::kStatus, enable ? static_cast<uint32_t>(cmdqv::kStatusEnOk.mask()) : 0);
 }
 
 Vcmdq::Turn Vcmdq::Run(const Environment& env) {
   Turn turn;
   if (!assigned_) return turn;
-  const uint32_t config = env.page->Load(env.lvcmdq, QueueRegister::kConfig);
+  const uint32_t config = env.page->Load(env.id.lvcmdq, QueueRegister::kConfig);
   const bool enable = (config & cmdqv::kConfigEn.mask()) != 0;
   if (enable != running_) {
     FollowConfig(env, enable);
@@ -78,20 +78,19 @@ Vcmdq::Turn Vcmdq::Run(const Environment& env) {
   }
   // The acknowledgement is taken while the queue is off, too: drivers do that before they switch it on.
   if (error_active()) {
-    const uint32_t gerrorn = env.page->Load(env.lvcmdq, QueueRegister::kGerrorn);
+    const uint32_t gerrorn = env.page->Load(env.id.lvcmdq, QueueRegister::kGerrorn);
     if (((gerrorn ^ gerror_) & kCmdqErr) != 0) return turn;
     error_ = CommandErrorCode::kNone;
     if (running_) PublishCons(env);
     turn.worked = true;
   }
   if (!running_) return turn;
-  const uint32_t prod = env.page->Load(env.lvcmdq, QueueRegister::kProd) & PositionMask();
+  const uint32_t prod = env.page->Load(env.id.lvcmdq, QueueRegister::kProd) & PositionMask();
   const uint32_t pending = (prod - cons_) & PositionMask();
   if (pending == 0) return turn;
   const uint32_t size = uint32_t{1} << log2_size_;
   const uint32_t to_end = size - (cons_ & (size - 1));
   Consume(env, std::min({pending, to_end, env.run_limit}), turn);
-  turn.worked = true;
   return turn;
 }
 
@@ -111,8 +110,10 @@ void Vcmdq::Consume(const Environment& env, uint32_t count, Turn& turn) {
     }
     for (uint32_t i = 0; i < fetch; ++i) {
       const RawCommand& raw = buffer[i];
-      const CommandErrorCode code = ExecuteOne(env, raw);
-      if (code != CommandErrorCode::kNone) return Stop(env, code, turn);
+      const std::optional<CommandErrorCode> code = ExecuteOne(env, raw);
+      if (!code.has_value()) return PublishCons(env);
+      turn.worked = true;
+      if (*code != CommandErrorCode::kNone) return Stop(env, *code, turn);
       cons_ = (cons_ + 1) & PositionMask();
       // Who waits for this sync need not wait for what is behind it.
       if (OpcodeByte(raw) == static_cast<uint8_t>(Opcode::kSync)) PublishCons(env);
@@ -122,27 +123,34 @@ void Vcmdq::Consume(const Environment& env, uint32_t count, Turn& turn) {
   PublishCons(env);
 }
 
-CommandErrorCode Vcmdq::ExecuteOne(const Environment& env, const RawCommand& raw) {
+std::optional<CommandErrorCode> Vcmdq::ExecuteOne(const Environment& env, const RawCommand& raw) {
   const std::optional<RawCommand> command = env.filter->Rewrite(raw);
-  const CommandErrorCode code = command.has_value() ? (*env.executor)(*command) : CommandErrorCode::kIllegal;
+  std::optional<CommandErrorCode> code = CommandErrorCode::kIllegal;
+  if (command.has_value()) code = (*env.executor)(*command, env.id);
+  if (!code.has_value()) return code;
   const uint8_t opcode = OpcodeByte(raw);
-  if (code == CommandErrorCode::kNone) {
-    Add(env.counters->done[opcode]);
-  } else if (code == CommandErrorCode::kIllegal) {
-    Add(env.counters->refused[opcode]);
-  } else {
-    Add(env.counters->failed[opcode]);
+  switch (*code) {
+    case CommandErrorCode::kNone:
+      Add(env.counters->done[opcode]);
+      break;
+    case CommandErrorCode::kIllegal:
+      Add(env.counters->refused[opcode]);
+      break;
+    default:
+      Add(env.counters->failed[opcode]);
+      break;
   }
   return code;
 }
 
 void Vcmdq::Stop(const Environment& env, CommandErrorCode code, Turn& turn) {
+  turn.worked = true;
   error_ = code;
   // CONS first: who sees the error finds its place and reason.
   PublishCons(env);
   // Active means that the two differ (IHI 0070, 6.3.19): whatever the owner has written there.
-  gerror_ = (env.page->Load(env.lvcmdq, QueueRegister::kGerrorn) & kCmdqErr) ^ kCmdqErr;
-  env.page->Store(env.lvcmdq, QueueRegister::kGerror, gerror_);
+  gerror_ = (env.page->Load(env.id.lvcmdq, QueueRegister::kGerrorn) & kCmdqErr) ^ kCmdqErr;
+  env.page->Store(env.id.lvcmdq, QueueRegister::kGerror, gerror_);
   turn.error_raised = true;
 }
 

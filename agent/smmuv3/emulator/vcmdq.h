@@ -15,6 +15,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <optional>
 
 #include "agent/smmuv3/emulator/memory.h"
 #include "agent/smmuv3/emulator/vintf_filter.h"
@@ -24,8 +25,15 @@
 
 namespace viommu::smmuv3 {
 
-// Carries out one command, which the interface has let through; kNone when it was carried out.
-using CommandExecutor = std::function<CommandErrorCode(const RawCommand&)>;
+// Which queue a command comes from.
+struct VcmdqId {
+  uint32_t vintf = 0;
+  uint32_t lvcmdq = 0;
+};
+
+// Carries out one command, which the interface has let through; kNone when it was carried out; nothing when it is not
+// complete yet and is to be tried again later (a CMD_SYNC that waits for devices: other queues must not wait for it).
+using CommandExecutor = std::function<std::optional<CommandErrorCode>(const RawCommand&, VcmdqId)>;
 
 // Commands by opcode byte, as they stood in the ring.
 struct VcmdqCounters {
@@ -41,7 +49,7 @@ class Vcmdq {
   // What Run() needs of the world.
   struct Environment {
     VintfPage* page = nullptr;
-    uint32_t lvcmdq = 0;
+    VcmdqId id;
     const VintfFilter* filter = nullptr;
     Memory* memory = nullptr;
     const CommandExecutor* executor = nullptr;
@@ -75,8 +83,8 @@ class Vcmdq {
   void FollowConfig(const Environment& env, bool enable);
   // Carries out `count` entries from cons_ on, which do not go over the ring's end.
   void Consume(const Environment& env, uint32_t count, Turn& turn);
-  // kNone, or why the queue stops at `raw`.
-  static CommandErrorCode ExecuteOne(const Environment& env, const RawCommand& raw);
+  // kNone, or why the queue stops at `raw`; nothing when it has to wait there.
+  static std::optional<CommandErrorCode> ExecuteOne(const Environment& env, const RawCommand& raw);
   void PublishCons(const Environment& env) const;
   void Stop(const Environment& env, CommandErrorCode code, Turn& turn);
 

@@ -29,7 +29,7 @@ class VcmdqTest : public ::testing::Test {
 
   Vcmdq::Turn Run(uint32_t limit = 64) {
     return queue_.Run({.page = page_.get(),
-                       .lvcmdq = kQueue,
+                       .id = {.vintf = 1, .lvcmdq = kQueue},
                        .filter = &filter_,
                        .memory = &memory_,
                        .executor = &executor_,
@@ -208,6 +208,25 @@ TEST_F(VcmdqTest, WhatTheSmmuSaysStopsTheQueue) {
   Acknowledge();
   Run();
   EXPECT_EQ(Cons(), 1u);
+}
+
+TEST_F(VcmdqTest, WaitsAtWhatIsNotComplete) {
+  Enable();
+  Put(0, InvalidateAsid(0));
+  Put(1, SyncCommand());
+  Put(2, InvalidateAsid(2));
+  Set(QueueRegister::kProd, 1);
+  Run();
+  recorder_.SetComplete(false);
+  Set(QueueRegister::kProd, 3);
+  for (int i = 0; i < 3; ++i) EXPECT_FALSE(Run().worked);
+  EXPECT_EQ(Cons(), 1u);
+  EXPECT_FALSE(queue_.error_active());
+  EXPECT_EQ(counters_.done[kSync], 0u);
+  recorder_.SetComplete(true);
+  EXPECT_TRUE(Run().worked);
+  EXPECT_EQ(Cons(), 3u);
+  EXPECT_EQ(counters_.done[kSync], 1u);
 }
 
 TEST_F(VcmdqTest, ConsIsTheHardwaresWhileTheQueueIsOn) {

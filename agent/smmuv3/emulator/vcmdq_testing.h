@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -87,7 +88,8 @@ class SharedTestMemory final : public Memory {
 // Remembers the commands that reached the SMMU, CMD_SYNC left out.
 class CommandRecorder {
  public:
-  CommandErrorCode Execute(const RawCommand& raw) {
+  std::optional<CommandErrorCode> Execute(const RawCommand& raw) {
+    if (!complete_.load()) return std::nullopt;
     const CommandErrorCode answer = answer_.load();
     if (answer != CommandErrorCode::kNone) return answer;
     if (OpcodeByte(raw) == static_cast<uint8_t>(Opcode::kSync)) {
@@ -99,10 +101,12 @@ class CommandRecorder {
     return answer;
   }
   CommandExecutor executor() {
-    return [this](const RawCommand& raw) { return Execute(raw); };
+    return [this](const RawCommand& raw, VcmdqId) { return Execute(raw); };
   }
   // What every further command is answered with.
   void Answer(CommandErrorCode code) { answer_.store(code); }
+  // Whether commands are complete at once, or never.
+  void SetComplete(bool complete) { complete_.store(complete); }
   std::vector<RawCommand> Take() {
     MutexLock lock(mu_);
     return std::exchange(commands_, {});
@@ -113,6 +117,7 @@ class CommandRecorder {
   Mutex mu_;
   std::vector<RawCommand> commands_ ABSL_GUARDED_BY(mu_);
   std::atomic<CommandErrorCode> answer_{CommandErrorCode::kNone};
+  std::atomic<bool> complete_{true};
   std::atomic<uint64_t> syncs_{0};
 };
 
