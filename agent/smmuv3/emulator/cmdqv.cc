@@ -38,7 +38,7 @@ Cmdqv::Cmdqv(const CmdqvParameters& parameters, const CmdqvOptions& options, Mem
   Require(parameters.vintfs >= 1 && parameters.vintfs <= cmdqv::kMaxVintfs);
   Require(parameters.queues_per_vintf >= 1 && parameters.queues_per_vintf <= cmdqv::kMaxLvcmdqsPerVintf);
   Require(parameters.sid_slots >= 1 && parameters.sid_slots <= cmdqv::kMaxSidSlots);
-  Require(options.run_limit >= 1);
+  Require(options.run_limit >= 1 && options.max_wake_words <= cmdqv::kMaxVintfs);
   for (uint32_t i = 0; i < parameters.vintfs; ++i) vintfs_.push_back(std::make_unique<Vintf>());
 }
 
@@ -133,7 +133,6 @@ void Cmdqv::AssignQueue(uint32_t vintf, uint32_t lvcmdq, uint64_t base, uint32_t
     ControlLock lock(*this, v.mu);
     QueueAt(v, lvcmdq).Assign(*v.page, lvcmdq, base, log2_size);
     ++v.assigned;
-    active_.fetch_or(Bit(vintf));
   }
   StartThread();
   WakeThread();
@@ -141,11 +140,14 @@ void Cmdqv::AssignQueue(uint32_t vintf, uint32_t lvcmdq, uint64_t base, uint32_t
 
 void Cmdqv::DisableQueue(uint32_t vintf, uint32_t lvcmdq) {
   Vintf& v = At(vintf, lvcmdq);
-  ControlLock lock(*this, v.mu);
-  Vcmdq& queue = QueueAt(v, lvcmdq);
-  Require(queue.assigned());
-  queue.Disable(*v.page, lvcmdq);
-  if (--v.assigned == 0) active_.fetch_and(~Bit(vintf));
+  {
+    ControlLock lock(*this, v.mu);
+    Vcmdq& queue = QueueAt(v, lvcmdq);
+    Require(queue.assigned());
+    queue.Disable(*v.page, lvcmdq);
+    --v.assigned;
+  }
+  WakeThread();
 }
 
 void Cmdqv::ReleaseQueue(uint32_t vintf, uint32_t lvcmdq) {

@@ -4,19 +4,22 @@
 // The host's driver programs it through the methods below, which stand for the configuration page and for page 1 of the
 // interfaces; page 0 of an interface is the memory that DupPage() hands out.
 //
-// Turns. The thread goes round: from every queue that is on it takes at most run_limit commands, then it is the next
-// queue's turn. A guest that always has something waiting, or whose queue meets an error again as soon as it is
-// acknowledged, takes its turn and no more. When a round finds nothing the thread spins for a moment, yields for some
-// more, then sleeps: until a producer wakes it through the interface's wake word, or for max_sleep, whichever is first.
-// An interface whose wake word wakes it for nothing is left out for the rest of that sleep.
+// Turns. The thread goes round: it looks at the registers of every queue, which costs little where nothing has changed,
+// and takes at most run_limit commands; then it is the next queue's turn. A guest that always has something waiting, or
+// whose queue meets an error again as soon as it is acknowledged, takes its turn and no more. When a round finds
+// nothing the thread spins for a moment, yields for some more, then sleeps: until a producer wakes it through the
+// interface's wake word, or for max_sleep, whichever is first. It sleeps on the words of the interfaces that had work
+// last, max_wake_words of them, because each costs about as much as a short sleep is worth; the first command after a
+// long silence may have to wait for max_sleep. An interface whose wake word wakes the thread for nothing is left out
+// for the rest of that sleep.
 //
 // Errors. A command that cannot be carried out stops its queue: CONS.ERR says why, GERROR becomes active, the queue's
 // bit in LVCMDQ_ERR_MAP and the interface's in VINTF_ERR_MAP are set until the owner has acknowledged, and the error
 // handler runs. Nothing is skipped: after the acknowledgement the hardware carries out what then stands at CONS.
 //
-// Threads. All methods from any thread. They wait at most for the turn of one interface, that is for run_limit commands
-// of each of its queues, and go before the thread's next one. The executor runs on the thread with that interface's
-// lock held and must not call back; the error handler runs there without locks, and must not destroy the CMDQV.
+// Threads. All methods from any thread. They wait at most for the turn of one queue, and go before the next one of that
+// interface. The executor runs on the thread with that interface's lock held and must not call back; the error handler
+// runs there without locks, and must not destroy the CMDQV.
 //
 // Misuse by the driver (an interface that is off, a queue that is taken, numbers out of range) ends the process.
 
@@ -54,6 +57,7 @@ struct CmdqvOptions {
   int spins = 64;           // empty rounds before the thread yields
   int yields = 16;          // and further ones before it sleeps
   std::chrono::nanoseconds max_sleep = std::chrono::milliseconds(1);
+  uint32_t max_wake_words = 16;  // interfaces, at most kMaxVintfs
 };
 
 // LVCMDQ_ERR_MAP of an interface: bit n of word n / 64 is its queue n.
@@ -118,9 +122,19 @@ class Cmdqv {
     uint32_t assigned ABSL_GUARDED_BY(mu) = 0;  // queues
     std::array<std::atomic<uint64_t>, 2> err_map = {};
   };
+  // A queue that the thread looks at, and what it saw when it last had nothing to do there.
+  struct Watch {
+    std::shared_ptr<VintfPage> page;
+    VcmdqId id;
+    uint32_t config = 0;
+    uint32_t prod = 0;
+    uint32_t gerrorn = 0;
+    bool idle = false;
+  };
   // An interface whose wake word the thread sleeps on.
   struct Sleeper {
     std::shared_ptr<VintfPage> page;
+    uint64_t last_work = 0;
     uint32_t wakes = 0;  // in this sleep
   };
   class ControlLock;
@@ -136,7 +150,8 @@ class Cmdqv {
   void Run();
   // One turn for every queue; true when something happened.
   bool Round();
-  bool Turn(uint32_t vintf);
+  void CollectWatches();
+  Vcmdq::Turn Turn(VcmdqId id);
   // Returns when there may be something to do.
   void Sleep();
   void CollectSleepers();
@@ -151,17 +166,22 @@ class Cmdqv {
   const CommandExecutor executor_;
   std::vector<std::unique_ptr<Vintf>> vintfs_;
 
-  std::atomic<uint64_t> active_{0};         // interfaces with queues
   std::atomic<uint64_t> vintf_err_map_{0};  // VINTF_ERR_MAP
   std::atomic<uint32_t> control_calls_{0};  // that wait for an interface's lock
-  // Changes whenever the thread has to look up from its sleep; it sleeps on this word, too.
+  // Changes whenever queues come and go, and at the end; the thread sleeps on this word, too.
   uint32_t attention_ = 0;
   std::atomic<bool> stopping_{false};
   VcmdqCounters counters_;
   std::atomic<uint64_t> sleeps_{0};
   std::atomic<uint64_t> vain_wakes_{0};
 
-  std::vector<Sleeper> sleepers_;  // the thread's
+  // The thread's.
+  std::vector<Watch> watches_;
+  uint32_t watches_of_ = 0;  // attention_ for which they are
+  // When each interface had work, in turns; 0: never.
+  std::array<uint64_t, cmdqv::kMaxVintfs> last_work_ = {};
+  uint64_t turns_ = 0;
+  std::vector<Sleeper> sleepers_;
 
   Mutex thread_mu_;
   std::thread thread_ ABSL_GUARDED_BY(thread_mu_);

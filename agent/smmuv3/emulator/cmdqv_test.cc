@@ -85,8 +85,8 @@ class Errors {
 // A CMDQV with three interfaces of two queues. Ring n of memory is for whichever queue a test gives it to.
 class CmdqvTest : public ::testing::Test {
  protected:
-  void Start(const CmdqvOptions& options) {
-    cmdqv_.emplace(CmdqvParameters{.vintfs = 3, .queues_per_vintf = 2, .sid_slots = 2}, options, &memory_,
+  void Start(const CmdqvOptions& options, uint32_t vintfs = 3) {
+    cmdqv_.emplace(CmdqvParameters{.vintfs = vintfs, .queues_per_vintf = 2, .sid_slots = 2}, options, &memory_,
                    [this](const RawCommand& raw, VcmdqId) {
                      gate_.Pass();
                      return recorder_.Execute(raw);
@@ -367,6 +367,25 @@ TEST_F(CmdqvTest, NoWakeIsLost) {
   EXPECT_EQ(second_done, kRounds + 1u);
   EXPECT_EQ(recorder_.Take().size(), 2u * kRounds);
   EXPECT_GT(cmdqv_->sleeps(), 0u);
+}
+
+// More interfaces than the thread sleeps on: those that are left out are served all the same, those that work are
+// woken.
+TEST_F(CmdqvTest, ManyInterfacesAreServed) {
+  constexpr uint32_t kInterfaces = 8;
+  Start({.spins = 0, .yields = 0, .max_wake_words = 3}, kInterfaces + 1);
+  std::vector<VcmdqProducer> queues;
+  for (uint32_t vintf = 1; vintf <= kInterfaces; ++vintf) {
+    ASSERT_TRUE(EnableVintf(vintf, static_cast<uint16_t>(vintf)));
+    queues.push_back(MakeQueue(vintf, 0, vintf - 1));
+  }
+  for (uint16_t round = 0; round < 5; ++round) {
+    for (VcmdqProducer& queue : queues) {
+      queue.Submit(Asids(round, 1), Soon());
+      EXPECT_EQ(queue.Sync(Soon()), WaitResult::kDone);
+    }
+  }
+  EXPECT_EQ(recorder_.Take().size(), 5u * kInterfaces);
 }
 
 TEST_F(CmdqvTest, AProducerThatDoesNotWakeIsServedAllTheSame) {

@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <sched.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <bit>
@@ -17,6 +18,7 @@
 namespace viommu::smmuv3 {
 namespace {
 
+using cmdqv::QueueRegister;
 using std::chrono::steady_clock;
 
 // Wakes of one interface in one sleep, after which it is left out: there was nothing to do after all but the last. A
@@ -69,62 +71,86 @@ void Cmdqv::Run() {
 }
 
 bool Cmdqv::Round() {
+  if (Word(attention_).load() != watches_of_) CollectWatches();
   bool worked = false;
-  for (uint64_t left = active_.load(); left != 0 && !stopping_.load(std::memory_order_relaxed); left &= left - 1) {
-    while (control_calls_.load(std::memory_order_relaxed) != 0) sched_yield();
-    worked |= Turn(static_cast<uint32_t>(std::countr_zero(left)));
+  for (Watch& watch : watches_) {
+    const uint32_t config = watch.page->Load(watch.id.lvcmdq, QueueRegister::kConfig);
+    const uint32_t prod = watch.page->Load(watch.id.lvcmdq, QueueRegister::kProd);
+    const uint32_t gerrorn = watch.page->Load(watch.id.lvcmdq, QueueRegister::kGerrorn);
+    if (watch.idle && config == watch.config && prod == watch.prod && gerrorn == watch.gerrorn) continue;
+    if (stopping_.load(std::memory_order_relaxed)) break;
+    const Vcmdq::Turn turn = Turn(watch.id);
+    // What was seen before the turn: if it has changed since, the next look sees a difference.
+    watch.config = config;
+    watch.prod = prod;
+    watch.gerrorn = gerrorn;
+    watch.idle = !turn.worked && !turn.waiting;
+    if (!turn.worked) continue;
+    worked = true;
+    last_work_[watch.id.vintf] = ++turns_;
   }
   return worked;
 }
 
-bool Cmdqv::Turn(uint32_t vintf) {
-  Vintf& v = *vintfs_[vintf];
-  bool worked = false;
-  std::optional<LvcmdqErrMap> raised;
+void Cmdqv::CollectWatches() {
+  watches_.clear();
+  watches_of_ = Word(attention_).load();
+  for (uint32_t vintf = 0; vintf < vintfs_.size(); ++vintf) {
+    Vintf& v = *vintfs_[vintf];
+    MutexLock lock(v.mu);
+    for (uint32_t lvcmdq = 0; lvcmdq < v.queues.size(); ++lvcmdq) {
+      if (v.queues[lvcmdq].assigned()) watches_.push_back({.page = v.page, .id = {vintf, lvcmdq}});
+    }
+  }
+}
+
+Vcmdq::Turn Cmdqv::Turn(VcmdqId id) {
+  Vintf& v = *vintfs_[id.vintf];
+  Vcmdq::Turn turn;
+  LvcmdqErrMap raised;
   std::shared_ptr<const ErrorHandler> on_error;
+  while (control_calls_.load(std::memory_order_relaxed) != 0) sched_yield();
   {
     MutexLock lock(v.mu);
-    if (!v.enabled) return false;
-    Vcmdq::Environment env = {.page = v.page.get(),
-                              .id = {.vintf = vintf, .lvcmdq = 0},
-                              .filter = &v.filter,
-                              .memory = memory_,
-                              .executor = &executor_,
-                              .counters = &counters_,
-                              .run_limit = options_.run_limit};
-    for (; env.id.lvcmdq < v.queues.size(); ++env.id.lvcmdq) {
-      Vcmdq& queue = v.queues[env.id.lvcmdq];
-      if (!queue.assigned()) continue;
-      const bool had_error = queue.error_active();
-      const Vcmdq::Turn turn = queue.Run(env);
-      worked |= turn.worked;
-      if (queue.error_active() != had_error) ShowError(v, vintf, env.id.lvcmdq, queue.error_active());
-      if (turn.error_raised) {
-        raised = ErrMap(vintf);
-        on_error = v.on_error;
-      }
+    if (id.lvcmdq >= v.queues.size()) return turn;
+    Vcmdq& queue = v.queues[id.lvcmdq];
+    const bool had_error = queue.error_active();
+    turn = queue.Run({.page = v.page.get(),
+                      .id = id,
+                      .filter = &v.filter,
+                      .memory = memory_,
+                      .executor = &executor_,
+                      .counters = &counters_,
+                      .run_limit = options_.run_limit});
+    if (queue.error_active() != had_error) ShowError(v, id.vintf, id.lvcmdq, queue.error_active());
+    if (turn.error_raised) {
+      raised = ErrMap(id.vintf);
+      on_error = v.on_error;
     }
   }
   // The map as it was: by now the owner may have acknowledged.
-  if (raised.has_value()) (*on_error)(*raised);
-  return worked;
+  if (on_error != nullptr) (*on_error)(raised);
+  return turn;
 }
 
 void Cmdqv::CollectSleepers() {
   sleepers_.clear();
-  for (uint64_t left = active_.load(); left != 0; left &= left - 1) {
-    Vintf& v = *vintfs_[static_cast<size_t>(std::countr_zero(left))];
-    MutexLock lock(v.mu);
-    if (v.page != nullptr) sleepers_.push_back({v.page});
+  for (const Watch& watch : watches_) {
+    if (!sleepers_.empty() && sleepers_.back().page == watch.page) continue;
+    sleepers_.push_back({.page = watch.page, .last_work = last_work_[watch.id.vintf]});
   }
+  if (sleepers_.size() <= options_.max_wake_words) return;
+  const auto later = [](const Sleeper& a, const Sleeper& b) { return a.last_work > b.last_work; };
+  std::nth_element(sleepers_.begin(), sleepers_.begin() + options_.max_wake_words, sleepers_.end(), later);
+  sleepers_.resize(options_.max_wake_words);
 }
 
 void Cmdqv::Sleep() {
   sleeps_.fetch_add(1, std::memory_order_relaxed);
-  const uint32_t seen = Word(attention_).load();
+  const uint32_t seen = watches_of_;
   CollectSleepers();
   // Without queues nothing comes from outside: AssignQueue() wakes.
-  const auto deadline = sleepers_.empty() ? steady_clock::time_point::max() : steady_clock::now() + options_.max_sleep;
+  const auto deadline = watches_.empty() ? steady_clock::time_point::max() : steady_clock::now() + options_.max_sleep;
   for (const Sleeper& sleeper : sleepers_) sleeper.page->Store(cmdqv::kWakeWordOffset, cmdqv::kWakeWordSleeping);
   uint32_t unexplained = 0;
   // The last look comes after the words were set: a producer that did not see them set is seen here.

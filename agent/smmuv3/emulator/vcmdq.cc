@@ -111,7 +111,10 @@ void Vcmdq::Consume(const Environment& env, uint32_t count, Turn& turn) {
     for (uint32_t i = 0; i < fetch; ++i) {
       const RawCommand& raw = buffer[i];
       const std::optional<CommandErrorCode> code = ExecuteOne(env, raw);
-      if (!code.has_value()) return PublishCons(env);
+      if (!code.has_value()) {
+        turn.waiting = true;
+        return PublishCons(env);
+      }
       turn.worked = true;
       if (*code != CommandErrorCode::kNone) return Stop(env, *code, turn);
       cons_ = (cons_ + 1) & PositionMask();

@@ -58,6 +58,7 @@ class Vcmdq {
   };
   struct Turn {
     bool worked = false;        // something happened: look again soon
+    bool waiting = false;       // at a command that is not complete yet: look again, whatever the registers say
     bool error_raised = false;  // GERROR has become active
   };
 
