@@ -37,22 +37,28 @@ void VintfLease::AddQueue(uint64_t physical_base, uint32_t log2_size) {
 void VintfLease::RemoveQueue() {
   const uint32_t index = --queues_;
   owner_->cmdqv_.DisableQueue(number_, index);
-  // What of its ATC invalidations has not been answered fails at the next sync, wherever that comes from: not at the
-  // one of the interface's next owner.
+  // What of its ATC invalidations has not been answered must not be blamed on the queue's next owner. On hardware that
+  // takes a sync on the SMMU's own queue, where a timeout shows.
   owner_->sync_();
+  owner_->ForgetOutstanding(number_, index);
   owner_->cmdqv_.ReleaseQueue(number_, index);
 }
 
 int VintfLease::DupPage() const { return owner_->cmdqv_.DupPage(number_); }
 
 HostCmdqv::HostCmdqv(const HwQueueInventory& inventory, const smmuv3::CmdqvOptions& options, smmuv3::Memory* memory,
-                     smmuv3::CommandExecutor executor, std::function<void()> sync)
+                     smmuv3::EmulatedSmmu* smmu, std::function<void()> sync)
     : sync_(std::move(sync)),
+      queues_per_vintf_(inventory.queues_per_vintf),
+      outstanding_(size_t{inventory.vintfs + 1} * inventory.queues_per_vintf),
       taken_(inventory.vintfs + 1),
       cmdqv_({.vintfs = inventory.vintfs + 1,
               .queues_per_vintf = inventory.queues_per_vintf,
               .sid_slots = inventory.sid_slots},
-             options, memory, std::move(executor)) {
+             options, memory, [this, smmu](const smmuv3::RawCommand& command, smmuv3::VcmdqId id) {
+               return smmu->TryExecute(command, outstanding_[IndexOf(id.vintf, id.lvcmdq)]);
+             }) {
+  MutexLock lock(mu_);
   taken_[0] = true;
 }
 

@@ -4,6 +4,7 @@
 #ifndef VIOMMU_AGENT_SMMUV3_VSMMU_HOST_CMDQV_H_
 #define VIOMMU_AGENT_SMMUV3_VSMMU_HOST_CMDQV_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -13,6 +14,7 @@
 #include "absl/base/thread_annotations.h"
 #include "agent/backend.h"
 #include "agent/smmuv3/emulator/cmdqv.h"
+#include "agent/smmuv3/emulator/smmu.h"
 #include "agent/smmuv3/vsmmu/veventq.h"
 #include "common/mutex.h"
 
@@ -55,9 +57,10 @@ class VintfLease {
 // Thread-safe.
 class HostCmdqv {
  public:
-  // `sync` puts a CMD_SYNC into the SMMU's own queue and waits for it. `memory` outlives this.
+  // `sync` puts a CMD_SYNC into the SMMU's own queue and waits for it. `memory` and `smmu` outlive this. The numbers of
+  // `inventory` are within what the registers have room for (agent/smmuv3/spec/cmdqv.h).
   HostCmdqv(const HwQueueInventory& inventory, const smmuv3::CmdqvOptions& options, smmuv3::Memory* memory,
-            smmuv3::CommandExecutor executor, std::function<void()> sync);
+            smmuv3::EmulatedSmmu* smmu, std::function<void()> sync);
 
   // Takes an interface for a guest: commands of its queues bear `vmid`, errors of its queues go to `events`. Null, with
   // an errno in `error`: ENOSPC when all are taken, or what kept its page from being made.
@@ -70,11 +73,17 @@ class HostCmdqv {
  private:
   friend class VintfLease;
   void ReturnVintf(uint32_t number) ABSL_LOCKS_EXCLUDED(mu_);
+  // Of a queue that is not running.
+  void ForgetOutstanding(uint32_t number, uint32_t queue) { outstanding_[IndexOf(number, queue)] = {}; }
+  size_t IndexOf(uint32_t number, uint32_t queue) const { return size_t{number} * queues_per_vintf_ + queue; }
 
   const std::function<void()> sync_;
+  const uint32_t queues_per_vintf_;
+  // ATC invalidations that each queue waits for. The CMDQV's thread uses them; see AtcInvalidations.
+  std::vector<smmuv3::AtcInvalidations::Outstanding> outstanding_;
   mutable Mutex mu_;
   std::vector<bool> taken_ ABSL_GUARDED_BY(mu_);  // by number; the host's own is
-  smmuv3::Cmdqv cmdqv_;
+  smmuv3::Cmdqv cmdqv_;                           // last: its thread uses the rest
 };
 
 }  // namespace viommu::agent
