@@ -170,6 +170,7 @@ struct SmmuStats {
   uint64_t queue_pushed = 0;                     // commands
   uint64_t queue_full_waits = 0;                 // times that a producer had to wait for room
   uint64_t command_errors = 0;                   // commands that the SMMU itself refused (CERROR_ILL)
+  uint64_t atc_timeouts = 0;                     // syncs that a device's silence made fail (CERROR_ATC_INV_SYNC)
   LatencyHistogram sync_latency;
   uint64_t sync_timeouts = 0;   // syncs that did not complete in time
   uint64_t tlb_entries = 0;     // 0 where the backend cannot look

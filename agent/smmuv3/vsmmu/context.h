@@ -57,7 +57,7 @@ class EmulatedContext final : public Context {
  private:
   // What a group is attached to: all its devices, also those that are not bound.
   struct Attachment {
-    Object* target = nullptr;                             // a stage-2 or nested HWPT
+    Object* target = nullptr;                             // a paging or nested HWPT
     uint32_t devices = 0;                                 // that asked for it; each is a user of the target
     std::vector<std::shared_ptr<const VmidLease>> vmids;  // that the stream table entries name
   };
@@ -65,9 +65,8 @@ class EmulatedContext final : public Context {
   struct AttachStep {
     HostDevice* device = nullptr;
     smmuv3::RawSte ste;
-    std::shared_ptr<const VmidLease> vmid;
-    std::shared_ptr<ViommuEvents> events;
-    uint32_t virt_id = 0;
+    std::shared_ptr<const VmidLease> vmid;  // null: the entry names none
+    StreamOwner owner;
   };
 
   // attach.cc
@@ -75,23 +74,45 @@ class EmulatedContext final : public Context {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
   absl::StatusOr<AttachStep> PlanNested(HostDevice& device, const NestedObject& nested)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
-  absl::StatusOr<AttachStep> PlanStage2(HostDevice& device, Stage2Object& stage2)
+  absl::StatusOr<AttachStep> PlanStage1(HostDevice& device, const HwptObject& hwpt)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
+  absl::StatusOr<AttachStep> PlanStage2(HostDevice& device, HwptObject& hwpt)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
+  absl::Status AttachTo(DeviceObject& device, Object& target) ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
   static void Install(const AttachStep& step);
   void DetachDevice(DeviceObject& device) ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
+  // A group has left `target`, which had `devices` of it as users.
+  void LeaveTarget(const HostGroup& group, Object& target, uint32_t devices) ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
   // The device's object here; null when it is not bound here.
   DeviceObject* BoundDevice(const HostDevice& device) ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
 
-  // context.cc
-  absl::StatusOr<ObjectId> AllocOverIoas(const HwptAlloc& request, HostSmmu* smmu, IoasObject& ioas)
+  // domains.cc
+  absl::StatusOr<HwptObject*> AllocPaging(BackendOp op, const HwptAlloc& request, HostSmmu* smmu, IoasObject& ioas)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
   absl::StatusOr<ObjectId> AllocOverViommu(const HwptAlloc& request, const HostDevice& device, ViommuObject& viommu)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
+  // The fault queue that the request names, if it does.
+  absl::StatusOr<FaultQueueObject*> FaultQueueOf(BackendOp op, const HwptAlloc& request)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
+
+  // memory.cc
+  // Puts everything that is mapped in the IOAS into new tables.
+  absl::Status FillTable(BackendOp op, const IoasObject& ioas, PageTable& table)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
+  // Takes a range out of the tables of an HWPT; true when all SMMUs have confirmed that they have forgotten it.
+  bool UnmapTable(HwptObject& hwpt, uint64_t begin, uint64_t length) ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
+  bool InvalidateHwpt(const HwptObject& hwpt, uint64_t begin, uint64_t length)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
+  bool InvalidateAtcs(const HwptObject& hwpt, uint64_t begin, uint64_t length)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
+  // Gives back what an HWPT, or an IOAS, holds: the former after its SMMUs have been asked.
+  void ReleaseHwpt(HwptObject& hwpt) ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
+  void ReleaseIoas(IoasObject& ioas) ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
+
+  // context.cc
   void ForgetVdevice(VdeviceObject& vdevice) ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
   void ForgetDevice(DeviceObject& device) ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
   absl::Status DestroyObject(Object& object) ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
-  // After mappings are gone: removes what the SMMUs and devices remember of them.
-  void FlushStage2Of(const IoasObject& ioas) ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
 
   // invalidate.cc
   InvalidateResult InvalidateViommu(ViommuObject& viommu, std::span<const smmuv3::RawCommand> commands);

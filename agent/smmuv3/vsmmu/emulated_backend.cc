@@ -14,20 +14,22 @@ absl::StatusOr<std::unique_ptr<EmulatedBackend>> EmulatedBackend::Create(Emulate
   const auto by_address = [](const auto& a, const auto& b) { return a.info.pci_address < b.info.pci_address; };
   std::sort(inventory.smmus.begin(), inventory.smmus.end(), by_name);
   std::sort(inventory.devices.begin(), inventory.devices.end(), by_address);
-  return std::unique_ptr<EmulatedBackend>(new EmulatedBackend(std::move(inventory)));
+  std::unique_ptr<Host> host = Host::Create(std::move(inventory));
+  if (host == nullptr) return absl::ResourceExhaustedError("no memory for the tables of the emulated SMMUs");
+  return std::unique_ptr<EmulatedBackend>(new EmulatedBackend(std::move(host)));
 }
 
 absl::StatusOr<Inventory> EmulatedBackend::Discover() {
-  if (absl::Status status = host_.InjectedFailure(BackendOp::kDiscover); !status.ok()) return status;
+  if (absl::Status status = host_->InjectedFailure(BackendOp::kDiscover); !status.ok()) return status;
   Inventory inventory;
-  inventory.labels = host_.inventory().labels;
-  for (const EmulatedSmmuSpec& smmu : host_.inventory().smmus) inventory.smmus.push_back(smmu.info);
-  for (const EmulatedDevice& device : host_.inventory().devices) inventory.devices.push_back(device.info);
+  inventory.labels = host_->inventory().labels;
+  for (const EmulatedSmmuSpec& smmu : host_->inventory().smmus) inventory.smmus.push_back(smmu.info);
+  for (const EmulatedDevice& device : host_->inventory().devices) inventory.devices.push_back(device.info);
   return inventory;
 }
 
 Capabilities EmulatedBackend::GetCapabilities() const {
-  const Personality& personality = host_.personality();
+  const Personality& personality = host_->personality();
   Capabilities capabilities;
   capabilities.backend = absl::StrCat("emulated/", personality.name);
   capabilities.stage2_sharing = personality.stage2_sharing;
@@ -35,15 +37,21 @@ Capabilities EmulatedBackend::GetCapabilities() const {
   capabilities.invalidate_by_nested = personality.invalidate_by_nested;
   capabilities.reports_vmid = true;
   const bool any =
-      std::any_of(host_.smmus().begin(), host_.smmus().end(), [](const auto& s) { return s->can_viommu(); });
+      std::any_of(host_->smmus().begin(), host_->smmus().end(), [](const auto& s) { return s->can_viommu(); });
   capabilities.others = {
       {"viommu", any, any ? "type ARM_SMMUV3" : "no SMMU can nest (IDR0.S1P, S2P) and keep guests cache coherent"},
       {"veventq", true, "type ARM_SMMUV3"},
+      {"fault_queue", true, "stalled transactions; page requests (PRI) are denied"},
+      {"map_ioas", true, "files; devices reach them through translation tables"},
+      {"device_dma", true, "devices access memory on request"},
       {"hw_queue", false, "not emulated; the inventory's hardware queues are shown and cannot be used"},
       {"exact_handled", personality.exact_handled,
        personality.exact_handled ? "the count of an invalidation is what has taken effect"
                                  : "after an error, send the whole batch again"},
+      {"no_memory_handled_none", personality.no_memory_handled_none,
+       "an invalidation that fails for want of memory (ENOMEM) counts nothing as handled"},
       {"empty_invalidate", personality.empty_invalidate, "an invalidation without commands probes for the data type"},
+      {"virt_id_checked", personality.check_virt_id, "a guest StreamID above 32 bits is refused"},
       {"command_fields_checked", personality.check_command_fields,
        personality.check_command_fields
            ? "bad fields of a command are refused"
@@ -53,19 +61,24 @@ Capabilities EmulatedBackend::GetCapabilities() const {
 }
 
 absl::StatusOr<std::unique_ptr<Context>> EmulatedBackend::OpenContext() {
-  if (absl::Status status = host_.InjectedFailure(BackendOp::kOpenContext); !status.ok()) return status;
-  return std::make_unique<EmulatedContext>(&host_);
+  if (absl::Status status = host_->InjectedFailure(BackendOp::kOpenContext); !status.ok()) return status;
+  return std::make_unique<EmulatedContext>(host_.get());
 }
 
 std::vector<SmmuStats> EmulatedBackend::GetStats() const {
   std::vector<SmmuStats> stats;
-  for (const auto& smmu : host_.smmus()) stats.push_back(smmu->GetStats());
+  for (const auto& smmu : host_->smmus()) stats.push_back(smmu->GetStats());
   return stats;
 }
 
 smmuv3::EmulatedSmmu* EmulatedBackend::FindSmmu(std::string_view name) {
-  HostSmmu* smmu = host_.FindSmmu(name);
+  HostSmmu* smmu = host_->FindSmmu(name);
   return smmu == nullptr ? nullptr : &smmu->hardware();
+}
+
+smmuv3::RawSte EmulatedBackend::ReadSte(std::string_view name, uint32_t sid) {
+  const HostSmmu* smmu = host_->FindSmmu(name);
+  return smmu == nullptr ? smmuv3::MakeAbortSte() : smmu->ReadSte(sid);
 }
 
 }  // namespace viommu::agent

@@ -8,14 +8,18 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
+#include <cstddef>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "agent/errno_status.h"
 #include "agent/smmuv3/spec/command.h"
 #include "agent/smmuv3/spec/ste.h"
+#include "agent/smmuv3/vsmmu/test_guest.h"
 #include "agent/smmuv3/vsmmu/test_host.h"
 
 namespace viommu::agent {
@@ -43,7 +47,7 @@ class EmulatedBackendTest : public testing::TestWithParam<Personality> {
   }
 
   bool strict() const { return GetParam().vmid_owner == VmidOwner::kViommu; }
-  RawSte Ste(uint32_t sid) { return backend_->FindSmmu("a")->ReadSte(sid); }
+  RawSte Ste(uint32_t sid) { return backend_->ReadSte("a", sid); }
   uint64_t VmidsUsed(size_t smmu = 0) { return backend_->GetStats()[smmu].vmids_used; }
   template <typename T>
   static int Errno(const absl::StatusOr<T>& result) {
@@ -301,10 +305,13 @@ TEST_P(EmulatedBackendTest, AVmidIsNotFreeWhileAStreamTableEntryNamesIt) {
 }
 
 TEST_P(EmulatedBackendTest, FreedVmidsLeaveNothingInTheTlb) {
-  smmuv3::EmulatedSmmu* smmu = backend_->FindSmmu("a");
-  ASSERT_TRUE(smmu->InsertTlb({.vmid = vmid_, .address = 0x1000}, smmu->FillEpoch()));
-  ASSERT_TRUE(
-      smmu->InsertTlb({.stage = smmuv3::TlbStage::kStage2Only, .vmid = vmid_, .address = 0x1000}, smmu->FillEpoch()));
+  TestGuest guest;
+  ASSERT_TRUE(context_->MapIoas(ioas_, TestGuest::kBase, TestGuest::kBytes, guest.handle()).ok());
+  ASSERT_TRUE(context_->Attach(device_, stage2_).ok());
+  const DmaRequest access{.pci_address = kDeviceA0, .address = TestGuest::kBase};
+  ASSERT_EQ(backend_->device_dma()->Translate(access, false)->outcome, DmaResult::Outcome::kDone);
+  EXPECT_GT(backend_->GetStats()[0].tlb_entries, 0u);
+  ASSERT_TRUE(context_->Detach(device_).ok());
   ASSERT_TRUE(context_->Destroy(viommu_).ok());
   ASSERT_TRUE(context_->Destroy(stage2_).ok());
   EXPECT_EQ(backend_->GetStats()[0].tlb_entries, 0u);
@@ -313,6 +320,7 @@ TEST_P(EmulatedBackendTest, FreedVmidsLeaveNothingInTheTlb) {
 TEST_P(EmulatedBackendTest, MemoryMaps) {
   const int fd = memfd_create("guest", MFD_CLOEXEC);
   ASSERT_GE(fd, 0);
+  ASSERT_EQ(ftruncate(fd, 0x3000), 0);
   const MemoryHandle memory{.fd = fd};
   EXPECT_EQ(Errno(context_->MapIoas(99, 0x10000, 0x2000, memory)), ENOENT);
   EXPECT_TRUE(context_->MapIoas(ioas_, 0x10000, 0x2000, memory).ok());
@@ -324,6 +332,9 @@ TEST_P(EmulatedBackendTest, MemoryMaps) {
   EXPECT_EQ(Errno(context_->MapIoas(ioas_, 0x20000, 0x1000, {.fd = fd, .readable = false, .writable = false})), EINVAL);
   EXPECT_EQ(Errno(context_->MapIoas(ioas_, ~uint64_t{0xfff}, 0x2000, memory)), EOVERFLOW);
   EXPECT_EQ(Errno(context_->MapIoas(ioas_, 0x20000, 0x1000, {.fd = -1})), EBADF);
+  // The file ends there; the tables do not reach so far.
+  EXPECT_EQ(Errno(context_->MapIoas(ioas_, 0x20000, 0x2000, {.fd = fd, .offset = 0x2000})), EINVAL);
+  EXPECT_EQ(Errno(context_->MapIoas(ioas_, uint64_t{1} << 48, 0x1000, memory)), EINVAL);
   close(fd);
   EXPECT_EQ(Errno(context_->UnmapIoas(ioas_, 0x10000, 0x1000)), ENOENT);
   EXPECT_EQ(Errno(context_->UnmapIoas(ioas_, 0x11000, 0x2000)), ENOENT);
@@ -333,44 +344,71 @@ TEST_P(EmulatedBackendTest, MemoryMaps) {
   EXPECT_EQ(*context_->UnmapIoas(ioas_, 0, ~uint64_t{0}), 0u);
 }
 
-TEST_P(EmulatedBackendTest, UnmappingReachesTlbAndDevices) {
-  const int fd = memfd_create("guest", MFD_CLOEXEC);
-  ASSERT_TRUE(context_->MapIoas(ioas_, 0, 0x1000, {.fd = fd}).ok());
-  close(fd);
-  const ObjectId bypass = *context_->AllocNested(viommu_, device_, smmuv3::kBypassVste);
-  ASSERT_TRUE(context_->Attach(device_, bypass).ok());
-  smmuv3::EmulatedSmmu* smmu = backend_->FindSmmu("a");
-  ASSERT_TRUE(smmu->InsertTlb({.vmid = vmid_, .address = 0x1000}, smmu->FillEpoch()));
-  ASSERT_TRUE(smmu->InsertAtc(kSidA0, {.address = 0x1000}, smmu->FillEpoch()));
-  ASSERT_TRUE(context_->UnmapIoas(ioas_, 0, 0x1000).ok());
-  EXPECT_EQ(backend_->GetStats()[0].tlb_entries, 0u);
-  EXPECT_EQ(backend_->GetStats()[0].atc_entries, 0u);
+TEST_P(EmulatedBackendTest, WhatIsMappedMustFitNewTables) {
+  TestGuest guest;
+  const ObjectId other = *context_->AllocIoas();
+  ASSERT_TRUE(context_->MapIoas(other, uint64_t{1} << 48, 0x1000, guest.handle()).ok());
+  EXPECT_EQ(Errno(context_->AllocStage2(device_, other)), EADDRINUSE);
+  EXPECT_EQ(Errno(context_->Attach(device_, other)), EADDRINUSE);
+  EXPECT_EQ(VmidsUsed(), 1u);
+  ASSERT_TRUE(context_->UnmapIoas(other, 0, ~uint64_t{0}).ok());
+  EXPECT_TRUE(context_->AllocStage2(device_, other).ok());
 }
 
-TEST_P(EmulatedBackendTest, EventsReachTheGuestUnderItsOwnStreamId) {
-  ASSERT_TRUE(context_->AllocVdevice(viommu_, device_, 0x99).ok());
-  const ObjectId nested = *context_->AllocNested(viommu_, device_, kTranslate);
+TEST_P(EmulatedBackendTest, HwptFlagsAndData) {
+  const auto alloc = [&](const HwptAlloc& request) { return Errno(context_->AllocHwpt(request)); };
+  const std::array<std::byte, 24> data = {};
+  const auto bytes = [&](size_t count) { return std::span<const std::byte>(data).first(count); };
+  using enum HwptDataType;
+  EXPECT_EQ(alloc({.device = device_, .pt = ioas_, .data = bytes(16)}), EINVAL);
+  EXPECT_EQ(alloc({.device = device_, .pt = ioas_, .data_type = kArmSmmuv3}), EINVAL);
+  EXPECT_EQ(alloc({.device = ioas_, .pt = ioas_}), ENOENT);
+  EXPECT_EQ(alloc({.device = device_, .pt = 99}), EINVAL);
+  EXPECT_EQ(alloc({.device = device_, .pt = device_}), EINVAL);
+  EXPECT_EQ(alloc({.flags = 16, .device = device_, .pt = ioas_}), EOPNOTSUPP);
+  for (const uint32_t flag : {kHwptDirtyTracking, kHwptFaultIdValid, kHwptPasid}) {
+    EXPECT_EQ(alloc({.flags = kHwptNestParent | flag, .device = device_, .pt = ioas_}), EOPNOTSUPP) << flag;
+  }
+  EXPECT_EQ(alloc({.flags = kHwptDirtyTracking, .device = device_, .pt = ioas_}), EOPNOTSUPP);
+  EXPECT_EQ(alloc({.device = device_, .pt = ioas_, .data_type = kArmSmmuv3, .data = bytes(16)}), EOPNOTSUPP);
+  EXPECT_EQ(alloc({.flags = kHwptFaultIdValid, .device = device_, .pt = ioas_, .fault = 99}), ENOENT);
+  EXPECT_EQ(alloc({.flags = kHwptPasid, .device = device_, .pt = ioas_}), 0);
+  const auto nested = [&](uint32_t flags, HwptDataType type, size_t size, ObjectId fault = 0) {
+    return alloc(
+        {.flags = flags, .device = device_, .pt = viommu_, .data_type = type, .data = bytes(size), .fault = fault});
+  };
+  EXPECT_EQ(nested(0, kArmSmmuv3, 16), 0);
+  EXPECT_EQ(nested(0, kNone, 0), EOPNOTSUPP);
+  EXPECT_EQ(nested(0, kArmSmmuv3, 8), EINVAL);
+  EXPECT_EQ(nested(0, kArmSmmuv3, 24), EINVAL);
+  EXPECT_EQ(nested(0, kVtdS1, 16), EINVAL);
+  EXPECT_EQ(nested(kHwptNestParent, kArmSmmuv3, 16), EOPNOTSUPP);
+  EXPECT_EQ(nested(kHwptPasid, kArmSmmuv3, 16), EOPNOTSUPP);
+  EXPECT_EQ(nested(1u << 31, kArmSmmuv3, 16), EOPNOTSUPP);
+  EXPECT_EQ(nested(kHwptFaultIdValid, kArmSmmuv3, 16, 99), ENOENT);
+  const ObjectId faults = *context_->AllocFaultQueue();
+  EXPECT_EQ(nested(kHwptFaultIdValid, kArmSmmuv3, 16, faults), 0);
+  EXPECT_EQ(Errno(context_->Destroy(faults)), EBUSY);
+}
+
+TEST_P(EmulatedBackendTest, OneStageAlone) {
+  const ObjectId device = *context_->BindDevice(kDeviceOneStage);
+  EXPECT_EQ(Errno(context_->AllocStage2(device, ioas_)), EOPNOTSUPP);
+  ASSERT_TRUE(context_->Attach(device, ioas_).ok());
+  EXPECT_EQ(ConfigOf(backend_->ReadSte("c", 0x300)), SteConfig::kStage1);
+}
+
+TEST_P(EmulatedBackendTest, EventQueues) {
   EXPECT_EQ(Errno(context_->AllocVeventq(viommu_, VeventqType::kDefault, 8)), EOPNOTSUPP);
   EXPECT_EQ(Errno(context_->AllocVeventq(viommu_, VeventqType::kArmSmmuv3, 0)), EINVAL);
   EXPECT_EQ(Errno(context_->AllocVeventq(viommu_, VeventqType::kArmSmmuv3, kMaxVeventqDepth + 1)), EINVAL);
   EXPECT_EQ(Errno(context_->AllocVeventq(99, VeventqType::kArmSmmuv3, 8)), ENOENT);
   const ObjectId veventq = *context_->AllocVeventq(viommu_, VeventqType::kArmSmmuv3, 8);
   EXPECT_EQ(Errno(context_->AllocVeventq(viommu_, VeventqType::kArmSmmuv3, 8)), EEXIST);
-  smmuv3::EmulatedSmmu* smmu = backend_->FindSmmu("a");
-  const smmuv3::RawEvent fault = {0x10 | uint64_t{kSidA0} << 32, 0, 0xdead'0000, 0};
-  smmu->RaiseEvent(fault);  // not attached: to nobody
-  ASSERT_TRUE(context_->Attach(device_, nested).ok());
-  smmu->RaiseEvent(fault);
-  smmu->RaiseEvent({fault[0], uint64_t{1} << 39, 0, 0});       // of stage 2
-  smmu->RaiseEvent({fault[0], uint64_t{1} << 31, 0, 0});       // stalled
-  smmu->RaiseEvent({0x02 | uint64_t{kSidA0} << 32, 0, 0, 0});  // the host's
-  auto events = *context_->ReadVeventq(veventq, 9);
-  ASSERT_EQ(events.size(), 1u);
-  EXPECT_EQ(events[0].record, (smmuv3::RawEvent{0x10 | uint64_t{0x99} << 32, 0, 0xdead'0000, 0}));
-  ASSERT_TRUE(context_->Attach(device_, stage2_).ok());
-  smmu->RaiseEvent(fault);
+  EXPECT_TRUE(context_->AllocVeventq(viommu_, VeventqType::kTegra241Cmdqv, 8).ok());
   EXPECT_TRUE(context_->ReadVeventq(veventq, 9)->empty());
   EXPECT_EQ(Errno(context_->ReadVeventq(viommu_, 9)), ENOENT);
+  EXPECT_EQ(Errno(context_->ReadFaults(veventq, 9)), ENOENT);
 }
 
 TEST_P(EmulatedBackendTest, HardwareQueuesAreNotEmulated) {

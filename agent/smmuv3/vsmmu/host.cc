@@ -1,11 +1,12 @@
 #include "agent/smmuv3/vsmmu/host.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "agent/errno_status.h"
-#include "agent/smmuv3/spec/ste.h"
+#include "agent/smmuv3/spec/id_registers.h"
 
 namespace viommu::agent {
 
@@ -63,9 +64,31 @@ const char* BackendOpName(BackendOp op) {
   return "?";
 }
 
-Host::Host(EmulatedInventory inventory) : inventory_(std::move(inventory)) {
-  for (const EmulatedSmmuSpec& smmu : inventory_.smmus) {
-    smmus_.push_back(std::make_unique<HostSmmu>(smmu, inventory_.smmu_options, inventory_.sync_timeout));
+namespace {
+
+// Physical addresses that every SMMU can put out, and every page table can hold.
+uint32_t AddressBits(const EmulatedInventory& inventory) {
+  uint32_t bits = 48;
+  for (const EmulatedSmmuSpec& smmu : inventory.smmus) {
+    bits = std::min(bits, smmuv3::DecodeIdRegisters(smmu.info.idr).oas_bits);
+  }
+  return std::max(bits, 32u);
+}
+
+}  // namespace
+
+Host::Host(EmulatedInventory inventory) : inventory_(std::move(inventory)), memory_(AddressBits(inventory_)) {}
+
+std::unique_ptr<Host> Host::Create(EmulatedInventory inventory) {
+  std::unique_ptr<Host> host(new Host(std::move(inventory)));
+  return host->Build() ? std::move(host) : nullptr;
+}
+
+bool Host::Build() {
+  for (const EmulatedSmmuSpec& spec : inventory_.smmus) {
+    auto smmu = HostSmmu::Create(spec, inventory_.smmu_options, inventory_.sync_timeout, &memory_);
+    if (smmu == nullptr) return false;
+    smmus_.push_back(std::move(smmu));
   }
   for (const EmulatedDevice& spec : inventory_.devices) {
     auto device = std::make_unique<HostDevice>();
@@ -76,10 +99,12 @@ Host::Host(EmulatedInventory inventory) : inventory_(std::move(inventory)) {
     group.devices.push_back(device.get());
     device->group = &group;
     for (uint32_t i = 0; i < spec.stream_count; ++i) {
-      device->smmu->hardware().WriteSte(spec.info.stream_id + i, smmuv3::MakeAbortSte());
+      // Aborts until somebody attaches it.
+      if (!device->smmu->ReserveSte(spec.info.stream_id + i)) return false;
     }
     devices_.emplace(spec.info.pci_address, std::move(device));
   }
+  return true;
 }
 
 HostDevice* Host::FindDevice(std::string_view pci_address) {

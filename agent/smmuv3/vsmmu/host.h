@@ -13,6 +13,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "agent/smmuv3/vsmmu/host_memory.h"
 #include "agent/smmuv3/vsmmu/host_smmu.h"
 #include "agent/smmuv3/vsmmu/inventory.h"
 #include "common/mutex.h"
@@ -67,14 +68,15 @@ struct HostGroup {
 // Thread-safe. What hangs on a device beyond ownership belongs to the context that owns it.
 class Host {
  public:
-  // `inventory` is valid (ValidateInventory()).
-  explicit Host(EmulatedInventory inventory);
+  // `inventory` is valid (ValidateInventory()). Null when there is no memory for the SMMUs' tables.
+  static std::unique_ptr<Host> Create(EmulatedInventory inventory);
   Host(const Host&) = delete;
   Host& operator=(const Host&) = delete;
 
   const EmulatedInventory& inventory() const { return inventory_; }
   const Personality& personality() const { return inventory_.personality; }
   const std::vector<std::unique_ptr<HostSmmu>>& smmus() const { return smmus_; }
+  HostMemory& memory() { return memory_; }
 
   // Null when there is none of this address or name.
   HostDevice* FindDevice(std::string_view pci_address);
@@ -94,6 +96,10 @@ class Host {
   }
 
  private:
+  explicit Host(EmulatedInventory inventory);
+  // Builds what the inventory says; false when there is no memory.
+  bool Build();
+
   struct Fault {
     int error_number = 0;
     uint32_t skip = 0;
@@ -101,6 +107,7 @@ class Host {
   absl::Status TakeFailure(BackendOp op) ABSL_LOCKS_EXCLUDED(mu_);
 
   const EmulatedInventory inventory_;
+  HostMemory memory_;
   std::vector<std::unique_ptr<HostSmmu>> smmus_;
   std::map<std::string, std::unique_ptr<HostDevice>, std::less<>> devices_;  // by PCI address
   std::map<uint32_t, HostGroup> groups_;

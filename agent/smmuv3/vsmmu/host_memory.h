@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -99,6 +100,41 @@ class HostMemory {
   std::vector<std::vector<uint64_t>> reusable_ ABSL_GUARDED_BY(mu_);  // freed small pieces, by log2 of their size
   HostMemoryStats stats_ ABSL_GUARDED_BY(mu_);
   std::optional<uint32_t> fail_after_ ABSL_GUARDED_BY(mu_);
+};
+
+// Memory that goes with its owner.
+class HostPages {
+ public:
+  HostPages() = default;
+  HostPages(HostMemory* memory, uint64_t address, uint32_t size_log2)
+      : memory_(memory), address_(address), size_log2_(size_log2) {}
+  ~HostPages() {
+    if (memory_ != nullptr) memory_->Free(address_, size_log2_);
+  }
+  HostPages(HostPages&& other) noexcept { *this = std::move(other); }
+  HostPages& operator=(HostPages&& other) noexcept {
+    std::swap(memory_, other.memory_);
+    std::swap(address_, other.address_);
+    std::swap(size_log2_, other.size_log2_);
+    return *this;
+  }
+
+  // Empty when there is no memory.
+  static HostPages Allocate(HostMemory* memory, uint32_t size_log2) {
+    const std::optional<uint64_t> address = memory->Allocate(size_log2);
+    return address.has_value() ? HostPages(memory, *address, size_log2) : HostPages();
+  }
+
+  bool empty() const { return memory_ == nullptr; }
+  uint64_t address() const { return address_; }
+  uint64_t* words() const { return memory_->Words(address_); }
+  // Leaves the memory allocated for ever.
+  void Abandon() { memory_ = nullptr; }
+
+ private:
+  HostMemory* memory_ = nullptr;
+  uint64_t address_ = 0;
+  uint32_t size_log2_ = 0;
 };
 
 }  // namespace viommu::agent

@@ -1,11 +1,12 @@
 #include "agent/smmuv3/vsmmu/host_smmu.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <optional>
 #include <utility>
 
 #include "agent/smmuv3/spec/command.h"
-#include "agent/smmuv3/spec/event.h"
+#include "agent/smmuv3/vsmmu/invalidation_commands.h"
 
 namespace viommu::agent {
 
@@ -13,25 +14,18 @@ using smmuv3::Opcode;
 using smmuv3::RawCommand;
 
 VmidLease::~VmidLease() { smmu_->ReturnVmid(vmid_); }
-
-HostSmmu::HostSmmu(const EmulatedSmmuSpec& spec, const smmuv3::SmmuOptions& options,
-                   std::chrono::nanoseconds sync_timeout)
-    : info_(spec.info),
-      features_(smmuv3::DecodeIdRegisters(spec.info.idr)),
-      can_nest_(smmuv3::CanNest(features_, spec.info.iidr)),
-      can_viommu_(can_nest_ && (spec.canwbs || features_.fwb)),
-      sync_timeout_(sync_timeout),
-      vmids_(features_.vmid_bits),
-      // Like Linux: the bad command becomes a sync, its sender is not told, and the queue goes on.
-      hardware_(
-          spec.info.name, features_, options,
-          [this](const smmuv3::CommandError&) { hardware_.AcknowledgeCommandError(); },
-          [this](const smmuv3::RawEvent& record) { DeliverEvent(record); }) {}
+AsidLease::~AsidLease() { smmu_->ReturnAsid(asid_); }
 
 std::shared_ptr<const VmidLease> HostSmmu::TakeVmid() {
   const std::optional<uint16_t> vmid = vmids_.Allocate();
   if (!vmid.has_value()) return nullptr;
   return std::make_shared<const VmidLease>(this, *vmid);
+}
+
+std::shared_ptr<const AsidLease> HostSmmu::TakeAsid() {
+  const std::optional<uint16_t> asid = asids_.Allocate();
+  if (!asid.has_value()) return nullptr;
+  return std::make_shared<const AsidLease>(this, *asid);
 }
 
 void HostSmmu::ReturnVmid(uint16_t vmid) {
@@ -40,12 +34,14 @@ void HostSmmu::ReturnVmid(uint16_t vmid) {
   if (Issue({&flush, 1})) vmids_.Free(vmid);
 }
 
-smmuv3::Stage2Config HostSmmu::Stage2For(uint16_t vmid) const {
-  return {.vmid = vmid, .vtcr = smmuv3::Vtcr(smmuv3::Granule::k4k, features_.oas_bits), .s2ttb = 0, .fwb = features_.fwb};
+void HostSmmu::ReturnAsid(uint16_t asid) {
+  const RawCommand flush = smmuv3::Encode({.opcode = Opcode::kTlbiNhAsid, .asid = asid});
+  if (Issue({&flush, 1})) asids_.Free(asid);
 }
 
 bool HostSmmu::Issue(std::span<const RawCommand> group) {
   if (group.size() > kMaxGroup) std::abort();
+  if (any_deferred_.load(std::memory_order_acquire)) IssueDeferred();
   std::array<RawCommand, kMaxGroup + 1> batch;
   std::copy(group.begin(), group.end(), batch.begin());
   batch[group.size()] = smmuv3::Encode({.opcode = Opcode::kSync});
@@ -62,39 +58,56 @@ bool HostSmmu::Issue(std::span<const RawCommand> group) {
   return done;
 }
 
-void HostSmmu::InstallSte(uint32_t sid, const smmuv3::RawSte& entry) {
-  const bool ats_ends = AtsEnabled(hardware_.ReadSte(sid)) && !AtsEnabled(entry);
-  hardware_.WriteSte(sid, entry);
-  const RawCommand reload = smmuv3::Encode({.opcode = Opcode::kCfgiSte, .sid = sid, .leaf = true});
-  static_cast<void>(Issue({&reload, 1}));
-  if (!ats_ends) return;
-  // One for requests without a PASID, one for all with.
-  std::array<RawCommand, 2> forget = {
-      smmuv3::Encode({.opcode = Opcode::kAtcInv, .sid = sid, .size = smmuv3::kAtcSizeAll}),
-      smmuv3::Encode(
-          {.opcode = Opcode::kAtcInv, .sid = sid, .ssv = true, .global = true, .size = smmuv3::kAtcSizeAll})};
-  static_cast<void>(Issue(std::span(forget).first(features_.ssid_bits == 0 ? 1 : 2)));
-}
-
-void HostSmmu::SetEventTarget(uint32_t sid, std::shared_ptr<ViommuEvents> events, uint32_t virt_id) {
-  MutexLock lock(events_mu_);
-  if (events == nullptr) {
-    event_targets_.erase(sid);
-  } else {
-    event_targets_[sid] = {std::move(events), virt_id};
+bool HostSmmu::IssueAll(std::span<const RawCommand> commands) {
+  bool done = true;
+  for (; !commands.empty(); commands = commands.subspan(std::min(kMaxGroup, commands.size()))) {
+    done = Issue(commands.first(std::min(kMaxGroup, commands.size()))) && done;
   }
+  return done;
 }
 
-void HostSmmu::DeliverEvent(const smmuv3::RawEvent& record) {
-  if (!smmuv3::IsForGuest(record)) return;
-  EventTarget target;
+void HostSmmu::IssueLater(const RawCommand& command) {
+  if (!any_deferred_.load(std::memory_order_acquire) && hardware_.queue().TryPush({&command, 1}).has_value()) return;
+  MutexLock lock(deferred_mu_);
+  deferred_.push_back(command);
+  any_deferred_.store(true, std::memory_order_release);
+}
+
+void HostSmmu::IssueDeferred() {
+  MutexLock lock(deferred_mu_);
+  size_t pushed = 0;
+  while (pushed < deferred_.size() && hardware_.queue().TryPush({&deferred_[pushed], 1}).has_value()) ++pushed;
+  deferred_.erase(deferred_.begin(), deferred_.begin() + static_cast<std::ptrdiff_t>(pushed));
+  if (deferred_.empty()) any_deferred_.store(false, std::memory_order_release);
+}
+
+bool HostSmmu::ReserveSte(uint32_t sid) {
+  MutexLock lock(streams_mu_);
+  return streams_->InRange(sid) && streams_->Reserve(sid);
+}
+
+smmuv3::RawSte HostSmmu::ReadSte(uint32_t sid) const {
+  MutexLock lock(streams_mu_);
+  return streams_->Read(sid);
+}
+
+void HostSmmu::InstallSte(uint32_t sid, const smmuv3::RawSte& entry, StreamOwner owner) {
+  MutexLock lock(streams_mu_);
+  const bool had_ats = AtsEnabled(streams_->Read(sid));
+  streams_->Write(sid, entry, [&] {
+    const RawCommand reload = smmuv3::Encode({.opcode = Opcode::kCfgiSte, .sid = sid, .leaf = true});
+    static_cast<void>(Issue({&reload, 1}));
+  });
   {
-    MutexLock lock(events_mu_);
-    const auto found = event_targets_.find(smmuv3::EventSid(record));
-    if (found == event_targets_.end()) return;
-    target = found->second;
+    MutexLock owners_lock(owners_mu_);
+    if (owner.events == nullptr && owner.faults == nullptr) {
+      owners_.erase(sid);
+    } else {
+      owners_[sid] = std::move(owner);
+    }
   }
-  target.events->Deliver(smmuv3::WithSid(record, target.virt_id));
+  if (!had_ats) return;
+  static_cast<void>(Issue(AllAtcInvalidations(sid, features_)));
 }
 
 SmmuStats HostSmmu::GetStats() const {
@@ -116,10 +129,11 @@ SmmuStats HostSmmu::GetStats() const {
   stats.queue_pushed = queue.pushed;
   stats.queue_full_waits = queue.full_waits;
   const smmuv3::SmmuCounters counters = hardware_.GetCounters();
-  stats.command_errors = counters.command_errors;
   stats.tlb_entries = counters.tlb_entries;
   stats.atc_entries = counters.atc_entries;
   stats.config_entries = counters.config_entries;
+  stats.command_errors = illegal_commands_.load(std::memory_order_relaxed);
+  stats.atc_timeouts = atc_timeouts_.load(std::memory_order_relaxed);
   stats.sync_latency.upper_bounds.assign(kLatencyBounds.begin(), kLatencyBounds.end());
   for (const auto& bucket : latencies_) stats.sync_latency.counts.push_back(bucket.load(std::memory_order_relaxed));
   stats.sync_latency.sum = std::chrono::nanoseconds(latency_sum_ns_.load(std::memory_order_relaxed));

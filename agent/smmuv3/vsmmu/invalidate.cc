@@ -100,8 +100,11 @@ InvalidateResult EmulatedContext::InvalidateViommu(ViommuObject& viommu, std::sp
 }
 
 InvalidateResult EmulatedContext::InvalidateRaw(ObjectId id, const InvalidateArray& array) {
-  if (absl::Status status = host_->InjectedFailure(BackendOp::kInvalidate); !status.ok()) return {status, 0};
   const Personality& personality = host_->personality();
+  if (absl::Status status = host_->InjectedFailure(BackendOp::kInvalidate); !status.ok()) {
+    const bool all = StatusErrno(status) == ENOMEM && !personality.no_memory_handled_none;
+    return {status, all ? array.entry_count : 0};
+  }
   if (array.entry_count > 0) {
     if (array.entries == nullptr) return {Error(EINVAL, "entries at address null"), 0};
     if (array.entry_length == 0 || array.entry_length > kMaxInvalidateEntryBytes) {

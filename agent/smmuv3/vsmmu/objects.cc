@@ -1,7 +1,5 @@
 #include "agent/smmuv3/vsmmu/objects.h"
 
-#include <unistd.h>
-
 #include <utility>
 
 namespace viommu::agent {
@@ -12,8 +10,8 @@ const char* ObjectKindName(ObjectKind kind) {
       return "device";
     case ObjectKind::kIoas:
       return "IOAS";
-    case ObjectKind::kStage2:
-      return "stage-2 HWPT";
+    case ObjectKind::kHwpt:
+      return "paging HWPT";
     case ObjectKind::kViommu:
       return "viommu";
     case ObjectKind::kVdevice:
@@ -22,12 +20,10 @@ const char* ObjectKindName(ObjectKind kind) {
       return "nested HWPT";
     case ObjectKind::kVeventq:
       return "event queue";
+    case ObjectKind::kFaultQueue:
+      return "fault queue";
   }
   return "?";
-}
-
-MappedFile::~MappedFile() {
-  if (fd_ >= 0) close(fd_);
 }
 
 ObjectId ObjectTable::Add(std::unique_ptr<Object> object) {

@@ -15,13 +15,18 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
 #include "agent/backend.h"
+#include "agent/smmuv3/spec/words.h"
+#include "agent/smmuv3/vsmmu/fault_queue.h"
 #include "agent/smmuv3/vsmmu/host.h"
+#include "agent/smmuv3/vsmmu/host_memory.h"
+#include "agent/smmuv3/vsmmu/host_smmu.h"
+#include "agent/smmuv3/vsmmu/page_table.h"
 #include "agent/smmuv3/vsmmu/veventq.h"
 #include "common/mutex.h"
 
 namespace viommu::agent {
 
-enum class ObjectKind : uint8_t { kDevice, kIoas, kStage2, kViommu, kVdevice, kNested, kVeventq };
+enum class ObjectKind : uint8_t { kDevice, kIoas, kHwpt, kViommu, kVdevice, kNested, kVeventq, kFaultQueue };
 
 // "vdevice" and so on, for messages.
 const char* ObjectKindName(ObjectKind kind);
@@ -48,42 +53,49 @@ struct DeviceObject : Object {
   bool attached = false;
 };
 
-// A file that stays open as long as a mapping needs it.
-class MappedFile {
- public:
-  // Takes over `fd`.
-  explicit MappedFile(int fd) : fd_(fd) {}
-  ~MappedFile();
-  MappedFile(MappedFile&& other) noexcept : fd_(other.fd_) { other.fd_ = -1; }
-  MappedFile& operator=(MappedFile&&) = delete;
-  int fd() const { return fd_; }
-
- private:
-  int fd_;
-};
-
+// Guest memory in an IOAS: a file that lies in one piece in the host's physical memory.
 struct IoasMapping {
   uint64_t length = 0;
-  uint64_t offset = 0;  // in the file
+  uint64_t physical = 0;
   bool readable = false;
   bool writable = false;
-  MappedFile file;
+  uint32_t pins = 0;  // hardware queues whose memory this is; while there are any, it cannot be unmapped
 };
+
+struct HwptObject;
 
 struct IoasObject : Object {
   static constexpr ObjectKind kKind = ObjectKind::kIoas;
   IoasObject() : Object(kKind) {}
   std::map<uint64_t, IoasMapping> mappings;  // by guest-physical address
+  std::vector<HwptObject*> hwpts;            // over it: their tables have these mappings
+  // An SMMU did not confirm that tables over this are gone. What it may reach is not given back.
+  bool abandoned = false;
 };
 
-struct Stage2Object : Object {
-  static constexpr ObjectKind kKind = ObjectKind::kStage2;
-  Stage2Object() : Object(kKind) {}
+struct FaultQueueObject : Object {
+  static constexpr ObjectKind kKind = ObjectKind::kFaultQueue;
+  FaultQueueObject() : Object(kKind) {}
+  const std::shared_ptr<FaultQueue> queue = std::make_shared<FaultQueue>();
+};
+
+// A paging HWPT: translation tables over an IOAS.
+struct HwptObject : Object {
+  static constexpr ObjectKind kKind = ObjectKind::kHwpt;
+  HwptObject() : Object(kKind) {}
   IoasObject* ioas = nullptr;
-  HostSmmu* smmu = nullptr;               // where stage 2 is per SMMU
-  std::shared_ptr<const VmidLease> vmid;  // where stage 2 owns VMIDs
+  std::unique_ptr<PageTable> table;
+  HostSmmu* smmu = nullptr;  // null: any that can read the tables
+  bool nest_parent = false;  // viommus can stand on it
+  bool automatic = false;    // made by an attachment to the IOAS, goes with the last device
+  FaultQueueObject* faults = nullptr;
+  // Stage 2.
+  std::shared_ptr<const VmidLease> vmid;  // where the HWPT owns it
   // Where viommus own VMIDs: those of devices that are attached to this without a vdevice, by SMMU.
   std::map<HostSmmu*, std::weak_ptr<const VmidLease>> direct_vmids;
+  // Stage 1.
+  std::shared_ptr<const AsidLease> asid;
+  HostPages cd;  // the one context descriptor
 };
 
 struct ViommuObject : Object {
@@ -91,7 +103,7 @@ struct ViommuObject : Object {
   ViommuObject() : Object(kKind) {}
   // These three never change.
   HostSmmu* smmu = nullptr;
-  Stage2Object* stage2 = nullptr;
+  HwptObject* stage2 = nullptr;
   std::shared_ptr<const VmidLease> vmid;
   const std::shared_ptr<ViommuEvents> events = std::make_shared<ViommuEvents>();
 
@@ -113,6 +125,7 @@ struct NestedObject : Object {
   NestedObject() : Object(kKind) {}
   ViommuObject* viommu = nullptr;
   smmuv3::RawVste vste;
+  FaultQueueObject* faults = nullptr;
 };
 
 struct VeventqObject : Object {

@@ -10,6 +10,7 @@ Personality Linux72() {
           .vmid_owner = VmidOwner::kStage2,
           .invalidate_by_nested = false,
           .exact_handled = false,
+          .no_memory_handled_none = false,
           .empty_invalidate = false,
           .check_command_fields = false,
           .check_virt_id = false};

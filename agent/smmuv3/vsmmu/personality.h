@@ -27,6 +27,10 @@ struct Personality {
   // has converted, up to 62 of which were never issued.
   bool exact_handled = true;
 
+  // Whether `handled` is 0 when there is no memory for an invalidation (ENOMEM). Linux 7.2 leaves the number that was
+  // asked for.
+  bool no_memory_handled_none = true;
+
   // Whether Invalidate() without commands succeeds, to probe for a data type. Linux 7.2 on Arm: EINVAL.
   bool empty_invalidate = true;
 

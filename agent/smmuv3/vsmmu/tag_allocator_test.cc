@@ -1,12 +1,12 @@
-#include "agent/smmuv3/vsmmu/vmid_allocator.h"
+#include "agent/smmuv3/vsmmu/tag_allocator.h"
 
 #include <gtest/gtest.h>
 
 namespace viommu::agent {
 namespace {
 
-TEST(VmidAllocatorTest, LowestFreeFirstFromOne) {
-  VmidAllocator vmids(8);
+TEST(TagAllocatorTest, LowestFreeFirstFromOne) {
+  TagAllocator vmids(8);
   EXPECT_EQ(vmids.Allocate(), 1);
   EXPECT_EQ(vmids.Allocate(), 2);
   EXPECT_EQ(vmids.Allocate(), 3);
@@ -16,9 +16,9 @@ TEST(VmidAllocatorTest, LowestFreeFirstFromOne) {
   EXPECT_EQ(vmids.Allocate(), 4);
 }
 
-TEST(VmidAllocatorTest, EndsAtItsWidth) {
+TEST(TagAllocatorTest, EndsAtItsWidth) {
   for (const uint32_t bits : {8u, 16u}) {
-    VmidAllocator vmids(bits);
+    TagAllocator vmids(bits);
     EXPECT_EQ(vmids.total(), (1u << bits) - 1);
     for (uint32_t i = 1; i <= vmids.total(); ++i) ASSERT_EQ(vmids.Allocate(), i);
     EXPECT_EQ(vmids.Allocate(), std::nullopt);
@@ -27,8 +27,8 @@ TEST(VmidAllocatorTest, EndsAtItsWidth) {
   }
 }
 
-TEST(VmidAllocatorDeathTest, FreeingTwiceStopsTheProcess) {
-  VmidAllocator vmids(8);
+TEST(TagAllocatorDeathTest, FreeingTwiceStopsTheProcess) {
+  TagAllocator vmids(8);
   EXPECT_DEATH(vmids.Free(1), "");
   EXPECT_DEATH(vmids.Free(0), "");
 }

@@ -1,4 +1,4 @@
-#include "agent/smmuv3/vsmmu/vmid_allocator.h"
+#include "agent/smmuv3/vsmmu/tag_allocator.h"
 
 #include <bit>
 #include <cstdlib>
@@ -10,12 +10,12 @@ constexpr uint32_t kBitsPerWord = 64;
 
 }  // namespace
 
-VmidAllocator::VmidAllocator(uint32_t bits) : total_((1u << (bits >= 16 ? 16 : 8)) - 1) {
+TagAllocator::TagAllocator(uint32_t bits) : total_((1u << (bits >= 16 ? 16 : 8)) - 1) {
   taken_.resize((total_ + 1) / kBitsPerWord);
   taken_[0] = 1;
 }
 
-std::optional<uint16_t> VmidAllocator::Allocate() {
+std::optional<uint16_t> TagAllocator::Allocate() {
   MutexLock lock(mu_);
   if (used_ == total_) return std::nullopt;
   uint32_t word = 0;
@@ -26,17 +26,17 @@ std::optional<uint16_t> VmidAllocator::Allocate() {
   return static_cast<uint16_t>(word * kBitsPerWord + bit);
 }
 
-void VmidAllocator::Free(uint16_t vmid) {
+void TagAllocator::Free(uint16_t tag) {
   MutexLock lock(mu_);
-  uint64_t& word = taken_[vmid / kBitsPerWord];
-  const uint64_t bit = uint64_t{1} << (vmid % kBitsPerWord);
-  // Freeing one that is not taken would hand one VM's VMID to another.
-  if (vmid == 0 || (word & bit) == 0) std::abort();
+  uint64_t& word = taken_[tag / kBitsPerWord];
+  const uint64_t bit = uint64_t{1} << (tag % kBitsPerWord);
+  // Freeing one that is not taken would hand one VM's tag to another.
+  if (tag == 0 || (word & bit) == 0) std::abort();
   word &= ~bit;
   --used_;
 }
 
-uint32_t VmidAllocator::used() const {
+uint32_t TagAllocator::used() const {
   MutexLock lock(mu_);
   return used_;
 }
