@@ -341,10 +341,11 @@ absl::Status List(const CommitCore& core, const v1::ListNestedDomainsRequest& re
       [](v1::ListNestedDomainsResponse* to, const v1::NestedDomain& domain) { *to->add_nested_domains() = domain; });
 }
 
-absl::Status List(const CommitCore& core, const v1::ListHwQueuesRequest& request, v1::ListHwQueuesResponse* response) {
-  return ListInViommu<v1::HwQueue>(core, request, response, [](v1::ListHwQueuesResponse* to, const v1::HwQueue& queue) {
-    *to->add_hw_queues() = queue;
-  });
+absl::Status List(const CommitCore& core, const v1::ListHwQueuesRequest& request, v1::ListHwQueuesResponse* response,
+                  const ListLimits& limits) {
+  return ListInViommu<v1::HwQueue>(
+      core, request, response, limits,
+      [](v1::ListHwQueuesResponse* to, const v1::HwQueue& queue) { *to->add_hw_queues() = queue; });
 }
 
 }  // namespace viommu::server
