@@ -14,10 +14,6 @@ namespace {
 // "0000:01:00.0" of "hosts/h/devices/0000:01:00.0".
 std::string LastSegment(std::string_view name) { return std::string(name.substr(name.rfind('/') + 1)); }
 
-Step Failed(Operation operation, const absl::Status& status) {
-  return {.kind = Step::Kind::kFailed, .reason = ReasonOfFailure(operation, status)};
-}
-
 smmuv3::RawVste VsteOf(const v1::NestedConfig& config) {
   switch (config.kind_case()) {
     case v1::NestedConfig::kBypass:
@@ -35,26 +31,13 @@ ViommuType BackendType(v1::ViommuType type) {
 
 }  // namespace
 
+Step Realizer::Failed(Operation operation, const absl::Status& status) {
+  return {.kind = Step::Kind::kFailed, .reason = ReasonOfFailure(operation, status)};
+}
+
 Realizer::Realizer(Backend& backend, Targets& targets, const HeldState& held, const Inventory& inventory, Hooks hooks)
     : backend_(backend), targets_(targets), held_(held), hooks_(std::move(hooks)) {
   for (const auto& smmu : inventory.smmus) features_[smmu.name] = smmuv3::DecodeIdRegisters(smmu.idr);
-}
-
-template <typename F>
-std::optional<Step> Realizer::Try(const HeldItem& item, Operation operation, F&& change) {
-  if (absl::Status begun = hooks_.begin(item, operation); !begun.ok()) return Failed(Operation::kJournal, begun);
-  if (absl::Status status = change(); !status.ok()) return Failed(operation, status);
-  ++changes_;
-  return std::nullopt;
-}
-
-template <typename F>
-std::optional<Step> Realizer::TryEnd(const HeldItem& item, Operation operation, F&& change) {
-  return Try(item, operation, [&change]() -> absl::Status {
-    absl::Status status = change();
-    if (StatusErrno(status) == ENOENT) return absl::OkStatus();
-    return status;
-  });
 }
 
 Step Realizer::Advance(const HeldItem& item) {

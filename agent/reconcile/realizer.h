@@ -17,6 +17,7 @@
 #ifndef VIOMMU_AGENT_RECONCILE_REALIZER_H_
 #define VIOMMU_AGENT_RECONCILE_REALIZER_H_
 
+#include <cerrno>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -29,6 +30,7 @@
 #include "absl/container/btree_map.h"
 #include "absl/status/status.h"
 #include "agent/backend.h"
+#include "agent/errno_status.h"
 #include "agent/reconcile/held_state.h"
 #include "agent/reconcile/objects.h"
 #include "agent/reconcile/reasons.h"
@@ -140,6 +142,7 @@ class Realizer {
   std::optional<Step> Unset(const HeldItem& item, const Made& made);
   Step AttachVdevice(const HeldItem& item, const Made& made, const std::string& stage2_uid);
 
+  static Step Failed(Operation operation, const absl::Status& status);
   // Runs one change at the backend; nothing when it worked.
   template <typename F>
   std::optional<Step> Try(const HeldItem& item, Operation operation, F&& change);
@@ -179,6 +182,23 @@ class Realizer {
   std::map<VmMemory::Owner, std::vector<OpenVintf>> open_vintfs_;
   uint64_t changes_ = 0;
 };
+
+template <typename F>
+std::optional<Step> Realizer::Try(const HeldItem& item, Operation operation, F&& change) {
+  if (absl::Status begun = hooks_.begin(item, operation); !begun.ok()) return Failed(Operation::kJournal, begun);
+  if (absl::Status status = change(); !status.ok()) return Failed(operation, status);
+  ++changes_;
+  return std::nullopt;
+}
+
+template <typename F>
+std::optional<Step> Realizer::TryEnd(const HeldItem& item, Operation operation, F&& change) {
+  return Try(item, operation, [&change]() -> absl::Status {
+    absl::Status status = change();
+    if (StatusErrno(status) == ENOENT) return absl::OkStatus();
+    return status;
+  });
+}
 
 }  // namespace viommu::agent
 
