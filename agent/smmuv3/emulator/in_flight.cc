@@ -6,7 +6,7 @@
 namespace viommu::smmuv3 {
 namespace {
 
-constexpr int kYields = 64;
+constexpr int kYields = 8;
 constexpr auto kNap = std::chrono::microseconds(20);
 
 uint32_t ThisThread() {

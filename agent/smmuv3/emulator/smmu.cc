@@ -76,6 +76,8 @@ SmmuCounters EmulatedSmmu::GetCounters() const {
 void EmulatedSmmu::Pause() {
   MutexLock lock(state_mu_);
   paused_ = true;
+  // A thread that waits for work counts as executing: it comes and sees.
+  queue_.Wake();
   while (executing_) state_changed_.Wait(state_mu_);
 }
 

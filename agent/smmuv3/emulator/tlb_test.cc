@@ -12,6 +12,16 @@ namespace {
 
 constexpr uint64_t kVa = 0x7f12'3456'7000;
 
+// An entry that translates what its descriptor covers.
+TlbEntry Whole(TlbEntry entry) {
+  entry.lookup_log2 = entry.scope_log2 = static_cast<uint8_t>(TlbSpanLog2(entry.granule_log2, entry.level));
+  return entry;
+}
+
+const TlbEntry* Find(const Tlb& tlb, TlbStage stage, uint16_t vmid, uint16_t asid, uint64_t address) {
+  return tlb.Lookup({.stage = stage, .vmid = vmid, .asid = asid}, address);
+}
+
 // One entry of every kind that the scopes tell apart, all of which cover kVa.
 struct Population {
   Tlb tlb{4096};
@@ -38,15 +48,14 @@ struct Population {
     Add({.regime = TlbRegime::kNsEl2, .global = true, .address = kVa});
   }
 
-  void Add(const TlbEntry& entry) {
-    entries.push_back(entry);
-    tlb.Insert(entry);
+  void Add(const TlbEntry& e) {
+    entries.push_back(Whole(e));
+    tlb.Insert(entries.back());
   }
 
   bool Holds(const TlbEntry& e) const {
-    const auto found = e.leaf ? tlb.Lookup(e.regime, e.stage, e.vmid, e.asid, e.address)
-                              : tlb.LookupTable(e.regime, e.stage, e.vmid, e.asid, e.address);
-    return found.has_value();
+    const TlbTag tag{e.regime, e.stage, e.vmid, e.asid, e.aset};
+    return (e.leaf ? tlb.Lookup(tag, e.address) : tlb.LookupTable(tag, e.address)) != nullptr;
   }
 };
 
@@ -58,30 +67,30 @@ uint32_t Removes(const Command& command) {
 
 TEST(TlbTest, FindsTheSmallestPageThatCoversTheAddress) {
   Tlb tlb(16);
-  tlb.Insert({.vmid = 1, .asid = 5, .level = 2, .address = kVa, .output = 0x1000});
-  EXPECT_EQ(tlb.Lookup(TlbRegime::kNsEl1, TlbStage::kStage1, 1, 5, kVa ^ 0x3000)->output, 0x1000u);
-  tlb.Insert({.vmid = 1, .asid = 5, .level = 3, .address = kVa, .output = 0x2000});
-  EXPECT_EQ(tlb.Lookup(TlbRegime::kNsEl1, TlbStage::kStage1, 1, 5, kVa | 0xabc)->output, 0x2000u);
-  EXPECT_FALSE(tlb.Lookup(TlbRegime::kNsEl1, TlbStage::kStage1, 1, 6, kVa).has_value());
-  EXPECT_FALSE(tlb.Lookup(TlbRegime::kNsEl1, TlbStage::kStage1, 2, 5, kVa).has_value());
-  EXPECT_FALSE(tlb.Lookup(TlbRegime::kNsEl1, TlbStage::kStage2Only, 1, 5, kVa).has_value());
-  EXPECT_FALSE(tlb.LookupTable(TlbRegime::kNsEl1, TlbStage::kStage1, 1, 5, kVa).has_value());
+  tlb.Insert(Whole({.vmid = 1, .asid = 5, .level = 2, .address = kVa, .output = 0x1000}));
+  EXPECT_EQ(Find(tlb, TlbStage::kStage1, 1, 5, kVa ^ 0x3000)->output, 0x1000u);
+  tlb.Insert(Whole({.vmid = 1, .asid = 5, .level = 3, .address = kVa, .output = 0x2000}));
+  EXPECT_EQ(Find(tlb, TlbStage::kStage1, 1, 5, kVa | 0xabc)->output, 0x2000u);
+  EXPECT_FALSE(Find(tlb, TlbStage::kStage1, 1, 6, kVa) != nullptr);
+  EXPECT_FALSE(Find(tlb, TlbStage::kStage1, 2, 5, kVa) != nullptr);
+  EXPECT_FALSE(Find(tlb, TlbStage::kStage2Only, 1, 5, kVa) != nullptr);
+  EXPECT_FALSE(tlb.LookupTable({.vmid = 1, .asid = 5}, kVa) != nullptr);
 }
 
 TEST(TlbTest, GlobalEntriesServeEveryAsid) {
   Tlb tlb(16);
-  tlb.Insert({.vmid = 1, .asid = 5, .global = true, .address = kVa});
-  EXPECT_TRUE(tlb.Lookup(TlbRegime::kNsEl1, TlbStage::kStage1, 1, 99, kVa).has_value());
+  tlb.Insert(Whole({.vmid = 1, .asid = 5, .global = true, .address = kVa}));
+  EXPECT_TRUE(Find(tlb, TlbStage::kStage1, 1, 99, kVa) != nullptr);
 }
 
 TEST(TlbTest, SameplaceIsReplacedAndTheOldestMakeRoom) {
   Tlb tlb(4);
-  for (int i = 0; i < 3; ++i) tlb.Insert({.vmid = 1, .address = kVa, .output = static_cast<uint64_t>(i)});
+  for (int i = 0; i < 3; ++i) tlb.Insert(Whole({.vmid = 1, .address = kVa, .output = static_cast<uint64_t>(i)}));
   EXPECT_EQ(tlb.size(), 1u);
-  for (uint64_t i = 1; i <= 10; ++i) tlb.Insert({.vmid = 1, .address = kVa + i * 0x1000});
+  for (uint64_t i = 1; i <= 10; ++i) tlb.Insert(Whole({.vmid = 1, .address = kVa + i * 0x1000}));
   EXPECT_EQ(tlb.size(), 4u);
-  EXPECT_FALSE(tlb.Lookup(TlbRegime::kNsEl1, TlbStage::kStage1, 1, 0, kVa).has_value());
-  EXPECT_TRUE(tlb.Lookup(TlbRegime::kNsEl1, TlbStage::kStage1, 1, 0, kVa + 10 * 0x1000).has_value());
+  EXPECT_FALSE(Find(tlb, TlbStage::kStage1, 1, 0, kVa) != nullptr);
+  EXPECT_TRUE(Find(tlb, TlbStage::kStage1, 1, 0, kVa + 10 * 0x1000) != nullptr);
 }
 
 // A population has, per VMID: 2 ASIDs x 8 entries, 1 global, 2 of stage 2 alone; and 3 of EL2.
@@ -129,15 +138,86 @@ TEST(TlbScopeTest, RangeCoversItsGranulesOnly) {
   EXPECT_EQ(range(31, 39, 0, true), 6u);
 }
 
+// The part of a 2 MiB block of stage 1 that a 4 KiB page of stage 2 covers.
+TEST(TlbTest, CombinedEntriesTranslateLittleAndGoWithMuch) {
+  const TlbEntry part{.vmid = 1,
+                      .asid = 5,
+                      .level = 2,
+                      .lookup_log2 = 12,
+                      .scope_log2 = 21,
+                      .address = 0x20'5000,
+                      .output = 0x9000,
+                      .ipa = 0x5000};
+  const auto removes = [&](const Command& command) {
+    Tlb tlb(16);
+    tlb.Insert(part);
+    EXPECT_NE(Find(tlb, TlbStage::kStage1, 1, 5, 0x20'5fff), nullptr);
+    EXPECT_EQ(Find(tlb, TlbStage::kStage1, 1, 5, 0x20'6000), nullptr);
+    return tlb.Invalidate(*TlbScopeOf(command, false)) == 1;
+  };
+  EXPECT_TRUE(removes({.opcode = Opcode::kTlbiNhVa, .vmid = 1, .asid = 5, .address = 0x20'5000, .leaf = true}));
+  EXPECT_TRUE(removes({.opcode = Opcode::kTlbiNhVa, .vmid = 1, .asid = 5, .address = 0x3f'f000, .leaf = true}));
+  EXPECT_TRUE(removes({.opcode = Opcode::kTlbiNhVaa, .vmid = 1, .address = 0x20'0000, .ttl = 2, .tg = 1}));
+  EXPECT_FALSE(removes({.opcode = Opcode::kTlbiNhVaa, .vmid = 1, .address = 0x20'0000, .ttl = 3, .tg = 1}));
+  EXPECT_FALSE(removes({.opcode = Opcode::kTlbiNhVa, .vmid = 1, .asid = 5, .address = 0x40'0000, .leaf = true}));
+  EXPECT_FALSE(removes({.opcode = Opcode::kTlbiNhVa, .vmid = 1, .asid = 6, .address = 0x20'5000, .leaf = true}));
+  EXPECT_FALSE(removes({.opcode = Opcode::kTlbiS2Ipa, .vmid = 1, .address = 0x5000, .leaf = true}));
+  EXPECT_TRUE(removes({.opcode = Opcode::kTlbiS12Vmall, .vmid = 1}));
+}
+
+TEST(TlbTest, TheSharedSetAndTheOtherAreApart) {
+  Tlb tlb(16);
+  tlb.Insert(Whole({.vmid = 1, .aset = true, .global = true, .address = kVa}));
+  EXPECT_EQ(tlb.Lookup({.vmid = 1, .asid = 5}, kVa), nullptr);
+  EXPECT_NE(tlb.Lookup({.vmid = 1, .asid = 5, .aset = true}, kVa), nullptr);
+  // Commands reach both (5.4, ASET).
+  EXPECT_EQ(tlb.Invalidate(*TlbScopeOf({.opcode = Opcode::kTlbiNhVa, .vmid = 1, .asid = 9, .address = kVa}, false)),
+            1u);
+}
+
+TEST(TlbTest, TopBytesAreNotCompared) {
+  Tlb tlb(16);
+  tlb.Insert(Whole({.vmid = 1, .asid = 5, .address = WithoutTopByte(0xffff'8000'0000'0000)}));
+  const Command command{.opcode = Opcode::kTlbiNhVa, .vmid = 1, .asid = 5, .address = 0x5aff'8000'0000'0000};
+  EXPECT_EQ(tlb.Invalidate(*TlbScopeOf(command, false)), 1u);
+}
+
+// The two ways of searching: place by place, and entry by entry.
+TEST(TlbTest, InvalidationByAddressAmongMany) {
+  Tlb tlb(4096);
+  for (uint64_t i = 0; i < 4000; ++i) {
+    tlb.Insert(Whole({.vmid = 1, .asid = 5, .global = i % 3 == 0, .address = i << 12}));
+  }
+  EXPECT_EQ(tlb.Invalidate(*TlbScopeOf({.opcode = Opcode::kTlbiNhVa, .vmid = 1, .asid = 5, .address = 0x7000}, false)),
+            1u);
+  EXPECT_EQ(tlb.Invalidate(*TlbScopeOf({.opcode = Opcode::kTlbiNhVa, .vmid = 1, .asid = 6, .address = 0x8000}, false)),
+            0u);
+  EXPECT_EQ(tlb.Invalidate(*TlbScopeOf({.opcode = Opcode::kTlbiNhVa, .vmid = 1, .asid = 6, .address = 0x9000}, false)),
+            1u);
+  const Command range{
+      .opcode = Opcode::kTlbiNhVa, .vmid = 1, .asid = 5, .address = 0x10'0000, .num = 31, .scale = 1, .tg = 1};
+  EXPECT_EQ(tlb.Invalidate(*TlbScopeOf(range, false)), 64u);
+  EXPECT_EQ(tlb.size(), 4000u - 66);
+}
+
+TEST(TlbTest, EvictionTakesOneAtMost) {
+  Tlb tlb(4);
+  tlb.Insert(Whole({.vmid = 1, .address = kVa}));
+  for (uint64_t i = 0; i < 4; ++i) tlb.Evict(i);
+  EXPECT_EQ(tlb.size(), 0u);
+  tlb.Insert(Whole({.vmid = 1, .address = kVa}));
+  EXPECT_NE(Find(tlb, TlbStage::kStage1, 1, 0, kVa), nullptr);
+}
+
 TEST(TlbScopeTest, RangesDoNotWrap) {
   Tlb tlb(8);
-  tlb.Insert({.vmid = 1, .address = 0x1000});
-  tlb.Insert({.vmid = 1, .address = 0xffff'ffff'ffff'f000});
+  tlb.Insert(Whole({.vmid = 1, .address = 0x1000}));
+  tlb.Insert(Whole({.vmid = 1, .address = 0xffff'ffff'ffff'f000}));
   const auto scope = TlbScopeOf(
       {.opcode = Opcode::kTlbiNhVaa, .vmid = 1, .address = 0xffff'ffff'ffff'f000, .num = 31, .scale = 10, .tg = 1},
       false);
   EXPECT_EQ(tlb.Invalidate(*scope), 1u);
-  EXPECT_TRUE(tlb.Lookup(TlbRegime::kNsEl1, TlbStage::kStage1, 1, 0, 0x1000).has_value());
+  EXPECT_TRUE(Find(tlb, TlbStage::kStage1, 1, 0, 0x1000) != nullptr);
 }
 
 TEST(TlbScopeTest, OtherCommandsHaveNone) {

@@ -42,7 +42,7 @@ struct TranslateResult {
   Kind kind = Kind::kDone;
   Translation translation;     // kDone
   std::optional<Event> event;  // otherwise, when there is one for it
-  bool record = true;          // the event is to be recorded, should the transaction be terminated
+  bool record = false;         // the event is to be recorded, should the transaction be terminated
   bool stall = false;          // the transaction is to wait for software
   bool raz_wi = false;         // terminated, it shall look completed to the device
   CacheEpoch epoch;            // when it began

@@ -61,7 +61,9 @@ TranslateResult TranslationRun::Run() {
     return result_;
   }
   if (route_.stage1) {
-    if (GetCd()) TranslateBothStages();
+    if (!GetCd()) return result_;
+    ConsultTlbLate();
+    TranslateBothStages();
     return result_;
   }
   // Stage 1 is passed by; what comes out of it is as wide as a physical address (3.4).
@@ -71,6 +73,7 @@ TranslateResult TranslationRun::Run() {
     return result_;
   }
   if (route_.stage2) {
+    ConsultTlbLate();
     TranslateStage2Only();
     return result_;
   }
@@ -179,18 +182,32 @@ void TranslationRun::ConsultCaches() {
   if (!ste->legal) return;
   const Route route = RouteOf(ste->ste);
   if (route.error.has_value()) return;
-  if (!route.stage1) {
-    if (!route.stage2) return;
-    const TlbTag tag = TagOf(TlbStage::kStage2Only, ste->ste, nullptr);
-    if (const TlbEntry* entry = caches_.tlb().Lookup(tag, transaction_.address)) hit_ = *entry;
-    return;
+  if (route.stage1) {
+    const CachedCd* cd = caches_.config().LookupCd(transaction_.sid, route.cd_index);
+    if (cd == nullptr) return;
+    cd_ = *cd;
+    if (!cd->legal) return;
   }
-  const CachedCd* cd = caches_.config().LookupCd(transaction_.sid, route.cd_index);
-  if (cd == nullptr) return;
-  cd_ = *cd;
-  if (!cd->legal) return;
-  const TlbTag tag = TagOf(TlbStage::kStage1, ste->ste, &cd->cd);
-  if (const TlbEntry* entry = caches_.tlb().Lookup(tag, WithoutTopByte(transaction_.address))) hit_ = *entry;
+  ConsultTlb(route);
+}
+
+// Configuration had to be read from memory: only now it is clear what to look for.
+void TranslationRun::ConsultTlbLate() {
+  if (tlb_consulted_) return;
+  MutexLock lock(caches_.mu());
+  ConsultTlb(route_);
+}
+
+void TranslationRun::ConsultTlb(const Route& route) {
+  tlb_consulted_ = true;
+  const TlbEntry* entry = nullptr;
+  if (route.stage1) {
+    const TlbTag tag = TagOf(TlbStage::kStage1, ste_->ste, &cd_->cd);
+    entry = caches_.tlb().Lookup(tag, WithoutTopByte(transaction_.address));
+  } else if (route.stage2) {
+    entry = caches_.tlb().Lookup(TagOf(TlbStage::kStage2Only, ste_->ste, nullptr), transaction_.address);
+  }
+  if (entry != nullptr) hit_ = *entry;
 }
 
 bool TranslationRun::GetSte() {

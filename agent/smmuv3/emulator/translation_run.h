@@ -10,6 +10,7 @@
 #include <span>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "agent/smmuv3/emulator/caches.h"
 #include "agent/smmuv3/emulator/config_checks.h"
 #include "agent/smmuv3/emulator/translate.h"
@@ -47,6 +48,8 @@ class TranslationRun {
   TranslateResult RunWhileDisabled();
   // Looks everything up that the caches may know, under one lock.
   void ConsultCaches();
+  void ConsultTlb(const Route& route) ABSL_EXCLUSIVE_LOCKS_REQUIRED(caches_.mu());
+  void ConsultTlbLate();
   bool GetSte();
   bool GetCd();
   void ApplyOverrides();
@@ -93,6 +96,7 @@ class TranslationRun {
 
   std::optional<CachedSte> ste_;
   std::optional<CachedCd> cd_;
+  bool tlb_consulted_ = false;
   std::optional<TlbEntry> hit_;
   Route route_;
   TranslateResult result_;

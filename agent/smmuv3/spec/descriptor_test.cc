@@ -4,6 +4,10 @@
 #include <rapidcheck.h>
 #include <rapidcheck/gtest.h>
 
+#include <iterator>
+#include <optional>
+#include <vector>
+
 namespace viommu::smmuv3 {
 namespace {
 
@@ -64,10 +68,10 @@ RC_GTEST_PROP(DescriptorProperty, AddressesAreAlignedWhateverStandsThere, (uint6
   for (uint32_t level = 0; level <= kLastLevel; ++level) {
     const uint64_t output = OutputOf(raw, granule, level);
     const uint64_t below = (uint64_t{1} << LevelShift(granule, level)) - 1;
-    RC_ASSERT(output >> 52 == 0u);
+    RC_ASSERT((output >> 52) == 0u);
     // Of a level that is too high for blocks of 64 KiB tables nothing below bit 48 is left.
     RC_ASSERT((output & below & ((uint64_t{1} << 48) - 1)) == 0u);
-    if (granule != Granule::k64k) RC_ASSERT(output >> 48 == 0u);
+    if (granule != Granule::k64k) RC_ASSERT((output >> 48) == 0u);
   }
   RC_ASSERT(NextTableOf(raw, granule) % (uint64_t{1} << GranuleLog2(granule)) == 0u);
 }

@@ -66,11 +66,12 @@ inline constexpr BitField kIpa{51, 12};          // in place
 inline constexpr BitField kFetchAddress{51, 3};  // in place
 }  // namespace event
 
-// Event.CLASS: what the SMMU was doing when a fault of a translation came up.
+// Event.CLASS: for what an address was translated that came to grief in stage 2. In stage 1 it is kInput, but for
+// F_WALK_EABT, where it is kTable.
 enum class EventClass : uint8_t {
   kCd = 0,     // fetching a context descriptor
   kTable = 1,  // walking a stage-1 table
-  kInput = 2,  // translating the transaction's own address
+  kInput = 2,  // the transaction itself
 };
 
 // "CD", "TT", "IN"; "reserved" for 3.

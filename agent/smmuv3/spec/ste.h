@@ -147,7 +147,7 @@ inline constexpr BitField kL2Ptr{51, 6};  // in place
 }  // namespace ste_l1
 
 struct SteL1 {
-  uint8_t span = 0;     // 0: there is no table; else it has 2^(span - 1) entries
+  uint8_t span = 0;     // 0: there is no table; 1 to 11: it has 2^(span - 1) entries; above: reserved, as 0
   uint64_t l2_ptr = 0;  // physical address of the table, 64-byte aligned here, by its own size in truth
 
   friend bool operator==(const SteL1&, const SteL1&) = default;

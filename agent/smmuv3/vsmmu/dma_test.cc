@@ -248,6 +248,28 @@ TEST_P(DmaTest, MoreEventsThanTheRingHolds) {
   EXPECT_EQ(backend_->FindSmmu("a")->GetCounters().events_lost, 0u);
 }
 
+// Faults from many threads through a ring of 32 records: each is delivered, or counted as lost, and the next one comes.
+TEST_P(DmaTest, AStormOfEvents) {
+  AttachNested(TestGuest::Vste(cd_));
+  ASSERT_TRUE(context_->Destroy(veventq_).ok());
+  veventq_ = *context_->AllocVeventq(viommu_, VeventqType::kArmSmmuv3, 1u << 16);
+  constexpr uint64_t kThreads = 4, kFaults = 400;
+  std::vector<std::thread> threads;
+  for (uint64_t t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&, t] {
+      for (uint64_t i = 0; i < kFaults; ++i) {
+        const DmaRequest request = At((t << 32) + (i << 12));
+        EXPECT_EQ(dma_->Translate(request, false)->outcome, Outcome::kAborted);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  const size_t delivered = context_->ReadVeventq(veventq_, 1u << 16)->size();
+  EXPECT_EQ(delivered + backend_->FindSmmu("a")->GetCounters().events_lost, kThreads * kFaults);
+  EXPECT_FALSE(Read(0x1000).has_value());
+  EXPECT_THAT(*context_->ReadVeventq(veventq_, 9), SizeIs(1));
+}
+
 TEST_P(DmaTest, StallsWaitForAnswers) {
   guest_.WriteCd(cd_, ttb_, kAsid, /*stall=*/true);
   const ObjectId faults = *context_->AllocFaultQueue();

@@ -14,9 +14,9 @@ absl::StatusOr<std::unique_ptr<EmulatedBackend>> EmulatedBackend::Create(Emulate
   const auto by_address = [](const auto& a, const auto& b) { return a.info.pci_address < b.info.pci_address; };
   std::sort(inventory.smmus.begin(), inventory.smmus.end(), by_name);
   std::sort(inventory.devices.begin(), inventory.devices.end(), by_address);
-  std::unique_ptr<Host> host = Host::Create(std::move(inventory));
-  if (host == nullptr) return absl::ResourceExhaustedError("no memory for the tables of the emulated SMMUs");
-  return std::unique_ptr<EmulatedBackend>(new EmulatedBackend(std::move(host)));
+  absl::StatusOr<std::unique_ptr<Host>> host = Host::Create(std::move(inventory));
+  if (!host.ok()) return host.status();
+  return std::unique_ptr<EmulatedBackend>(new EmulatedBackend(*std::move(host)));
 }
 
 absl::StatusOr<Inventory> EmulatedBackend::Discover() {

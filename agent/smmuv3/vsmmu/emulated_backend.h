@@ -25,7 +25,8 @@ namespace viommu::agent {
 
 class EmulatedBackend final : public Backend {
  public:
-  // InvalidArgument when the inventory makes no sense (ValidateInventory()).
+  // InvalidArgument when the inventory makes no sense (ValidateInventory()), or has StreamIDs beyond what Linux's
+  // stream tables hold; ResourceExhausted when there is no memory.
   static absl::StatusOr<std::unique_ptr<EmulatedBackend>> Create(EmulatedInventory inventory);
 
   absl::StatusOr<Inventory> Discover() override;

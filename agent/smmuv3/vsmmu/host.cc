@@ -79,15 +79,17 @@ uint32_t AddressBits(const EmulatedInventory& inventory) {
 
 Host::Host(EmulatedInventory inventory) : inventory_(std::move(inventory)), memory_(AddressBits(inventory_)) {}
 
-std::unique_ptr<Host> Host::Create(EmulatedInventory inventory) {
+absl::StatusOr<std::unique_ptr<Host>> Host::Create(EmulatedInventory inventory) {
   std::unique_ptr<Host> host(new Host(std::move(inventory)));
-  return host->Build() ? std::move(host) : nullptr;
+  if (absl::Status status = host->Build(); !status.ok()) return status;
+  return host;
 }
 
-bool Host::Build() {
+absl::Status Host::Build() {
+  const absl::Status no_memory = absl::ResourceExhaustedError("no memory for the tables of the emulated SMMUs");
   for (const EmulatedSmmuSpec& spec : inventory_.smmus) {
     auto smmu = HostSmmu::Create(spec, inventory_.smmu_options, inventory_.sync_timeout, &memory_);
-    if (smmu == nullptr) return false;
+    if (smmu == nullptr) return no_memory;
     smmus_.push_back(std::move(smmu));
   }
   for (const EmulatedDevice& spec : inventory_.devices) {
@@ -99,12 +101,17 @@ bool Host::Build() {
     group.devices.push_back(device.get());
     device->group = &group;
     for (uint32_t i = 0; i < spec.stream_count; ++i) {
+      const uint32_t sid = spec.info.stream_id + i;
+      if (!device->smmu->HasSte(sid)) {
+        return absl::InvalidArgumentError(absl::StrCat("device ", spec.info.pci_address, ": StreamID ", sid,
+                                                       " is beyond the stream table of SMMU ", spec.info.smmu));
+      }
       // Aborts until somebody attaches it.
-      if (!device->smmu->ReserveSte(spec.info.stream_id + i)) return false;
+      if (!device->smmu->ReserveSte(sid)) return no_memory;
     }
     devices_.emplace(spec.info.pci_address, std::move(device));
   }
-  return true;
+  return absl::OkStatus();
 }
 
 HostDevice* Host::FindDevice(std::string_view pci_address) {

@@ -13,6 +13,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "agent/smmuv3/vsmmu/host_memory.h"
 #include "agent/smmuv3/vsmmu/host_smmu.h"
 #include "agent/smmuv3/vsmmu/inventory.h"
@@ -68,8 +69,9 @@ struct HostGroup {
 // Thread-safe. What hangs on a device beyond ownership belongs to the context that owns it.
 class Host {
  public:
-  // `inventory` is valid (ValidateInventory()). Null when there is no memory for the SMMUs' tables.
-  static std::unique_ptr<Host> Create(EmulatedInventory inventory);
+  // `inventory` is valid (ValidateInventory()). InvalidArgument when a StreamID has no place in a stream table as Linux
+  // builds them, ResourceExhausted when there is no memory for the SMMUs' tables.
+  static absl::StatusOr<std::unique_ptr<Host>> Create(EmulatedInventory inventory);
   Host(const Host&) = delete;
   Host& operator=(const Host&) = delete;
 
@@ -97,8 +99,8 @@ class Host {
 
  private:
   explicit Host(EmulatedInventory inventory);
-  // Builds what the inventory says; false when there is no memory.
-  bool Build();
+  // Builds what the inventory says.
+  absl::Status Build();
 
   struct Fault {
     int error_number = 0;

@@ -83,7 +83,12 @@ void HostSmmu::IssueDeferred() {
 
 bool HostSmmu::ReserveSte(uint32_t sid) {
   MutexLock lock(streams_mu_);
-  return streams_->InRange(sid) && streams_->Reserve(sid);
+  return streams_->Reserve(sid);
+}
+
+bool HostSmmu::HasSte(uint32_t sid) const {
+  MutexLock lock(streams_mu_);
+  return streams_->InRange(sid);
 }
 
 smmuv3::RawSte HostSmmu::ReadSte(uint32_t sid) const {

@@ -115,7 +115,9 @@ class HostSmmu {
 
   // ---- Streams ----
 
-  // Makes a place in the stream table; false when there is no memory, or no such StreamID.
+  // Whether there can be an entry for this StreamID.
+  bool HasSte(uint32_t sid) const ABSL_LOCKS_EXCLUDED(streams_mu_);
+  // Makes a place for it; false when there is no memory.
   [[nodiscard]] bool ReserveSte(uint32_t sid) ABSL_LOCKS_EXCLUDED(streams_mu_);
   // As it is in memory.
   smmuv3::RawSte ReadSte(uint32_t sid) const ABSL_LOCKS_EXCLUDED(streams_mu_);

@@ -49,7 +49,10 @@ class Vm {
     cds = guest.NewPage();
     ttb = guest.NewPage();
     for (uint64_t i = 0; i < 2; ++i) guest.WriteCd(cds + i * smmuv3::kCdBytes, ttb, kAsid);
-    for (uint64_t& page : pages) guest.Word(page = guest.NewPage()).store(page);
+    for (uint64_t& page : pages) {
+      page = guest.NewPage();
+      guest.Word(page).store(page);
+    }
     // Two descriptors: one without PASID, one for PASID 1.
     smmuv3::RawVste vste = TestGuest::Vste(cds, pci_address == std::string_view(kDeviceA0));
     vste.dw0 = smmuv3::ste::kS1CdMax.Set(vste.dw0, 1);

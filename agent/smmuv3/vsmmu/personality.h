@@ -1,4 +1,5 @@
-// In which points an emulated backend behaves like a given kernel. Each switch is one observable difference.
+// In which points an emulated backend behaves like a given kernel. Each switch is one observable difference, with a row
+// in docs/personalities.md.
 
 #ifndef VIOMMU_AGENT_SMMUV3_VSMMU_PERSONALITY_H_
 #define VIOMMU_AGENT_SMMUV3_VSMMU_PERSONALITY_H_
