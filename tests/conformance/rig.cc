@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cstdio>
 #include <map>
 #include <utility>
@@ -78,6 +79,7 @@ class BackendDma final : public DmaEngine {
     request.pasid = address.pasid;
     request.address = address.address;
     request.use_ats = address.use_ats;
+    request.stall_limit = std::chrono::seconds(30);  // answers come; this is for cases that fail
     return request;
   }
 
