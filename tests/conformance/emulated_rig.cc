@@ -114,7 +114,8 @@ class EmulatedRig final : public Rig, public EmulationHooks {
   void Pause(const std::string& smmu) override { backend_->FindSmmu(smmu)->Pause(); }
   void Resume(const std::string& smmu) override { backend_->FindSmmu(smmu)->Resume(); }
   void SetResponding(const std::string& device, bool responding) override {
-    for (const agent::DeviceInfo& info : backend_->Discover()->devices) {
+    const auto inventory = backend_->Discover();
+    for (const agent::DeviceInfo& info : inventory->devices) {
       if (info.pci_address == device) backend_->FindSmmu(info.smmu)->SetDeviceResponding(info.stream_id, responding);
     }
   }
