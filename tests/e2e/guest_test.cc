@@ -17,7 +17,7 @@ class GuestTest : public FleetFixture {
 
   Finished Guest(std::vector<std::string> args) {
     args.insert(args.begin(), Runfile("tests/guest/viommu-guest"));
-    return Run(args);
+    return tests::Run(args);
   }
   void GuestDoes(std::vector<std::string> args) {
     const Finished done = Guest(std::move(args));
