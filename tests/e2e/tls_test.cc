@@ -73,7 +73,7 @@ class TlsTest : public testing::Test {
     if (!files.ca.empty()) argv.push_back("--tls-ca=" + files.ca);
     if (!files.cert.empty()) argv.insert(argv.end(), {"--tls-cert=" + files.cert, "--tls-key=" + files.key});
     argv.insert(argv.end(), args.begin(), args.end());
-    return Run(argv);
+    return tests::Run(argv);
   }
 
   // GetServerStatus over a channel with these credentials.
