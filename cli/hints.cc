@@ -44,6 +44,8 @@ const std::vector<HintRow>& HintTable() {
       {ERROR_REASON_VDEVICE_NOT_FOUND, {"viommuctl get vdevices --field viommu={viommu|VIOMMU}"}},
       {ERROR_REASON_NESTED_DOMAIN_NOT_FOUND, {"viommuctl get nesteddomains --field viommu={viommu|VIOMMU}"}},
       {ERROR_REASON_HW_QUEUE_NOT_FOUND, {"viommuctl get hwqueues --field viommu={viommu|VIOMMU}"}},
+      {ERROR_REASON_MEMORY_TAKEN, {"viommuctl get stage2domains --field vm=VM   # two VMMs may run for one VM"}},
+      {ERROR_REASON_MEMORY_NOT_MAPPED, {"viommuctl describe hwqueue VIOMMU/INDEX   # where its memory should be"}},
       {ERROR_REASON_HW_QUEUE_ORDER, {"viommuctl get hwqueues --field viommu={viommu|VIOMMU}"}},
       {ERROR_REASON_NAME_TAKEN, {"viommuctl describe {resource|NAME}   # whose it is", "the same with another name"}},
       {ERROR_REASON_DEVICE_TAKEN, {"viommuctl unset vdev-id {owner|VDEVICE} --wait=applied"}},

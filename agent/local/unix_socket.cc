@@ -19,7 +19,7 @@ absl::Status ClearStaleSocket(const std::string& path, int type) {
   }
   if (!S_ISSOCK(status.st_mode)) {
     return absl::FailedPreconditionError(
-        fmt::format("{} is there and is no socket; remove it or choose another path", path));
+        fmt::format("{} is there and is no socket; remove it or choose another path with --listen", path));
   }
   sockaddr_un address = {};
   address.sun_family = AF_UNIX;
@@ -30,7 +30,7 @@ absl::Status ClearStaleSocket(const std::string& path, int type) {
       ::connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0 && errno == ECONNREFUSED;
   ::close(fd);
   if (!refused) {
-    return absl::FailedPreconditionError(fmt::format("another process listens on {}; give each agent its own", path));
+    return absl::FailedPreconditionError(fmt::format("another process listens on {}; give each agent its own --listen", path));
   }
   if (::unlink(path.c_str()) != 0) return absl::UnavailableError(fmt::format("{}: {}", path, std::strerror(errno)));
   return absl::OkStatus();

@@ -50,6 +50,8 @@ class EventsFixture : public DmaSuite {
     const RawVste vste = guest().cds().Vste();
     guest().cds().Set(0, MakeCd(kAsid, guest().tables(), Ips()));
     guest().Attach(vste);
+    // An entry that is the same as before is not read anew, nor what hangs on it.
+    guest().Send(CfgiCdAll(guest().vsid()));
     guest().Send(NhAll());
     EXPECT_EQ(Read(FaultAddress(9)), kRefused);
     EXPECT_EQ(TakeOne().address, FaultAddress(9));
