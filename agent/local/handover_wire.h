@@ -44,6 +44,9 @@ class HandoverClient {
   // `path` is that of the socket.
   static absl::StatusOr<HandoverClient> Connect(const std::string& path);
 
+  // To poll for the end of the connection. Stays the client's.
+  int socket() const { return socket_.get(); }
+
   // Errors are the agent's, or UNAVAILABLE.
   absl::StatusOr<Answer> Call(const v1::HandoverRequest& request, std::span<const int> descriptors = {});
 

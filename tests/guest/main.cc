@@ -1,12 +1,15 @@
 // viommu-guest: stands in for a VMM and its guest in the demonstration and the end-to-end tests.
 
 #include <fmt/format.h>
+#include <poll.h>
 #include <sys/mman.h>
+#include <sys/signalfd.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <array>
 #include <chrono>
+#include <csignal>
 #include <cstdio>
 #include <string>
 #include <vector>
@@ -14,6 +17,7 @@
 #include "agent/local/handover_wire.h"
 #include "agent/smmuv3/vintf/page.h"
 #include "agent/smmuv3/vintf/producer.h"
+#include "common/file_descriptor.h"
 #include "tests/guest/guest_ram.h"
 
 namespace viommu::guest {
@@ -24,7 +28,21 @@ int Fail(std::string_view message) {
   return 1;
 }
 
-// Hands the memory over, and holds it until the input ends.
+// Waits until somebody ends this process, or the agent goes.
+int Hold(int socket) {
+  sigset_t ends;
+  sigemptyset(&ends);
+  sigaddset(&ends, SIGTERM);
+  sigaddset(&ends, SIGINT);
+  sigprocmask(SIG_BLOCK, &ends, nullptr);
+  const FileDescriptor signals(::signalfd(-1, &ends, SFD_CLOEXEC));
+  std::array<pollfd, 2> waits = {pollfd{signals.get(), POLLIN, 0}, pollfd{socket, POLLIN, 0}};
+  while (::poll(waits.data(), waits.size(), -1) < 0) {
+  }
+  return waits[1].revents == 0 ? 0 : Fail("the agent has gone, and the memory with it");
+}
+
+// Hands the memory over, and holds it.
 int Run(const std::string& socket, const std::string& vm, const std::string& file) {
   GuestRam ram = GuestRam::Open(file);
   auto client = agent::HandoverClient::Connect(socket);
@@ -40,9 +58,7 @@ int Run(const std::string& socket, const std::string& vm, const std::string& fil
   if (const auto answer = client->Call(request, {&fd, 1}); !answer.ok()) return Fail(answer.status().ToString());
   fmt::print("{} handed {} bytes at {:#x} over\n", vm, ram.bytes(), kRamBase);
   std::fflush(stdout);
-  while (std::fgetc(stdin) != EOF) {
-  }
-  return 0;
+  return Hold(client->socket());
 }
 
 // Puts raw commands into a hardware queue, `repeat` times, and waits until they are complete.
@@ -107,7 +123,7 @@ int Main(int argc, char** argv) {
   CLI::App& get = *app.add_subcommand("get", "Prints the text at the beginning of a page");
   get.add_option("FILE", file)->required();
   get.add_option("PAGE", page)->required();
-  CLI::App& run = *app.add_subcommand("run", "Hands the memory to the agent, and holds it until the input ends");
+  CLI::App& run = *app.add_subcommand("run", "Hands the memory to the agent, and holds it until it is ended");
   run.add_option("FILE", file)->required();
   run.add_option("--socket", socket, "the agent's handover socket")->required();
   run.add_option("--vm", vm, "as recorded")->required();
