@@ -1,5 +1,5 @@
-// absl::Status to and from google.rpc.Status, and to and from grpc::Status, whose grpc-status-details-bin trailer carries
-// one. Details included.
+// absl::Status to and from google.rpc.Status, and to and from grpc::Status, whose grpc-status-details-bin trailer
+// carries one. Details included.
 
 #ifndef VIOMMU_COMMON_GRPC_ERROR_H_
 #define VIOMMU_COMMON_GRPC_ERROR_H_

@@ -30,7 +30,8 @@ absl::Status ClearStaleSocket(const std::string& path, int type) {
       ::connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0 && errno == ECONNREFUSED;
   ::close(fd);
   if (!refused) {
-    return absl::FailedPreconditionError(fmt::format("another process listens on {}; give each agent its own --listen", path));
+    return absl::FailedPreconditionError(
+        fmt::format("another process listens on {}; give each agent its own --listen", path));
   }
   if (::unlink(path.c_str()) != 0) return absl::UnavailableError(fmt::format("{}: {}", path, std::strerror(errno)));
   return absl::OkStatus();
