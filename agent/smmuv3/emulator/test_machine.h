@@ -70,6 +70,7 @@ class TestMemory : public PhysicalMemory {
   std::function<void(uint64_t address)> on_access;
 };
 
+// Aligned to cache lines, which the address sanitizer's stack frames are not: it lives on the heap or in a fixture.
 class TestMachine {
  public:
   static constexpr uint64_t kHostBase = 0x1'0000'0000;
