@@ -35,6 +35,17 @@ absl::Status CheckDescriptors(const Packet& packet, size_t wanted) {
   return InvalidField("descriptors", "{} came with the request, which takes {}", packet.descriptors.size(), wanted);
 }
 
+// Tells a peer that is not let in why. Its first request is read before that: a connection that is closed with
+// something unread in it is reset, and the reason lost. Who says nothing is not waited for.
+void Refuse(int socket, const absl::Status& why) {
+  constexpr int kLongestWaitMs = 100;
+  pollfd wait = {socket, POLLIN, 0};
+  if (::poll(&wait, 1, kLongestWaitMs) > 0) static_cast<void>(ReceivePacket(socket));
+  v1::HandoverResponse response;
+  *response.mutable_status() = ToWireStatus(why);
+  static_cast<void>(SendPacket(socket, response, {}));
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<HandoverServer>> HandoverServer::Start(const std::string& path, HandoverHandler& handler,
@@ -94,9 +105,7 @@ void HandoverServer::Accept() {
     Reap();
     if (absl::Status refused = Judge(socket.get()); !refused.ok()) {
       VIOMMU_LOG(kWarning, "handover refused", {{"reason", std::string(refused.message())}});
-      v1::HandoverResponse response;
-      *response.mutable_status() = ToWireStatus(refused);
-      static_cast<void>(SendPacket(socket.get(), response, {}));
+      Refuse(socket.get(), refused);
       continue;
     }
     MutexLock lock(mu_);
