@@ -78,10 +78,11 @@ uint64_t HeapBytes() { return mallinfo2().uordblks; }
 agent::EmulatedInventory OneSmmu(uint32_t devices) {
   smmuv3::Features features;
   features.stage1 = features.stage2 = features.coherent = true;
-  features.ats = features.fwb = features.ril = features.gran4k = true;
+  features.aarch64 = features.ats = features.fwb = features.ril = features.gran4k = true;
   features.asid_bits = features.vmid_bits = 16;
   features.sid_bits = 32;
   features.cmdq_log2_size = 19;
+  features.eventq_log2_size = 12;
   features.oas_bits = 48;
   agent::EmulatedInventory inventory;
   agent::EmulatedSmmuSpec smmu;
