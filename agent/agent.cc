@@ -87,12 +87,19 @@ absl::Status Agent::Init() {
   invalidator_ = std::make_unique<Invalidator>(targets_, backend_->GetCapabilities(), std::move(invalidator_options));
   workers_ = std::make_unique<InvalidateWorkers>(*invalidator_, InvalidateWorkers::Options{});
 
+  // The server is told of this host when everything else stands: an agent that cannot serve takes the host from none
+  // that can.
+  VIOMMU_RETURN_IF_ERROR(MakeSession());
+  VIOMMU_RETURN_IF_ERROR(StartLocal());
+  driver_->OnResults([this] { client_->Wake(); });
+  workers_->Start([this](int64_t session, v1::InvalidateReply reply) { client_->AddReply(session, std::move(reply)); });
   // What the journal says is made at once: VMs of this host wait for no server.
-  VIOMMU_RETURN_IF_ERROR(StartSession());
-  return StartLocal();
+  driver_->Start();
+  client_->Start();
+  return absl::OkStatus();
 }
 
-absl::Status Agent::StartSession() {
+absl::Status Agent::MakeSession() {
   auto credentials = MakeChannelCredentials(config_.server, config_.tls);
   VIOMMU_RETURN_IF_ERROR(In("tls", credentials.status()));
   SessionClient::Options options;
@@ -109,11 +116,8 @@ absl::Status Agent::StartSession() {
     return MakeHello(facts_, *inventory, backend_->GetCapabilities());
   };
   options.random = NewRandom();
+  options.longest_retry = config_.longest_retry;
   client_ = std::make_unique<SessionClient>(std::move(options), *driver_, *workers_);
-  driver_->OnResults([this] { client_->Wake(); });
-  workers_->Start([this](int64_t session, v1::InvalidateReply reply) { client_->AddReply(session, std::move(reply)); });
-  driver_->Start();
-  client_->Start();
   return absl::OkStatus();
 }
 
@@ -129,9 +133,15 @@ absl::Status Agent::StartLocal() {
   auto local_server = LocalServer::Start(config_.listen, *local_service_, metrics_.set());
   VIOMMU_RETURN_IF_ERROR(In("local service", local_server.status()));
   local_server_ = *std::move(local_server);
+  handover_ = std::make_unique<Handover>(*driver_);
+  HandoverServer::Options handover_options;
+  VIOMMU_ASSIGN_OR_RETURN(handover_options.allowed_uids, HandoverUids(config_));
+  auto handover_server = HandoverServer::Start(HandoverPath(config_), *handover_, std::move(handover_options));
+  VIOMMU_RETURN_IF_ERROR(In("handover", handover_server.status()));
+  handover_server_ = *std::move(handover_server);
   metrics_.Attach(*backend_, *driver_, *client_, [this] { return workers_->waiting(); });
   if (config_.metrics_listen) {
-    auto exporter = MetricsExporter::Start(*config_.metrics_listen, metrics_.set());
+    auto exporter = MetricsExporter::Start(*config_.metrics_listen, metrics_.set(), config_.metrics_allow_insecure);
     VIOMMU_RETURN_IF_ERROR(In("metrics", exporter.status()));
     exporter_ = *std::move(exporter);
   }
@@ -141,6 +151,7 @@ absl::Status Agent::StartLocal() {
 void Agent::Stop(std::chrono::milliseconds grace) {
   if (client_ != nullptr) client_->Stop();
   if (local_server_ != nullptr) local_server_->Stop(grace);
+  handover_server_.reset();
   if (workers_ != nullptr) workers_->Stop();
   if (driver_ != nullptr) driver_->Stop();
   exporter_.reset();

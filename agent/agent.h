@@ -3,6 +3,7 @@
 //   Backend ◀── Reconciler (journal) ◀── Driver ◀── SessionClient ◀──▶ server
 //      ▲                │ targets
 //      └── Invalidator ◀┴── LocalServer (VMMs), InvalidateWorkers (the server's calls)
+//                Driver ◀── HandoverServer (VMMs: guests' memory, hardware queues)
 //
 // They are made from left to right and end from right to left.
 
@@ -17,6 +18,8 @@
 #include "agent/agent_metrics.h"
 #include "agent/backend.h"
 #include "agent/config.h"
+#include "agent/local/handover.h"
+#include "agent/local/handover_server.h"
 #include "agent/local/invalidate_workers.h"
 #include "agent/local/invalidator.h"
 #include "agent/local/local_server.h"
@@ -36,8 +39,9 @@ class Agent {
   static absl::StatusOr<std::unique_ptr<Agent>> Start(const AgentConfig& config);
   ~Agent();
 
-  // Ends the session and the local service; calls that run have `grace` to end. What is held stays in the journal, and
-  // nothing is torn down for the sake of the stop. Idempotent.
+  // Ends the session and the local service; calls that run have `grace` to end. What is held stays in the journal. The
+  // host's objects are there until the agent is destroyed, and end with it, as with any end of its process: the next
+  // agent makes them anew from the journal (docs/adr/0008). Idempotent.
   void Stop(std::chrono::milliseconds grace);
 
   // One line for people. Takes the reconciler's lock, so it also shows that the agent is alive.
@@ -51,7 +55,7 @@ class Agent {
   explicit Agent(const AgentConfig& config);
 
   absl::Status Init();
-  absl::Status StartSession();
+  absl::Status MakeSession();
   absl::Status StartLocal();
   void FillStatus(v1::GetAgentStatusResponse& status);
 
@@ -68,6 +72,8 @@ class Agent {
   std::unique_ptr<SessionClient> client_;
   std::unique_ptr<LocalServiceImpl> local_service_;
   std::unique_ptr<LocalServer> local_server_;
+  std::unique_ptr<Handover> handover_;
+  std::unique_ptr<HandoverServer> handover_server_;
   std::unique_ptr<MetricsExporter> exporter_;
 };
 

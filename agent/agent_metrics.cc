@@ -1,7 +1,5 @@
 #include "agent/agent_metrics.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <cctype>
 #include <limits>
@@ -157,6 +155,8 @@ void AgentMetrics::AttachBackend(const Backend& backend) {
            &SmmuStats::command_errors);
   per_smmu("viommu_agent_atc_timeouts_total", "Syncs that failed because a device did not answer ATC invalidations",
            MetricKind::kCounter, &SmmuStats::atc_timeouts);
+  per_smmu("viommu_agent_sync_timeouts_total", "Syncs that did not complete in time", MetricKind::kCounter,
+           &SmmuStats::sync_timeouts);
   per_smmu("viommu_agent_tlb_entries", "Entries of the emulated TLB", MetricKind::kGauge, &SmmuStats::tlb_entries);
   per_smmu("viommu_agent_atc_entries", "Entries of the emulated devices' caches", MetricKind::kGauge,
            &SmmuStats::atc_entries);
@@ -165,36 +165,19 @@ void AgentMetrics::AttachBackend(const Backend& backend) {
   per_smmu("viommu_agent_vmids_used", "VMIDs in use", MetricKind::kGauge, &SmmuStats::vmids_used);
   per_smmu("viommu_agent_vmids", "VMIDs that there are", MetricKind::kGauge, &SmmuStats::vmids_total);
 
-  // A histogram that is counted elsewhere: its three families as Prometheus names them.
-  set_->AddCallback(
-      "viommu_agent_sync_seconds_bucket", "Syncs of an SMMU by the longest time", MetricKind::kCounter, [&backend] {
-        std::vector<MetricSample> samples;
-        for (const SmmuStats& stats : backend.GetStats()) {
-          const LatencyHistogram& histogram = stats.sync_latency;
-          uint64_t sum = 0;
-          for (size_t i = 0; i < histogram.counts.size(); ++i) {
-            sum += histogram.counts[i];
-            const std::string bound = i < histogram.upper_bounds.size()
-                                          ? fmt::format("{:g}", duration<double>(histogram.upper_bounds[i]).count())
-                                          : "+Inf";
-            samples.push_back({{{"smmu", stats.smmu}, {"le", bound}}, static_cast<double>(sum)});
-          }
-        }
-        return samples;
-      });
-  set_->AddCallback("viommu_agent_sync_seconds_count", "Syncs of an SMMU", MetricKind::kCounter, [&backend] {
-    std::vector<MetricSample> samples;
+  set_->AddHistogramCallback("viommu_agent_sync_seconds", "Time from a CMD_SYNC to its completion", [&backend] {
+    std::vector<HistogramSample> samples;
     for (const SmmuStats& stats : backend.GetStats()) {
-      uint64_t sum = 0;
-      for (const uint64_t count : stats.sync_latency.counts) sum += count;
-      samples.push_back({{{"smmu", stats.smmu}}, static_cast<double>(sum)});
-    }
-    return samples;
-  });
-  set_->AddCallback("viommu_agent_sync_seconds_sum", "Time of all syncs of an SMMU", MetricKind::kCounter, [&backend] {
-    std::vector<MetricSample> samples;
-    for (const SmmuStats& stats : backend.GetStats()) {
-      samples.push_back({{{"smmu", stats.smmu}}, duration<double>(stats.sync_latency.sum).count()});
+      const LatencyHistogram& histogram = stats.sync_latency;
+      HistogramSample& sample = samples.emplace_back();
+      sample.labels = {{"smmu", stats.smmu}};
+      sample.sum = duration<double>(histogram.sum).count();
+      for (size_t i = 0; i < histogram.counts.size(); ++i) {
+        sample.buckets.emplace_back(i < histogram.upper_bounds.size()
+                                        ? duration<double>(histogram.upper_bounds[i]).count()
+                                        : std::numeric_limits<double>::infinity(),
+                                    histogram.counts[i]);
+      }
     }
     return samples;
   });

@@ -1,4 +1,4 @@
-// What the agent counts, under names viommu_agent_… (docs/operations).
+// What the agent counts, under names viommu_agent_… (docs/metrics.md).
 
 #ifndef VIOMMU_AGENT_AGENT_METRICS_H_
 #define VIOMMU_AGENT_AGENT_METRICS_H_

@@ -4,13 +4,19 @@
 
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
 #include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
+#include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
@@ -52,11 +58,13 @@ class FakeServer : public v1::AgentService::Service {
     welcome.mutable_welcome()->set_cluster_id("cluster");
     welcome.mutable_welcome()->set_store_incarnation("store");
     welcome.mutable_welcome()->set_epoch(1);
+    welcome.mutable_welcome()->set_revision(1000);
     welcome.mutable_welcome()->mutable_lease()->set_seconds(60);
     stream->Write(welcome);
     {
       MutexLock lock(mu_);
       hello_ = request.hello();
+      ++hellos_;
       stream_ = stream;
       cv_.NotifyAll();
     }
@@ -105,6 +113,16 @@ class FakeServer : public v1::AgentService::Service {
     }
     return reply_;
   }
+  // Whether an agent said hello, ever.
+  bool WaitForHello(std::chrono::milliseconds time) {
+    const auto give_up = std::chrono::steady_clock::now() + time;
+    MutexLock lock(mu_);
+    for (auto now = std::chrono::steady_clock::now(); hellos_ == 0 && now < give_up;
+         now = std::chrono::steady_clock::now()) {
+      cv_.WaitFor(mu_, give_up - now);
+    }
+    return hellos_ > 0;
+  }
   v1::Hello hello() {
     MutexLock lock(mu_);
     while (stream_ == nullptr) cv_.Wait(mu_);
@@ -119,6 +137,7 @@ class FakeServer : public v1::AgentService::Service {
   Mutex mu_;
   CondVar cv_;
   v1::Hello hello_ ABSL_GUARDED_BY(mu_);
+  int hellos_ ABSL_GUARDED_BY(mu_) = 0;
   grpc::ServerReaderWriter<v1::ConnectResponse, v1::ConnectRequest>* stream_ ABSL_GUARDED_BY(mu_) = nullptr;
   std::map<std::string, v1::ItemResult> results_ ABSL_GUARDED_BY(mu_);
   v1::InvalidateReply reply_ ABSL_GUARDED_BY(mu_);
@@ -154,6 +173,25 @@ class AgentTest : public testing::Test {
   std::unique_ptr<v1::LocalService::Stub> Local() {
     return v1::LocalService::NewStub(
         grpc::CreateChannel(config_.listen.ToString(), grpc::InsecureChannelCredentials()));
+  }
+  // GET /metrics.
+  static std::string Scrape(const std::string& address) {
+    const size_t colon = address.rfind(':');
+    sockaddr_in peer = {};
+    peer.sin_family = AF_INET;
+    peer.sin_port = htons(static_cast<uint16_t>(std::stoi(address.substr(colon + 1))));
+    peer.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    EXPECT_EQ(::connect(fd, reinterpret_cast<sockaddr*>(&peer), sizeof(peer)), 0);
+    const std::string request = "GET /metrics HTTP/1.0\r\n\r\n";
+    EXPECT_EQ(::write(fd, request.data(), request.size()), static_cast<ssize_t>(request.size()));
+    std::string text;
+    char buffer[4096];
+    for (ssize_t size = 0; (size = ::read(fd, buffer, sizeof(buffer))) > 0;) {
+      text.append(buffer, static_cast<size_t>(size));
+    }
+    ::close(fd);
+    return text;
   }
   static std::vector<v1::Resource> Vm() {
     return {Stage2("s", "s2", 2), Viommu("v", "v", 3), Nested("n", "v", "n", 4), Vdevice("d", "v", 7, 5, 0, "n")};
@@ -257,6 +295,100 @@ TEST_F(AgentTest, ANewBootWaitsForTheServer) {
   server.Send(Vm(), /*sync_mark=*/false);
   server.Send(std::vector<v1::Resource>{});
   EXPECT_TRUE(server.WaitForOutcome("d", v1::OUTCOME_APPLIED));
+}
+
+TEST_F(AgentTest, AnAgentThatCannotServeTellsTheServerNothing) {
+  FakeServer server;
+  Use(server);
+  // Somebody listens on the agent's socket and takes no more connections: whether one is there takes long to find out.
+  const int listener = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_un address = {};
+  address.sun_family = AF_UNIX;
+  config_.listen.path.copy(address.sun_path, sizeof(address.sun_path) - 1);
+  ASSERT_EQ(::bind(listener, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+  ASSERT_EQ(::listen(listener, 0), 0);
+  const int first = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  ASSERT_EQ(::connect(first, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+
+  absl::Status started;
+  std::thread start([&] { started = Agent::Start(config_).status(); });
+  EXPECT_FALSE(server.WaitForHello(std::chrono::milliseconds(500))) << "it claims the host before it can serve";
+  ::close(::accept(listener, nullptr, nullptr));
+  start.join();
+  EXPECT_NE(started.message().find("another process listens"), std::string::npos) << started;
+  EXPECT_FALSE(server.WaitForHello(std::chrono::milliseconds(0)));
+  ::close(first);
+  ::close(listener);
+}
+
+// What is counted is exported, and docs/metrics.md says so.
+TEST_F(AgentTest, Metrics) {
+  FakeServer server;
+  Use(server);
+  config_.metrics_listen = ParseAddress("127.0.0.1:0").value();
+  const auto agent = MustStart();
+  server.Send(Vm());
+  for (const char* uid : {"s", "v", "n", "d"}) EXPECT_TRUE(server.WaitForOutcome(uid, v1::OUTCOME_APPLIED)) << uid;
+  v1::Resource elsewhere = Vdevice("d2", "v", 8, 6, 7);
+  server.Send({elsewhere});
+  EXPECT_TRUE(server.WaitForOutcome("d2", v1::OUTCOME_FAILED)) << "there is no such device";
+  const auto local = Local();
+  for (const uint32_t vdev_id : {7u, 8u}) {
+    v1::LocalInvalidateRequest request;
+    request.set_target("viommus/v");
+    request.add_commands()->mutable_cfgi_cd_all()->set_vdev_id(vdev_id);
+    v1::LocalInvalidateResponse response;
+    grpc::ClientContext context;
+    ASSERT_TRUE(local->LocalInvalidate(&context, request, &response).ok());
+  }
+
+  const std::string text = Scrape(agent->metrics_address());
+  const auto value = [&text](const std::string& sample) {
+    const size_t at = text.find("\n" + sample + " ");
+    return at == std::string::npos ? -1.0 : std::stod(text.substr(at + sample.size() + 2));
+  };
+  // Applied and failed by kind.
+  for (const char* kind : {"stage2", "viommu", "nested", "vdevice"}) {
+    EXPECT_EQ(value("viommu_agent_items_total{kind=\"" + std::string(kind) + "\",outcome=\"applied\"}"), 1) << kind;
+  }
+  EXPECT_GE(value("viommu_agent_items_total{kind=\"vdevice\",outcome=\"failed\"}"), 1);
+  EXPECT_EQ(value("viommu_agent_held_items{state=\"applied\"}"), 4);
+  // Reconcile time.
+  EXPECT_GT(value("viommu_agent_reconcile_seconds_count"), 0);
+  EXPECT_GT(value("viommu_agent_journal_sync_seconds_count"), 0);
+  // Invalidations by opcode and outcome.
+  const std::string invalidations = "viommu_agent_invalidations_total{opcode=\"CMD_CFGI_CD_ALL\",outcome=\"";
+  EXPECT_EQ(value(invalidations + "done\",smmu=\"s0\"}"), 1);
+  EXPECT_EQ(value(invalidations + "refused\",smmu=\"s0\"}"), 1);
+  EXPECT_EQ(value("viommu_agent_invalidate_requests_total{stop=\"none\"}"), 1);
+  EXPECT_EQ(value("viommu_agent_invalidate_requests_total{stop=\"unknown_vdev_id\"}"), 1);
+  // Queue depth and latency.
+  EXPECT_EQ(value("viommu_agent_queue_depth{smmu=\"s0\"}"), 0);
+  EXPECT_GT(value("viommu_agent_queue_capacity{smmu=\"s0\"}"), 0);
+  EXPECT_GT(value("viommu_agent_sync_seconds_count{smmu=\"s0\"}"), 0);
+  EXPECT_GT(value("viommu_agent_sync_seconds_sum{smmu=\"s0\"}"), 0);
+  EXPECT_EQ(value("viommu_agent_sync_seconds_bucket{smmu=\"s0\",le=\"+Inf\"}"),
+            value("viommu_agent_sync_seconds_count{smmu=\"s0\"}"));
+  EXPECT_EQ(value("# TYPE viommu_agent_sync_seconds_count counter"), -1) << "one family";
+  EXPECT_NE(text.find("\n# TYPE viommu_agent_sync_seconds histogram\n"), std::string::npos);
+  EXPECT_EQ(value("viommu_agent_sync_timeouts_total{smmu=\"s0\"}"), 0);
+  EXPECT_EQ(value("viommu_agent_vmids_used{smmu=\"s0\"}"), 1);
+  // Session state.
+  EXPECT_EQ(value("viommu_agent_session_state{state=\"synced\"}"), 1);
+  EXPECT_EQ(value("viommu_agent_session_state{state=\"connecting\"}"), 0);
+  EXPECT_EQ(value("viommu_agent_sessions_total"), 1);
+
+  std::set<std::string> exported;
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);) {
+    if (line.rfind("# TYPE viommu_agent_", 0) == 0) exported.insert(line.substr(7, line.find(' ', 7) - 7));
+  }
+  std::set<std::string> documented;
+  std::ifstream doc("docs/metrics.md");
+  for (std::string line; std::getline(doc, line);) {
+    if (line.rfind("| `viommu_agent_", 0) == 0) documented.insert(line.substr(3, line.find('`', 3) - 3));
+  }
+  EXPECT_EQ(exported, documented);
 }
 
 TEST_F(AgentTest, WhatStandsInTheWayIsSaid) {

@@ -9,8 +9,10 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/numbers.h"
 #include "agent/smmuv3/vsmmu/inventory_yaml.h"
 #include "common/error.h"
+#include "common/metrics.h"
 
 namespace viommu::agent {
 namespace {
@@ -51,9 +53,15 @@ void DeclareAgentOptions(Config& config, AgentConfig* options) {
   config.Address("server", &options->server, "Where the server listens for agents");
   DeclareTransport(config, "tls", &options->tls);
   config.String("cluster_id", &options->cluster_id, "Obey servers of this cluster only; empty: of the first one met");
+  config.Duration("longest_retry", &options->longest_retry, std::chrono::milliseconds(200), std::chrono::hours(1),
+                  "Longest wait between two attempts to reach the server");
   config.String("state_dir", &options->state_dir, "Where the agent remembers what it holds");
   config.Address("listen", &options->listen, "The unix socket for VMMs and operators of this host");
+  config.StringList("handover.allow_uids", &options->handover_allow_uids,
+                    "Users, by number, who may hand memory over beside root and the agent's own");
   config.Address("metrics.listen", &options->metrics_listen, "Where Prometheus fetches /metrics; empty: nowhere");
+  config.Bool("metrics.allow_insecure", &options->metrics_allow_insecure,
+              "Serve metrics, which are plain HTTP, to the network");
 
   config.Enum("backend", &options->backend, {{"emulated", BackendKind::kEmulated}}, "What drives the SMMUs");
   config.String("inventory", &options->inventory, "The emulated host: a file, see deploy/inventory");
@@ -78,6 +86,10 @@ void DeclareAgentOptions(Config& config, AgentConfig* options) {
                           options->listen.ToString());
     }
     if (options->state_dir.empty()) return InvalidField("state_dir", "is needed");
+    VIOMMU_RETURN_IF_ERROR(HandoverUids(*options).status());
+    if (options->metrics_listen.has_value()) {
+      VIOMMU_RETURN_IF_ERROR(CheckMetricsAddress(*options->metrics_listen, options->metrics_allow_insecure));
+    }
     return LoadInventory(*options).status();
   });
 }
@@ -98,6 +110,20 @@ absl::StatusOr<EmulatedInventory> LoadInventory(const AgentConfig& options) {
   }
   VIOMMU_RETURN_IF_ERROR(ValidateInventory(inventory));
   return inventory;
+}
+
+std::string HandoverPath(const AgentConfig& options) { return options.listen.path + ".fd"; }
+
+absl::StatusOr<std::vector<uid_t>> HandoverUids(const AgentConfig& options) {
+  std::vector<uid_t> uids;
+  for (const std::string& text : options.handover_allow_uids) {
+    uint32_t uid = 0;
+    if (!absl::SimpleAtoi(text, &uid)) {
+      return InvalidField("handover.allow_uids", "\"{}\" is no number of a user; `id -u NAME` tells it", text);
+    }
+    uids.push_back(uid);
+  }
+  return uids;
 }
 
 absl::StatusOr<std::string> ReadBootId(const std::string& path) {

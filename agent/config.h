@@ -3,9 +3,13 @@
 #ifndef VIOMMU_AGENT_CONFIG_H_
 #define VIOMMU_AGENT_CONFIG_H_
 
+#include <sys/types.h>
+
+#include <chrono>
 #include <map>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -25,9 +29,12 @@ struct AgentConfig {
   Address server;
   TransportOptions tls;
   std::string cluster_id;  // empty: of the first server met
+  std::chrono::nanoseconds longest_retry = std::chrono::seconds(15);
   std::string state_dir = "/var/lib/viommu-agent";
   Address listen;
+  std::vector<std::string> handover_allow_uids;
   std::optional<Address> metrics_listen;
+  bool metrics_allow_insecure = false;
 
   BackendKind backend = BackendKind::kEmulated;
   std::string inventory;    // file; of the emulated backend
@@ -46,6 +53,11 @@ void DeclareAgentOptions(Config& config, AgentConfig* options);
 
 // The inventory of the emulated backend, with the personality that was asked for.
 absl::StatusOr<EmulatedInventory> LoadInventory(const AgentConfig& options);
+
+// Where VMMs hand memory over: beside the local service's socket.
+std::string HandoverPath(const AgentConfig& options);
+// Who may, beside root and the agent's own user.
+absl::StatusOr<std::vector<uid_t>> HandoverUids(const AgentConfig& options);
 
 // The id of the running boot. UNAVAILABLE when the file cannot be read or is empty.
 absl::StatusOr<std::string> ReadBootId(const std::string& path);

@@ -56,7 +56,7 @@ int Main(int argc, char** argv) {
     NotifyStatus((*agent)->StatusLine());
     NotifyWatchdog();
   }
-  NotifyStopping("Stopping; what runs on the host is left alone");
+  NotifyStopping("Stopping; what the host holds stays in the journal");
   VIOMMU_LOG(kInfo, "stopping", {{"signal", *signal}});
   (*agent)->Stop(kStopGrace);
   VIOMMU_LOG(kInfo, "stopped");

@@ -66,11 +66,11 @@ void DeclareRootFlags(Command& root) {
 }
 
 absl::Status CheckChangeFlags(const Command& root, const Parsed& parsed) {
-  if (parsed.command->changes() || parsed.command->Path().starts_with("config")) return absl::OkStatus();
+  if (parsed.command->Path().starts_with("config")) return absl::OkStatus();
   for (const Argument& argument : root.arguments()) {
-    if (argument.group == kChangeGroup && parsed.global_flags.contains(argument.LongName().substr(2))) {
-      return UsageError(fmt::format("{}: `{}` changes nothing", argument.LongName(), parsed.command->Path()));
-    }
+    if (parsed.command->Takes(argument) || !parsed.global_flags.contains(argument.LongName().substr(2))) continue;
+    return UsageError(fmt::format("{}: `{}` {}", argument.LongName(), parsed.command->Path(),
+                                  parsed.command->changes() ? "waits for no host" : "changes nothing"));
   }
   return absl::OkStatus();
 }
@@ -139,12 +139,15 @@ std::unique_ptr<Command> MakeCommands() {
   DeclareCordon(*root);
   DeclareStatus(*root);
   DeclareLocal(*root);
+  DeclareDebug(*root);
   DeclareConfig(*root);
   DeclareShell(*root);
   return root;
 }
 
-int RunViommuctl(const std::vector<std::string>& words, const Terminal& terminal) {
+namespace {
+
+int RunLine(const std::vector<std::string>& words, const Terminal& terminal) {
   const std::unique_ptr<Command> root = MakeCommands();
   if (!words.empty() && words[0] == kCompleteWord) {
     return RunCompletion(*root, {words.begin() + 1, words.end()}, terminal);
@@ -171,11 +174,22 @@ int RunViommuctl(const std::vector<std::string>& words, const Terminal& terminal
   if (!settings.ok()) return Fail(settings.status(), about, false, terminal);
   Session session(*settings, parsed->global_flags, terminal, *root);
   const absl::StatusOr<ExitCode> code = parsed->command->action()(session);
-  terminal.out->flush();
   if (code.ok()) return static_cast<int>(*code);
   Facts facts = session.facts();
   facts.insert(about.begin(), about.end());
   return Fail(code.status(), facts, settings->ForPrograms(), terminal);
+}
+
+}  // namespace
+
+int RunViommuctl(const std::vector<std::string>& words, const Terminal& terminal) {
+  const int code = RunLine(words, terminal);
+  // Where the output ends up is part of the work: a script that stores it must not take half of it for all.
+  if (!terminal.out->flush()) {
+    *terminal.err << "error: the output could not be written; what was asked for was done\n";
+    if (code == static_cast<int>(ExitCode::kOk)) return static_cast<int>(ExitCode::kRefused);
+  }
+  return code;
 }
 
 }  // namespace viommu::cli

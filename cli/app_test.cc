@@ -9,14 +9,11 @@
 #include <cstdlib>
 #include <fstream>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
+#include "cli/app_fixture.h"
 #include "cli/client.h"
-#include "cli/fake_fleet_service.h"
 #include "cli/fetch.h"
-#include "common/clock.h"
 #include "common/error.h"
-#include "common/uuid.h"
 #include "common/version.h"
 
 namespace viommu::cli {
@@ -26,66 +23,6 @@ using nlohmann::ordered_json;
 using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::Not;
-
-class AppTest : public testing::Test {
- protected:
-  AppTest() {
-    v1::Host& host = fake_.hosts["hosts/a"];
-    host.set_name("hosts/a");
-    host.set_state(v1::HOST_STATE_CONNECTED);
-    host.add_smmus()->set_name("hosts/a/smmus/smmu0");
-    v1::Viommu& viommu = fake_.viommus["viommus/v1"];
-    viommu.set_name("viommus/v1");
-    viommu.set_uid("uid-v1");
-    viommu.set_etag("etag-v1");
-    viommu.set_revision(29);
-    viommu.set_state(v1::STATE_READY);
-    viommu.set_vm("web-1");
-    viommu.set_host("hosts/a");
-    viommu.set_smmu("hosts/a/smmus/smmu0");
-    (*viommu.mutable_labels())["tier"] = "gold";
-    for (int i = 0; i < 7; ++i) {
-      const std::string name = fmt::format("hosts/a/devices/0000:01:00.{}", i);
-      fake_.devices[name].set_name(name);
-    }
-  }
-
-  // Runs a command line against the fake and answers the exit code.
-  int Run(std::vector<std::string> words) {
-    words.insert(words.begin(), {"--server", fake_.address()});
-    return RunBare(words);
-  }
-
-  int RunBare(const std::vector<std::string>& words) {
-    in_.clear();
-    out_.str("");
-    err_.str("");
-    Terminal terminal;
-    terminal.in = &in_;
-    terminal.out = &out_;
-    terminal.err = &err_;
-    terminal.in_is_terminal = on_terminal_;
-    terminal.err_is_terminal = on_terminal_;
-    terminal.clock = &RealClock();
-    terminal.interrupted = &interrupted_;
-    terminal.environment = [](const std::string& name) -> std::optional<std::string> {
-      if (name == "VIOMMUCTL_CONFIG") return std::string(std::getenv("TEST_TMPDIR")) + "/contexts.yaml";
-      return std::nullopt;
-    };
-    return RunViommuctl(words, terminal);
-  }
-
-  std::string out() const { return out_.str(); }
-  std::string err() const { return err_.str(); }
-  ordered_json OutJson() const { return ordered_json::parse(out()); }
-
-  FakeFleetService fake_;
-  std::istringstream in_;
-  std::ostringstream out_;
-  std::ostringstream err_;
-  bool on_terminal_ = false;
-  std::atomic<bool> interrupted_{false};
-};
 
 v1::WatchResponse Put(int64_t revision, const std::string& name, const std::string& uid = "") {
   v1::WatchResponse response;
@@ -213,69 +150,41 @@ TEST_F(AppTest, PlainTextToElsewhereNeedsToBeAskedFor) {
   EXPECT_THAT(err(), HasSubstr("--insecure"));
 }
 
-TEST_F(AppTest, ChangesCarryAFreshRequestId) {
-  EXPECT_EQ(Run({"set", "vdev-id", "v1", "a/01:00.0", "0x10"}), 0) << err();
-  EXPECT_EQ(out(), "viommus/v1/vdevices/16 set for a/0000:01:00.0: PENDING (revision 42)\n");
-  EXPECT_EQ(Run({"set", "vdev-id", "v1", "a/01:00.0", "0x10"}), 0);
-  const auto requests = fake_.All<v1::SetVdevIdRequest>("SetVdevId");
-  ASSERT_EQ(requests.size(), 2U);
-  EXPECT_TRUE(IsUuid(requests[0].request_id()));
-  EXPECT_NE(requests[0].request_id(), requests[1].request_id());
-  EXPECT_EQ(requests[0].viommu(), "viommus/v1");
-  EXPECT_EQ(requests[0].device(), "hosts/a/devices/0000:01:00.0");
-  EXPECT_EQ(requests[0].vdev_id(), 16U);
-  EXPECT_EQ(requests[0].wait(), v1::WAIT_ACCEPTED);
-  EXPECT_FALSE(requests[0].validate_only());
+TEST_F(AppTest, AnAgentThatIsNotThereIsNotTheServer) {
+  EXPECT_EQ(RunBare({"local", "status", "--socket", "/nonexistent/agent.sock"}), 3);
+  EXPECT_THAT(err(), HasSubstr("cannot reach the agent at unix:/nonexistent/agent.sock"));
+  EXPECT_THAT(err(), Not(HasSubstr("server")));
 }
 
-TEST_F(AppTest, FlagsOfChangesAreSent) {
-  EXPECT_EQ(Run({"unset", "vdev-id", "v1/16", "--wait=applied", "--dry-run", "--request-id", "r-1", "--etag", "e-1"}),
-            0)
-      << err();
-  const auto request = fake_.Last<v1::UnsetVdevIdRequest>("UnsetVdevId");
-  EXPECT_EQ(request.name(), "viommus/v1/vdevices/16");
-  EXPECT_EQ(request.wait(), v1::WAIT_APPLIED);
-  EXPECT_TRUE(request.validate_only());
-  EXPECT_EQ(request.request_id(), "r-1");
-  EXPECT_EQ(request.etag(), "e-1");
-  EXPECT_THAT(out(), HasSubstr("dry run"));
+TEST_F(AppTest, OutputThatCannotBeWrittenIsAnError) {
+  broken_out_ = true;
+  EXPECT_EQ(Run({"get", "hosts", "-o", "json"}), 1);
+  EXPECT_THAT(err(), HasSubstr("the output could not be written"));
+  EXPECT_EQ(Run({"get", "viommu", "v9"}), 4) << "what went wrong before counts";
+  EXPECT_EQ(RunBare({"--help"}), 1);
 }
 
-TEST_F(AppTest, UnavailableIsTriedAgainUnderTheSameRequestId) {
-  fake_.FailNext("SetVdevId", absl::UnavailableError("busy"), kMaxTries - 1);
-  EXPECT_EQ(Run({"set", "vdev-id", "v1", "a/01:00.0", "16"}), 0) << err();
-  const auto requests = fake_.All<v1::SetVdevIdRequest>("SetVdevId");
-  ASSERT_EQ(requests.size(), static_cast<size_t>(kMaxTries));
-  for (const auto& request : requests) EXPECT_EQ(request.request_id(), requests[0].request_id());
-}
-
-TEST_F(AppTest, TriesAreBounded) {
-  fake_.FailNext("SetVdevId",
-                 Error(absl::StatusCode::kUnavailable, v1::ERROR_REASON_STORE_UNAVAILABLE).Message("the disk is full"),
-                 kMaxTries + 5);
-  EXPECT_EQ(Run({"set", "vdev-id", "v1", "a/01:00.0", "16"}), 3);
-  EXPECT_EQ(fake_.Calls("SetVdevId"), kMaxTries);
-  EXPECT_THAT(err(), HasSubstr("the disk is full (STORE_UNAVAILABLE)"));
-}
-
-TEST_F(AppTest, APauseBeyondTheDeadlineIsNotBegun) {
-  fake_.FailNext("SetVdevId",
-                 Error(absl::StatusCode::kUnavailable, v1::ERROR_REASON_OVERLOADED)
-                     .Message("full")
-                     .RetryAfter(std::chrono::hours(1)),
-                 5);
-  EXPECT_EQ(Run({"set", "vdev-id", "v1", "a/01:00.0", "16"}), 3);
-  EXPECT_EQ(fake_.Calls("SetVdevId"), 1);
-}
-
-TEST_F(AppTest, RefusalsAreNotTriedAgain) {
-  fake_.FailNext("SetVdevId",
-                 Error(absl::StatusCode::kAlreadyExists, v1::ERROR_REASON_DEVICE_TAKEN)
-                     .Message("the device is held by viommus/x/vdevices/1")
-                     .Resource("viommu.v1.Device", "hosts/a/devices/0000:01:00.0", "viommus/x/vdevices/1"));
-  EXPECT_EQ(Run({"set", "vdev-id", "v1", "a/01:00.0", "16"}), 1);
-  EXPECT_EQ(fake_.Calls("SetVdevId"), 1);
-  EXPECT_THAT(err(), HasSubstr("try: viommuctl unset vdev-id viommus/x/vdevices/1 --wait=applied"));
+TEST_F(AppTest, ColourIsForTerminalsThatCan) {
+  const std::string green = "\033[32mREADY";
+  on_terminal_ = true;
+  EXPECT_EQ(Run({"get", "viommu", "v1"}), 0);
+  EXPECT_THAT(out(), HasSubstr(green));
+  EXPECT_EQ(Run({"get", "viommu", "v9"}), 4);
+  EXPECT_THAT(err(), HasSubstr("\033[31merror: "));
+  for (const auto& [variable, value] : {std::pair("NO_COLOR", "1"), std::pair("TERM", "dumb")}) {
+    environment_ = {{variable, value}};
+    EXPECT_EQ(Run({"get", "viommu", "v1"}), 0);
+    EXPECT_THAT(out(), Not(HasSubstr("\033"))) << variable;
+    EXPECT_EQ(Run({"get", "viommu", "v9"}), 4);
+    EXPECT_THAT(err(), Not(HasSubstr("\033["))) << variable;
+  }
+  environment_ = {{"NO_COLOR", ""}, {"TERM", "xterm"}};
+  EXPECT_EQ(Run({"get", "viommu", "v1"}), 0);
+  EXPECT_THAT(out(), HasSubstr(green)) << "an empty NO_COLOR asks for nothing";
+  environment_.clear();
+  on_terminal_ = false;
+  EXPECT_EQ(Run({"get", "viommu", "v1"}), 0);
+  EXPECT_THAT(out(), Not(HasSubstr("\033")));
 }
 
 TEST_F(AppTest, ErrorsAreJsonWithJsonOutput) {
@@ -286,97 +195,10 @@ TEST_F(AppTest, ErrorsAreJsonWithJsonOutput) {
   EXPECT_THAT(out(), IsEmpty());
 }
 
-TEST_F(AppTest, ConflictsAreExitCode6) {
-  fake_.FailNext("CordonHost", Error(absl::StatusCode::kAborted, v1::ERROR_REASON_ETAG_MISMATCH).Message("stale"));
-  EXPECT_EQ(Run({"cordon", "a", "--etag", "old"}), 6);
-  EXPECT_THAT(err(), HasSubstr("viommuctl describe hosts/a"));
-}
-
-TEST_F(AppTest, NotYetAppliedIsExitCode5) {
-  fake_.FailNext(
-      "SetVdevId",
-      Error(absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_NOT_YET_APPLIED).Message("recorded at revision 43"));
-  EXPECT_EQ(Run({"set", "vdev-id", "v1", "a/01:00.0", "16", "--wait=applied"}), 5);
-}
-
-TEST_F(AppTest, FailedOnItsHostIsExitCode7OnlyWhenWaitedFor) {
-  fake_.state_of_changes = v1::STATE_FAILED;
-  fake_.reason_of_changes.set_reason("BACKEND_FAILED");
-  fake_.reason_of_changes.set_message("EBUSY from the kernel");
-  EXPECT_EQ(Run({"set", "vdev-id", "v1", "a/01:00.0", "16", "--wait=applied"}), 7);
-  EXPECT_THAT(out(), HasSubstr("FAILED"));
-  EXPECT_THAT(err(), HasSubstr("EBUSY from the kernel (BACKEND_FAILED)"));
-  EXPECT_EQ(Run({"set", "vdev-id", "v1", "a/01:00.0", "16"}), 0);
-}
-
 TEST_F(AppTest, InterruptionIsExitCode130) {
   interrupted_ = true;
   fake_.FailNext("ListHosts", absl::UnavailableError("busy"));
   EXPECT_EQ(Run({"get", "hosts"}), 130);
-}
-
-TEST_F(AppTest, BatchFromArgumentsAndFromAFile) {
-  EXPECT_EQ(Run({"set", "vdev-ids", "v1", "a/01:00.0=0x10", "a/01:00.1=17", "-o", "name"}), 0) << err();
-  EXPECT_EQ(out(), "viommus/v1/vdevices/16\nviommus/v1/vdevices/17\n");
-  in_.str("a/01:00.0=16 tier=gold\n# end\n");
-  EXPECT_EQ(Run({"set", "vdev-ids", "v1", "--file", "-", "-l", "vm=web"}), 0) << err();
-  const auto request = fake_.Last<v1::BatchSetVdevIdsRequest>("BatchSetVdevIds");
-  ASSERT_EQ(request.assignments_size(), 1);
-  EXPECT_EQ(request.assignments(0).labels().at("tier"), "gold");
-  EXPECT_EQ(request.assignments(0).labels().at("vm"), "web");
-}
-
-TEST_F(AppTest, NestedDomainsOfAllKinds) {
-  EXPECT_EQ(Run({"create", "nesteddomain", "v1/s1", "--translate", "--vste", "0x8000100b,0x2"}), 0) << err();
-  auto request = fake_.Last<v1::CreateNestedDomainRequest>("CreateNestedDomain");
-  EXPECT_EQ(request.viommu(), "viommus/v1");
-  EXPECT_EQ(request.nested_domain_id(), "s1");
-  EXPECT_EQ(request.nested_domain().config().translate().word0(), 0x8000100bU);
-  EXPECT_EQ(Run({"create", "nesteddomain", "v1/off", "--abort"}), 0);
-  request = fake_.Last<v1::CreateNestedDomainRequest>("CreateNestedDomain");
-  EXPECT_TRUE(request.nested_domain().config().has_abort());
-}
-
-TEST_F(AppTest, LabelsAreChangedUnderTheEtagThatWasRead) {
-  EXPECT_EQ(Run({"label", "viommu", "v1", "owner=me", "tier-"}), 0) << err();
-  auto request = fake_.Last<v1::UpdateViommuLabelsRequest>("UpdateViommuLabels");
-  EXPECT_EQ(request.labels().size(), 1U);
-  EXPECT_EQ(request.labels().at("owner"), "me");
-  EXPECT_EQ(request.etag(), "etag-v1");
-  EXPECT_EQ(Run({"label", "viommu", "v1", "--replace", "x=y"}), 0);
-  request = fake_.Last<v1::UpdateViommuLabelsRequest>("UpdateViommuLabels");
-  EXPECT_EQ(request.labels().size(), 1U);
-  EXPECT_EQ(request.etag(), "");
-}
-
-TEST_F(AppTest, DeleteWithoutATerminalNeedsYes) {
-  EXPECT_EQ(Run({"delete", "viommu", "v1"}), 2);
-  EXPECT_EQ(fake_.Calls("DeleteViommu"), 0);
-  EXPECT_EQ(Run({"delete", "viommu", "v1", "--yes", "--cascade"}), 0) << err();
-  EXPECT_TRUE(fake_.Last<v1::DeleteViommuRequest>("DeleteViommu").cascade());
-}
-
-TEST_F(AppTest, DeleteAsksOnATerminal) {
-  on_terminal_ = true;
-  in_.str("n\n");
-  EXPECT_EQ(Run({"delete", "viommus/v1"}), 1);
-  EXPECT_THAT(err(), HasSubstr("Delete viommus/v1? [y/N]"));
-  EXPECT_EQ(fake_.Calls("DeleteViommu"), 0);
-  in_.str("yes\n");
-  EXPECT_EQ(Run({"delete", "viommus/v1"}), 0) << err();
-  EXPECT_EQ(fake_.Calls("DeleteViommu"), 1);
-}
-
-TEST_F(AppTest, InvalidationsSayHowFarTheyGot) {
-  fake_.invalidation.set_handled(2);
-  EXPECT_EQ(Run({"invalidate", "v1", "tlbi-nh-all", "tlbi-nh-asid:asid=5"}), 0) << err();
-  EXPECT_EQ(out(), "viommus/v1: 2 of 2 invalidations took effect\n");
-  fake_.invalidation.set_handled(1);
-  fake_.invalidation.mutable_stop()->set_reason("UNKNOWN_VDEV_ID");
-  fake_.invalidation.mutable_stop()->set_message("the viommu has no vdev_id 7");
-  EXPECT_EQ(Run({"invalidate", "v1", "tlbi-nh-all", "cfgi-cd-all:vdev_id=7"}), 1);
-  EXPECT_THAT(err(), HasSubstr("stopped after 1 of 2: the viommu has no vdev_id 7 (UNKNOWN_VDEV_ID)"));
-  EXPECT_THAT(err(), HasSubstr("viommuctl get vdevices --field viommu=viommus/v1"));
 }
 
 TEST_F(AppTest, AWatchGoesOnWhereItBroke) {
@@ -435,6 +257,31 @@ TEST_F(AppTest, DescribeTellsTheStory) {
   EXPECT_EQ(OutJson()["host"]["name"], "hosts/a");
 }
 
+TEST_F(AppTest, DescribingSeveralIsOneDocument) {
+  EXPECT_EQ(Run({"describe", "devices", "a/01:00.0", "a/01:00.1", "-o", "json", "--no-history"}), 0) << err();
+  ASSERT_EQ(OutJson()["items"].size(), 2U);
+  EXPECT_EQ(OutJson()["items"][1]["resource"]["name"], "hosts/a/devices/0000:01:00.1");
+}
+
+TEST_F(AppTest, DescribeSaysWhenItLeavesSomethingOut) {
+  v1::NestedDomain& domain = fake_.nested_domains["viommus/v1/nestedDomains/s1"];
+  domain.set_name("viommus/v1/nestedDomains/s1");
+  domain.set_viommu("viommus/v1");
+  domain.set_host("hosts/a");
+  for (int i = 0; i < 51; ++i) {
+    v1::Vdevice& vdevice = fake_.vdevices[fmt::format("viommus/v1/vdevices/{}", i)];
+    vdevice.set_name(fmt::format("viommus/v1/vdevices/{}", i));
+    if (i < 50) vdevice.set_nested_domain(domain.name());
+  }
+  EXPECT_EQ(Run({"describe", "nesteddomain", "v1/s1", "--no-history"}), 0) << err();
+  EXPECT_THAT(out(), Not(HasSubstr("more:"))) << "one is attached to something else";
+  fake_.vdevices["viommus/v1/vdevices/50"].set_nested_domain(domain.name());
+  EXPECT_EQ(Run({"describe", "nesteddomain", "v1/s1", "--no-history"}), 0) << err();
+  EXPECT_THAT(out(), HasSubstr("more: viommuctl get vdevices --field viommu=viommus/v1"));
+  EXPECT_EQ(Run({"describe", "nesteddomain", "v1/s1", "--no-history", "-o", "json"}), 0) << err();
+  EXPECT_EQ(OutJson()["truncated"], true);
+}
+
 TEST_F(AppTest, StatusSumsUpTheFleet) {
   fake_.hosts["hosts/b"].set_name("hosts/b");
   fake_.hosts["hosts/b"].set_state(v1::HOST_STATE_DISCONNECTED);
@@ -453,6 +300,18 @@ TEST_F(AppTest, ContextsFromTheCommandLine) {
   EXPECT_EQ(out(), "lab\n");
   EXPECT_EQ(RunBare({"config", "remove", "lab"}), 0);
   EXPECT_EQ(RunBare({"config", "use", "lab"}), 2);
+}
+
+TEST_F(AppTest, ACurrentContextThatIsNotThereStandsInNobodysWayButTheServers) {
+  const std::string path = std::string(std::getenv("TEST_TMPDIR")) + "/dangling.yaml";
+  std::ofstream(path) << "current-context: gone\ncontexts:\n  - name: lab\n    server: " << fake_.address() << "\n";
+  EXPECT_EQ(RunBare({"get", "hosts", "--config", path}), 2);
+  EXPECT_THAT(err(), HasSubstr("current-context is gone"));
+  EXPECT_EQ(RunBare({"completion", "bash", "--config", path}), 0) << err();
+  EXPECT_EQ(RunBare({"version", "--client", "--config", path}), 0) << err();
+  EXPECT_EQ(RunBare({"config", "list", "--config", path}), 0) << err();
+  EXPECT_EQ(RunBare({"config", "use", "lab", "--config", path}), 0) << err();
+  EXPECT_EQ(RunBare({"get", "hosts", "-o", "name", "--config", path}), 0) << err();
 }
 
 TEST_F(AppTest, VersionsOfBothEnds) {

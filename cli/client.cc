@@ -51,9 +51,15 @@ grpc::ByteBuffer ToBytes(const Message& message) {
 absl::Status FromBytes(const grpc::ByteBuffer& bytes, Message& message) {
   grpc::Slice slice;
   if (!bytes.DumpToSingleSlice(&slice).ok() || !message.ParseFromArray(slice.begin(), static_cast<int>(slice.size()))) {
-    return absl::InternalError(fmt::format("the server's reply is not a {}", message.GetTypeName()));
+    return absl::InternalError(fmt::format("the reply is not a {}", message.GetTypeName()));
   }
   return absl::OkStatus();
+}
+
+// Full budgets have no RetryInfo: waiting does not empty them.
+bool IsWorthAnotherTry(const absl::Status& status) {
+  return absl::IsUnavailable(status) ||
+         (absl::IsResourceExhausted(status) && status.GetPayload(DetailUrl<google::rpc::RetryInfo>()).has_value());
 }
 
 // Certificates are checked by code that names the options of a configuration file; here they are flags.
@@ -111,8 +117,9 @@ class Queue {
 
 class GrpcClient : public Client {
  public:
-  GrpcClient(std::string address, std::shared_ptr<grpc::Channel> channel, const std::atomic<bool>& interrupted)
-      : address_(std::move(address)), stub_(std::move(channel)), interrupted_(interrupted) {}
+  // `where`: "the server at 127.0.0.1:7070".
+  GrpcClient(std::string where, std::shared_ptr<grpc::Channel> channel, const std::atomic<bool>& interrupted)
+      : where_(std::move(where)), stub_(std::move(channel)), interrupted_(interrupted) {}
 
   absl::Status Call(const Message& request, Message& response, const CallOptions& options) override {
     VIOMMU_ASSIGN_OR_RETURN(const std::string path, MethodPath(request));
@@ -120,7 +127,7 @@ class GrpcClient : public Client {
     std::chrono::milliseconds pause = kFirstPause;
     for (int attempt = 1;; ++attempt, pause *= kPauseGrowth) {
       absl::Status status = CallOnce(path, request, response, deadline, options.on_tick);
-      if (status.code() != absl::StatusCode::kUnavailable || attempt == kMaxTries) return status;
+      if (!IsWorthAnotherTry(status) || attempt == kMaxTries) return status;
       const auto asked = DetailOf<google::rpc::RetryInfo>(status).retry_delay();
       const auto wait = std::max<std::chrono::milliseconds>(
           pause, std::chrono::seconds(asked.seconds()) + std::chrono::milliseconds(asked.nanos() / 1'000'000));
@@ -200,16 +207,16 @@ class GrpcClient : public Client {
     if (error.code() == absl::StatusCode::kUnavailable) {
       const std::string& text = status.error_message();
       const size_t last = text.rfind(": ");
-      return absl::UnavailableError(fmt::format("cannot reach the server at {}: {}", address_,
-                                                last == std::string::npos ? text : text.substr(last + 2)));
+      return absl::UnavailableError(
+          fmt::format("cannot reach {}: {}", where_, last == std::string::npos ? text : text.substr(last + 2)));
     }
     if (error.code() == absl::StatusCode::kDeadlineExceeded) {
-      return absl::DeadlineExceededError(fmt::format("no answer from {} in time", address_));
+      return absl::DeadlineExceededError(fmt::format("no answer from {} in time", where_));
     }
     return error;
   }
 
-  const std::string address_;
+  const std::string where_;
   grpc::GenericStub stub_;
   const std::atomic<bool>& interrupted_;
 };
@@ -218,7 +225,7 @@ class GrpcClient : public Client {
 
 absl::StatusOr<std::unique_ptr<Client>> Client::Create(const Endpoint& endpoint, const std::atomic<bool>& interrupted) {
   const absl::StatusOr<Address> address = ParseAddress(endpoint.address);
-  if (!address.ok()) return UsageError(fmt::format("--server: {}", std::string(address.status().message())));
+  if (!address.ok()) return UsageError(fmt::format("{}: {}", endpoint.flag, std::string(address.status().message())));
   TransportOptions transport;
   transport.tls.ca = endpoint.tls_ca;
   transport.tls.cert = endpoint.tls_cert;
@@ -238,7 +245,8 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Create(const Endpoint& endpoint,
   // A control plane is not reached through the proxy of the web.
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   auto channel = grpc::CreateCustomChannel(address->ToString(), *credentials, arguments);
-  return std::make_unique<GrpcClient>(address->ToString(), std::move(channel), interrupted);
+  return std::make_unique<GrpcClient>(fmt::format("the {} at {}", endpoint.peer, address->ToString()),
+                                      std::move(channel), interrupted);
 }
 
 }  // namespace viommu::cli

@@ -25,8 +25,10 @@ inline constexpr int kMaxTries = 3;
 inline constexpr int kMaxReplyBytes = 16 << 20;
 
 struct Endpoint {
-  std::string address;  // HOST:PORT or unix:PATH
-  std::string tls_ca;   // files; empty for none
+  std::string address;          // HOST:PORT or unix:PATH
+  std::string peer = "server";  // who is there, and the flag that says where; for errors
+  std::string flag = "--server";
+  std::string tls_ca;  // files; empty for none
   std::string tls_cert;
   std::string tls_key;
   // Allows plain text to a server that is neither on loopback nor a unix socket.
@@ -49,9 +51,9 @@ class Client {
 
   virtual ~Client() = default;
 
-  // One unary call. UNAVAILABLE is tried again, up to kMaxTries times and within the timeout, with growing pauses (or
-  // those that the server asks for): only for requests that may be repeated, which all of ours may: changes carry a
-  // request_id, everything else may be said twice.
+  // One unary call. UNAVAILABLE, and RESOURCE_EXHAUSTED when it says when to come back (RetryInfo), is tried again, up
+  // to kMaxTries times and within the timeout, with growing pauses (or those that are asked for): only for requests
+  // that may be repeated, which all of ours may: changes carry a request_id, everything else may be said twice.
   virtual absl::Status Call(const google::protobuf::Message& request, google::protobuf::Message& response,
                             const CallOptions& options) = 0;
 

@@ -18,9 +18,14 @@ Command& Command::WithExample(std::string command, std::string meaning) {
   return *this;
 }
 
-Command& Command::Changes() {
+Command& Command::Changes(bool waits) {
   changes_ = true;
+  waits_ = waits;
   return *this;
+}
+
+bool Command::Takes(const Argument& root_flag) const {
+  return root_flag.group != kChangeGroup || (changes_ && (waits_ || root_flag.LongName() != "--wait"));
 }
 
 Command& Command::Add(Argument argument) {

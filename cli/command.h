@@ -72,8 +72,9 @@ class Command {
   Command& Sub(std::string name, std::string summary);
   Command& Details(std::string text);
   Command& WithExample(std::string command, std::string meaning);
-  // It changes something: --dry-run, --wait and the like have a meaning.
-  Command& Changes();
+  // It changes something: --dry-run, --wait and the like have a meaning. Without `waits` no host has a part in it, and
+  // --wait has none.
+  Command& Changes(bool waits = true);
   Command& Positional(std::string name, std::string* value, std::string help, Values values = {});
   Command& OptionalPositional(std::string name, std::string* value, std::string help, Values values = {});
   Command& Positionals(std::string name, std::vector<std::string>* value, std::string help, bool required,
@@ -92,6 +93,8 @@ class Command {
   const std::string& details() const { return details_; }
   const Command* parent() const { return parent_; }
   bool changes() const { return changes_; }
+  // Whether one of the root's flags has a meaning for it.
+  bool Takes(const Argument& root_flag) const;
   const Action& action() const { return action_; }
   const std::vector<Example>& examples() const { return examples_; }
   const std::vector<Argument>& arguments() const { return arguments_; }
@@ -109,6 +112,7 @@ class Command {
   const Command* const parent_;
   std::string details_;
   bool changes_ = false;
+  bool waits_ = false;
   Action action_;
   std::vector<Example> examples_;
   std::vector<Argument> arguments_;

@@ -80,7 +80,7 @@ class Completer {
   void AddFlags(const std::string& typed) {
     for (const Command* c = command_; c != nullptr; c = c->parent()) {
       for (const Argument& argument : c->arguments()) {
-        if (argument.positional || (argument.group == kChangeGroup && !command_->changes())) continue;
+        if (argument.positional || !command_->Takes(argument)) continue;
         Add(argument.LongName(), argument.help, typed);
       }
     }

@@ -51,7 +51,7 @@ TEST_F(CompleteTest, EveryCommandAndFlagOfTheTreeIsOffered) {
     words.emplace_back("--");
     const auto flags = Words(words);
     for (const Argument& argument : command.arguments()) {
-      if (argument.positional || (argument.group == kChangeGroup && !command.changes())) continue;
+      if (argument.positional || !command.Takes(argument)) continue;
       EXPECT_THAT(flags, Contains(argument.LongName())) << command.Path();
     }
   };
@@ -60,7 +60,9 @@ TEST_F(CompleteTest, EveryCommandAndFlagOfTheTreeIsOffered) {
 
 TEST_F(CompleteTest, FlagsOfChangesOnlyForChanges) {
   EXPECT_THAT(Words({"get", "--"}), Not(Contains("--dry-run")));
-  EXPECT_THAT(Words({"attach", "--"}), Contains("--dry-run"));
+  EXPECT_THAT(Words({"attach", "--"}), IsSupersetOf({"--dry-run", "--wait"}));
+  EXPECT_THAT(Words({"cordon", "--"}), Contains("--dry-run"));
+  EXPECT_THAT(Words({"cordon", "--"}), Not(Contains("--wait"))) << "no host has a part in it";
 }
 
 TEST_F(CompleteTest, ValuesOfFlags) {

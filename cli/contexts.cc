@@ -102,9 +102,6 @@ absl::StatusOr<ContextFile> ContextFile::Load(const std::string& path) {
   } catch (const YAML::Exception& exception) {
     return BadFile(path, exception.mark, exception.msg);
   }
-  if (!file.current_.empty() && file.Find(file.current_) == nullptr) {
-    return UsageError(fmt::format("{}: current-context is {}, and there is no such context", path, file.current_));
-  }
   return file;
 }
 

@@ -43,6 +43,7 @@ class ContextFile {
   absl::Status Save() const;
 
   const std::string& path() const { return path_; }
+  // Maybe the name of a context that is not there: who edits the file by hand, or has it merged, can leave one behind.
   const std::string& current() const { return current_; }
   const std::vector<Context>& contexts() const { return contexts_; }
 

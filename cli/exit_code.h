@@ -28,9 +28,13 @@ struct ExitCodeRow {
 // Every code with its meaning, in the order of --help and docs/cli.md.
 inline constexpr std::array<ExitCodeRow, 9> kExitCodes = {{
     {ExitCode::kOk, "done"},
-    {ExitCode::kRefused, "refused or failed by the server's rules; nothing changed"},
+    {ExitCode::kRefused,
+     "refused by the rules, nothing changed; or invalidations that stopped (the output says how many took effect), or "
+     "output that could not be written"},
     {ExitCode::kUsage, "the command line (or a file that it names) is wrong; nothing was sent"},
-    {ExitCode::kUnreachable, "the server cannot be reached or cannot serve now; trying again is safe"},
+    {ExitCode::kUnreachable,
+     "the server (with `local`: the agent) cannot be reached or cannot serve now; repeat a change with the "
+     "--request-id that is printed"},
     {ExitCode::kNotFound, "there is no such thing"},
     {ExitCode::kNotYet, "the deadline came first; with --wait=applied the change may be recorded and not yet applied"},
     {ExitCode::kConflict, "conflict: the etag is not the current one, or the request id was used for another request"},

@@ -58,24 +58,38 @@ Facts FactsOf(const absl::Status& status, const Facts& known) {
 
 std::vector<std::string> HintsOf(const absl::Status& status, const Facts& facts) {
   const v1::ErrorReason reason = ReasonOf(status);
-  if (reason != v1::ERROR_REASON_UNSPECIFIED) return HintsFor(reason, facts);
   const auto request_id = facts.find("request_id");
+  // Whatever was said last, an earlier try of this call may have been carried out without its answer coming back.
+  const auto repeat = [&request_id](std::string_view when) {
+    return fmt::format("the same with --request-id {}{}: it is carried out only once", request_id->second, when);
+  };
+  if (reason != v1::ERROR_REASON_UNSPECIFIED) {
+    std::vector<std::string> hints = HintsFor(reason, facts);
+    if (reason == v1::ERROR_REASON_SHUTTING_DOWN && request_id != facts.end()) {
+      hints = {repeat(" once the server is back")};
+    }
+    return hints;
+  }
   switch (ExitCodeOf(status)) {
     case ExitCode::kUsage: {
       const auto command = facts.find("command");
       const bool known = command != facts.end() && !command->second.empty();
       return {known ? fmt::format("viommuctl {} --help", command->second) : "viommuctl --help"};
     }
-    case ExitCode::kUnreachable:
-      return {"viommuctl config current   # which server is meant (--server, VIOMMUCTL_SERVER, --context)"};
+    case ExitCode::kUnreachable: {
+      if (const auto peer = facts.find("peer"); peer != facts.end() && peer->second == "agent") {
+        return {"on this host: systemctl status viommu-agent   # does it run, and where does it listen (--socket)?"};
+      }
+      std::vector<std::string> hints = {
+          "viommuctl config current   # which server is meant (--server, VIOMMUCTL_SERVER, --context)"};
+      if (request_id != facts.end()) hints.push_back(repeat(""));
+      return hints;
+    }
     case ExitCode::kInterrupted:
       if (request_id == facts.end()) return {};
-      return {fmt::format("the same with --request-id {}: it is carried out only once", request_id->second)};
+      return {repeat("")};
     case ExitCode::kNotYet:
-      if (request_id != facts.end()) {
-        return {fmt::format("the same with --request-id {} and a longer --timeout: it is carried out only once",
-                            request_id->second)};
-      }
+      if (request_id != facts.end()) return {repeat(" and a longer --timeout")};
       return {"the same with a longer --timeout"};
     default:
       return {};

@@ -112,9 +112,23 @@ TEST(Failure, ALostAnswerTellsTheRequestId) {
               HasSubstr("--request-id abc"));
   EXPECT_THAT(DescribeFailure(InterruptedError("interrupted"), {{"request_id", "abc"}}, false),
               HasSubstr("--request-id abc"));
+  EXPECT_THAT(DescribeFailure(absl::UnavailableError("connection reset"), {{"request_id", "abc"}}, false),
+              HasSubstr("the same with --request-id abc: it is carried out only once"));
+  EXPECT_THAT(DescribeFailure(absl::UnavailableError("connection reset"), {}, false), Not(HasSubstr("--request-id")))
+      << "of a call that changes nothing";
+  const absl::Status stopping =
+      Error(absl::StatusCode::kUnavailable, v1::ERROR_REASON_SHUTTING_DOWN).Message("recorded, and stopping");
+  EXPECT_THAT(DescribeFailure(stopping, {{"request_id", "abc"}}, false), HasSubstr("--request-id abc once the server"));
   const absl::Status not_yet =
       Error(absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_NOT_YET_APPLIED).Message("recorded");
   EXPECT_THAT(DescribeFailure(not_yet, {{"request_id", "abc"}}, false), HasSubstr("--request-id abc"));
+}
+
+TEST(Failure, AnAgentThatIsAwayIsNoServer) {
+  const std::string said =
+      DescribeFailure(absl::UnavailableError("cannot reach the agent"), {{"peer", "agent"}}, false);
+  EXPECT_THAT(said, HasSubstr("systemctl status viommu-agent"));
+  EXPECT_THAT(said, Not(HasSubstr("server")));
 }
 
 TEST(ExitCodes, FollowTheTable) {

@@ -218,6 +218,74 @@ grpc::Status FakeFleetService::GetVdevice(grpc::ServerContext*, const v1::GetVde
   return ToGrpcStatus(Find(vdevices, request->name(), v1::ERROR_REASON_VDEVICE_NOT_FOUND, response->mutable_vdevice()));
 }
 
+grpc::Status FakeFleetService::UncordonHost(grpc::ServerContext*, const v1::UncordonHostRequest* request,
+                                            v1::UncordonHostResponse* response) {
+  FAKE_BEGIN("UncordonHost");
+  response->set_revision(kRevision);
+  return ToGrpcStatus(Find(hosts, request->name(), v1::ERROR_REASON_HOST_NOT_FOUND, response->mutable_host()));
+}
+
+grpc::Status FakeFleetService::CreateStage2Domain(grpc::ServerContext*, const v1::CreateStage2DomainRequest* request,
+                                                  v1::CreateStage2DomainResponse* response) {
+  FAKE_BEGIN("CreateStage2Domain");
+  *response->mutable_stage2_domain() = request->stage2_domain();
+  response->mutable_stage2_domain()->set_name("stage2Domains/" + request->stage2_domain_id());
+  response->mutable_stage2_domain()->set_state(state_of_changes);
+  response->set_revision(kRevision);
+  return grpc::Status::OK;
+}
+
+grpc::Status FakeFleetService::DeleteStage2Domain(grpc::ServerContext*, const v1::DeleteStage2DomainRequest* request,
+                                                  v1::DeleteStage2DomainResponse* response) {
+  FAKE_BEGIN("DeleteStage2Domain");
+  response->mutable_stage2_domain()->set_name(request->name());
+  response->set_revision(kRevision);
+  return grpc::Status::OK;
+}
+
+grpc::Status FakeFleetService::RebindVdevId(grpc::ServerContext*, const v1::RebindVdevIdRequest* request,
+                                            v1::RebindVdevIdResponse* response) {
+  FAKE_BEGIN("RebindVdevId");
+  const std::string viommu = request->name().substr(0, request->name().find("/vdevices/"));
+  *response->mutable_vdevice() = MakeVdevice(viommu, "hosts/a/devices/0000:01:00.0", request->new_vdev_id());
+  response->set_revision(kRevision);
+  return grpc::Status::OK;
+}
+
+grpc::Status FakeFleetService::ListVdevices(grpc::ServerContext*, const v1::ListVdevicesRequest* request,
+                                            v1::ListVdevicesResponse* response) {
+  FAKE_BEGIN("ListVdevices");
+  Page(vdevices, *request, response, [](auto* r) { return r->add_vdevices(); });
+  return grpc::Status::OK;
+}
+
+grpc::Status FakeFleetService::GetNestedDomain(grpc::ServerContext*, const v1::GetNestedDomainRequest* request,
+                                               v1::GetNestedDomainResponse* response) {
+  FAKE_BEGIN("GetNestedDomain");
+  response->set_revision(kRevision);
+  return ToGrpcStatus(Find(nested_domains, request->name(), v1::ERROR_REASON_NESTED_DOMAIN_NOT_FOUND,
+                           response->mutable_nested_domain()));
+}
+
+grpc::Status FakeFleetService::AttachDevice(grpc::ServerContext*, const v1::AttachDeviceRequest* request,
+                                            v1::AttachDeviceResponse* response) {
+  FAKE_BEGIN("AttachDevice");
+  *response->mutable_vdevice() =
+      MakeVdevice(request->name().substr(0, request->name().find("/nestedDomains/")), request->device(), 16);
+  response->mutable_vdevice()->set_nested_domain(request->name());
+  response->set_revision(kRevision);
+  return grpc::Status::OK;
+}
+
+grpc::Status FakeFleetService::DetachDevice(grpc::ServerContext*, const v1::DetachDeviceRequest* request,
+                                            v1::DetachDeviceResponse* response) {
+  FAKE_BEGIN("DetachDevice");
+  response->mutable_vdevice()->set_name(request->vdevice());
+  response->mutable_vdevice()->set_state(state_of_changes);
+  response->set_revision(kRevision);
+  return grpc::Status::OK;
+}
+
 grpc::Status FakeFleetService::Invalidate(grpc::ServerContext*, const v1::InvalidateRequest* request,
                                           v1::InvalidateResponse* response) {
   FAKE_BEGIN("Invalidate");

@@ -36,6 +36,7 @@ class FakeFleetService final : public v1::FleetService::Service {
   std::map<std::string, v1::Device> devices;
   std::map<std::string, v1::Viommu> viommus;
   std::map<std::string, v1::Vdevice> vdevices;
+  std::map<std::string, v1::NestedDomain> nested_domains;
   v1::GetServerStatusResponse status;
   // What SetVdevId, UnsetVdevId, … answer as the state and its reason.
   v1::State state_of_changes = v1::STATE_PENDING;
@@ -83,6 +84,17 @@ class FakeFleetService final : public v1::FleetService::Service {
   grpc::Status BatchSetVdevIds(grpc::ServerContext*, const v1::BatchSetVdevIdsRequest*,
                                v1::BatchSetVdevIdsResponse*) override;
   grpc::Status GetVdevice(grpc::ServerContext*, const v1::GetVdeviceRequest*, v1::GetVdeviceResponse*) override;
+  grpc::Status UncordonHost(grpc::ServerContext*, const v1::UncordonHostRequest*, v1::UncordonHostResponse*) override;
+  grpc::Status CreateStage2Domain(grpc::ServerContext*, const v1::CreateStage2DomainRequest*,
+                                  v1::CreateStage2DomainResponse*) override;
+  grpc::Status DeleteStage2Domain(grpc::ServerContext*, const v1::DeleteStage2DomainRequest*,
+                                  v1::DeleteStage2DomainResponse*) override;
+  grpc::Status RebindVdevId(grpc::ServerContext*, const v1::RebindVdevIdRequest*, v1::RebindVdevIdResponse*) override;
+  grpc::Status ListVdevices(grpc::ServerContext*, const v1::ListVdevicesRequest*, v1::ListVdevicesResponse*) override;
+  grpc::Status GetNestedDomain(grpc::ServerContext*, const v1::GetNestedDomainRequest*,
+                               v1::GetNestedDomainResponse*) override;
+  grpc::Status AttachDevice(grpc::ServerContext*, const v1::AttachDeviceRequest*, v1::AttachDeviceResponse*) override;
+  grpc::Status DetachDevice(grpc::ServerContext*, const v1::DetachDeviceRequest*, v1::DetachDeviceResponse*) override;
   grpc::Status Invalidate(grpc::ServerContext*, const v1::InvalidateRequest*, v1::InvalidateResponse*) override;
   grpc::Status Watch(grpc::ServerContext*, const v1::WatchRequest*, grpc::ServerWriter<v1::WatchResponse>*) override;
 

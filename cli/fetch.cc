@@ -61,6 +61,8 @@ std::unique_ptr<Message> ListRequest(Kind kind) {
       return std::make_unique<v1::ListVdevicesRequest>();
     case Kind::kNestedDomain:
       return std::make_unique<v1::ListNestedDomainsRequest>();
+    case Kind::kHwQueue:
+      return std::make_unique<v1::ListHwQueuesRequest>();
   }
   return nullptr;
 }
@@ -127,6 +129,9 @@ absl::StatusOr<Fetched> FetchOne(Session& session, Kind kind, const std::string&
     case Kind::kNestedDomain:
       return Get<v1::GetNestedDomainRequest, v1::GetNestedDomainResponse>(
           session, name, [](auto& r) { return r.mutable_nested_domain(); });
+    case Kind::kHwQueue:
+      return Get<v1::GetHwQueueRequest, v1::GetHwQueueResponse>(session, name,
+                                                                [](auto& r) { return r.mutable_hw_queue(); });
   }
   return absl::InternalError("no such kind");
 }

@@ -24,8 +24,8 @@ constexpr std::string_view kStates = "states";
 
 // Fields of list requests that are no filters, or have flags of their own.
 bool IsFilter(const FieldDescriptor& field) {
-  static const auto& kOthers =
-      *new std::vector<std::string>{"page_size", "page_token", "labels", "kinds", "start_revision", "progress"};
+  static const auto& kOthers = *new std::vector<std::string>{"page_size",      "page_token", "labels", "kinds",
+                                                             "start_revision", "progress",   "origin"};
   return std::find(kOthers.begin(), kOthers.end(), field.name()) == kOthers.end();
 }
 

@@ -83,7 +83,8 @@ void AppendChangeFlags(std::string& out, const Command& command) {
   while (root->parent() != nullptr) root = root->parent();
   std::vector<Entry> entries;
   for (const Argument& argument : root->arguments()) {
-    if (argument.group == kChangeGroup) entries.push_back({FlagForm(argument), FlagHelp(argument)});
+    if (argument.group == kChangeGroup && command.Takes(argument))
+      entries.push_back({FlagForm(argument), FlagHelp(argument)});
   }
   AppendEntries(out, "Flags of changes", entries);
 }

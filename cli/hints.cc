@@ -43,6 +43,10 @@ const std::vector<HintRow>& HintTable() {
       {ERROR_REASON_VIOMMU_NOT_FOUND, {"viommuctl get viommus"}},
       {ERROR_REASON_VDEVICE_NOT_FOUND, {"viommuctl get vdevices --field viommu={viommu|VIOMMU}"}},
       {ERROR_REASON_NESTED_DOMAIN_NOT_FOUND, {"viommuctl get nesteddomains --field viommu={viommu|VIOMMU}"}},
+      {ERROR_REASON_HW_QUEUE_NOT_FOUND, {"viommuctl get hwqueues --field viommu={viommu|VIOMMU}"}},
+      {ERROR_REASON_MEMORY_TAKEN, {"viommuctl get stage2domains --field vm=VM   # two VMMs may run for one VM"}},
+      {ERROR_REASON_MEMORY_NOT_MAPPED, {"viommuctl describe hwqueue VIOMMU/INDEX   # where its memory should be"}},
+      {ERROR_REASON_HW_QUEUE_ORDER, {"viommuctl get hwqueues --field viommu={viommu|VIOMMU}"}},
       {ERROR_REASON_NAME_TAKEN, {"viommuctl describe {resource|NAME}   # whose it is", "the same with another name"}},
       {ERROR_REASON_DEVICE_TAKEN, {"viommuctl unset vdev-id {owner|VDEVICE} --wait=applied"}},
       {ERROR_REASON_VDEV_ID_TAKEN,
@@ -59,6 +63,9 @@ const std::vector<HintRow>& HintTable() {
       {ERROR_REASON_STAGE2_NOT_SHAREABLE,
        {"viommuctl create stage2domain NAME --host {host|HOST} --vm {vm|VM} --smmu {smmu|SMMU}"}},
       {ERROR_REASON_SMMU_INCAPABLE, {"viommuctl describe {smmu|SMMU}   # what it can do"}},
+      {ERROR_REASON_HW_QUEUE_EXHAUSTED,
+       {"viommuctl get viommus --field smmu={smmu|SMMU}   # who holds its hardware queue interfaces",
+        "the same with the type ARM_SMMUV3"}},
       {ERROR_REASON_HAS_CHILDREN,
        {"viommuctl describe {resource|NAME}   # what stands in the way", "viommuctl delete {resource|NAME} --cascade"}},
       {ERROR_REASON_BEING_DELETED,
@@ -90,11 +97,17 @@ const std::vector<HintRow>& HintTable() {
       {ERROR_REASON_REVISION_UNKNOWN,
        {"viommuctl status   # the store's revision: it may have been restored or replaced",
         "viommuctl watch   # what is there now, then changes"}},
+      {ERROR_REASON_STORE_DAMAGED, {"viommuctl status   # whether the store takes writes; restore it from a backup"}},
+      {ERROR_REASON_HOST_TIMEOUT,
+       {"the same invalidations again, with a longer --timeout: repeating them is always safe",
+        "viommuctl describe {host|HOST}   # how its agent is"}},
       {ERROR_REASON_CLUSTER_MISMATCH,
        {"viommuctl status   # the server's cluster; compare: viommuctl local status on the host"}},
       {ERROR_REASON_STORE_INCARNATION_MISMATCH,
        {"viommuctl status   # the store's incarnation: was it wiped or restored?"}},
       {ERROR_REASON_STALE_EPOCH, {"viommuctl status   # the epoch; is an older server still running?"}},
+      {ERROR_REASON_STORE_OUT_OF_DATE,
+       {"viommuctl status   # the store's revision: an older copy was restored; bring the newer one back"}},
       {ERROR_REASON_HOST_ALREADY_CONNECTED, {"viommuctl describe {host|HOST}   # which agent is connected for it"}},
       {ERROR_REASON_PROTOCOL_VIOLATION,
        {"the same version of agent and server: viommuctl version, viommuctl get hosts -o wide"}},
@@ -151,6 +164,7 @@ void DeriveFacts(Facts& facts) {
         break;
       case Kind::kVdevice:
       case Kind::kNestedDomain:
+      case Kind::kHwQueue:
         // A holder in another viommu says nothing about the one that the caller spoke of.
         if (word != "owner") AddFact(facts, "viommu", segments[0] + "/" + segments[1]);
         break;

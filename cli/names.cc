@@ -25,6 +25,7 @@ constexpr Pattern kPatterns[] = {
     {Kind::kViommu, "viommus", ""},
     {Kind::kVdevice, "viommus", "vdevices"},
     {Kind::kNestedDomain, "viommus", "nestedDomains"},
+    {Kind::kHwQueue, "viommus", "hwQueues"},
 };
 
 const Pattern& PatternOf(Kind kind) {
@@ -47,6 +48,8 @@ std::string Example(Kind kind) {
       return "viommus/v1/vdevices/16 or v1/16 or v1/0x10";
     case Kind::kNestedDomain:
       return "viommus/v1/nestedDomains/n or v1/n";
+    case Kind::kHwQueue:
+      return "viommus/v1/hwQueues/0 or v1/0";
   }
   return "";
 }
@@ -73,6 +76,7 @@ const std::vector<KindInfo>& AllKinds() {
       {Kind::kViommu, "viommu", "viommus", {"vi"}},
       {Kind::kVdevice, "vdevice", "vdevices", {"vd", "vdev", "vdevs"}},
       {Kind::kNestedDomain, "nesteddomain", "nesteddomains", {"nd", "nested"}},
+      {Kind::kHwQueue, "hwqueue", "hwqueues", {"hq", "queue", "queues"}},
   };
   return kinds;
 }
@@ -122,10 +126,10 @@ absl::StatusOr<std::string> FullName(Kind kind, std::string_view name) {
     return BadName(kind, name);
   }
   if (kind == Kind::kDevice) ids[1] = PciAddress(ids[1]);
-  if (kind == Kind::kVdevice) {
-    const absl::StatusOr<uint64_t> vdev_id = ParseNumber(ids[1], "vdev_id");
-    if (!vdev_id.ok()) return BadName(kind, name);
-    ids[1] = std::to_string(*vdev_id);
+  if (kind == Kind::kVdevice || kind == Kind::kHwQueue) {
+    const absl::StatusOr<uint64_t> number = ParseNumber(ids[1], "the last part");
+    if (!number.ok()) return BadName(kind, name);
+    ids[1] = std::to_string(*number);
   }
   if (pattern.child.empty()) return fmt::format("{}/{}", pattern.parent, ids[0]);
   return fmt::format("{}/{}/{}/{}", pattern.parent, ids[0], pattern.child, ids[1]);

@@ -8,6 +8,7 @@
 //   viommu         viommus/v1                       v1
 //   vdevice        viommus/v1/vdevices/16           v1/16, v1/0x10
 //   nesteddomain   viommus/v1/nestedDomains/n       v1/n
+//   hwqueue        viommus/v1/hwQueues/0            v1/0
 
 #ifndef VIOMMU_CLI_NAMES_H_
 #define VIOMMU_CLI_NAMES_H_
@@ -21,7 +22,7 @@
 
 namespace viommu::cli {
 
-enum class Kind { kHost, kSmmu, kDevice, kStage2Domain, kViommu, kVdevice, kNestedDomain };
+enum class Kind { kHost, kSmmu, kDevice, kStage2Domain, kViommu, kVdevice, kNestedDomain, kHwQueue };
 
 struct KindInfo {
   Kind kind;

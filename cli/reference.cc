@@ -38,12 +38,12 @@ Numbers are decimal or `0x` hex.
 `name` (full names, one a line). Documents are the JSON mapping of the API's messages: 64-bit numbers are strings, all
 scalar fields are always there, their order never changes. A list is one object, `{"items": [...], "revision": N}`: a watch
 from that revision misses nothing. It has `"truncated": true` when `--limit` left something out. Changes print one line for
-each resource unless an output format is asked for. Colour only on a terminal, and not with `NO_COLOR`.
+each resource unless an output format is asked for. Colour only on a terminal, and not with `NO_COLOR` or `TERM=dumb`.
 
 **Changes.** Each change carries a fresh request id, and is tried up to three times under it when the server cannot be
 reached or asks for patience, within `--timeout`. `--wait=accepted` answers when the change is recorded durably,
 `--wait=applied` when the host has answered. `--dry-run` only asks the server whether it would. When the answer got lost
-(exit code 5), the same command with the `--request-id` that is printed is carried out at most once.
+(exit codes 3, 5 and 130), the same command with the `--request-id` that is printed is carried out at most once.
 
 **Settings.** Flags stand above the environment (`VIOMMUCTL_SERVER`, `VIOMMUCTL_CONTEXT`, `VIOMMUCTL_CONFIG`,
 `VIOMMUCTL_TIMEOUT`, `VIOMMUCTL_OUTPUT`, `VIOMMUCTL_WAIT`, `VIOMMUCTL_SOCKET`, `VIOMMUCTL_TLS_CA`, `VIOMMUCTL_TLS_CERT`,

@@ -38,11 +38,14 @@ const FieldDescriptor* ItemsField(const Descriptor& type) {
 absl::StatusOr<Client*> Session::Connect() {
   if (client_ == nullptr) {
     Endpoint endpoint;
-    endpoint.address = settings_.server;
-    // The agent's own options write it as an address, people as a path.
-    if (agent_)
+    if (agent_) {
+      // The agent's own options write it as an address, people as a path.
       endpoint.address = settings_.socket.starts_with("unix:") ? settings_.socket : "unix:" + settings_.socket;
-    if (!agent_) {
+      endpoint.peer = "agent";
+      endpoint.flag = "--socket";
+    } else {
+      VIOMMU_RETURN_IF_ERROR(settings_.context_problem);
+      endpoint.address = settings_.server;
       endpoint.tls_ca = settings_.tls_ca;
       endpoint.tls_cert = settings_.tls_cert;
       endpoint.tls_key = settings_.tls_key;
@@ -56,8 +59,10 @@ absl::StatusOr<Client*> Session::Connect() {
 absl::Status Session::CallInto(const Message& request, Message& response, std::string_view waiting_for) {
   facts_.clear();
   AddRequestFacts(request, facts_);
+  if (agent_) facts_["peer"] = "agent";
   VIOMMU_ASSIGN_OR_RETURN(Client* const client, Connect());
-  Progress progress(terminal_, std::string(waiting_for.empty() ? "waiting for the server" : waiting_for));
+  const std::string_view nothing_else = agent_ ? "waiting for the agent" : "waiting for the server";
+  Progress progress(terminal_, std::string(waiting_for.empty() ? nothing_else : waiting_for));
   CallOptions options;
   options.timeout = settings_.timeout;
   options.on_tick = [&progress] { progress.Tick(); };

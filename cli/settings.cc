@@ -102,10 +102,18 @@ absl::StatusOr<Settings> ResolveSettings(const GivenFlags& flags, const Terminal
 
   const bool context_by_flag = flags.contains("context");
   settings.context = context_by_flag ? flags.at("context") : terminal.environment("VIOMMUCTL_CONTEXT").value_or("");
-  if (settings.context.empty()) settings.context = file.current();
   Context context;
   if (!settings.context.empty()) {
     VIOMMU_ASSIGN_OR_RETURN(context, file.Get(settings.context));
+  } else if (!file.current().empty()) {
+    settings.context = file.current();
+    if (const Context* current = file.Find(file.current()); current != nullptr) {
+      context = *current;
+    } else {
+      settings.context_problem = UsageError(
+          fmt::format("{}: current-context is {}, and there is no such context; choose one with `viommuctl config use`",
+                      file.path(), file.current()));
+    }
   }
 
   const Lookup lookup(flags, terminal, context, context_by_flag);

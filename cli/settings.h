@@ -27,11 +27,12 @@ enum class OutputFormat { kTable, kWide, kJson, kYaml, kName };
 using GivenFlags = std::map<std::string, std::string>;
 
 struct Settings {
-  std::string config_path;  // the file of contexts, there or not
-  std::string context;      // the context that was used; empty for none
-  std::string server;       // HOST:PORT or unix:PATH
-  std::string socket;       // the agent's unix socket, for `local`
-  std::string tls_ca;       // files; empty for none
+  std::string config_path;       // the file of contexts, there or not
+  std::string context;           // the context that was used; empty for none
+  absl::Status context_problem;  // the file's current context is not there: an error only for who talks to a server
+  std::string server;            // HOST:PORT or unix:PATH
+  std::string socket;            // the agent's unix socket, for `local`
+  std::string tls_ca;            // files; empty for none
   std::string tls_cert;
   std::string tls_key;
   bool insecure = false;  // plain text to a server elsewhere, asked for by name

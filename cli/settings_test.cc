@@ -128,12 +128,24 @@ TEST_F(SettingsTest, ContextsAreKept) {
   EXPECT_EQ(info.st_mode & 0777, 0600U);
 }
 
+TEST_F(SettingsTest, ACurrentContextThatIsNotThereIsAProblemOfConnectionsOnly) {
+  WriteFile("current-context: gone\ncontexts:\n  - name: lab\n    server: lab:1\n");
+  const auto settings = ResolveSettings({}, terminal_);
+  ASSERT_TRUE(settings.ok()) << settings.status();
+  EXPECT_TRUE(IsUsageError(settings->context_problem));
+  EXPECT_THAT(std::string(settings->context_problem.message()), HasSubstr("current-context is gone"));
+  EXPECT_TRUE(ResolveSettings({{"context", "lab"}}, terminal_)->context_problem.ok());
+  environment_["VIOMMUCTL_CONTEXT"] = "lab";
+  EXPECT_TRUE(ResolveSettings({}, terminal_)->context_problem.ok());
+  ContextFile file = ContextFile::Load(path_).value();
+  EXPECT_TRUE(file.Use("lab").ok());
+}
+
 TEST_F(SettingsTest, BrokenFilesNameTheLine) {
   for (const auto& [text, said] : std::vector<std::pair<std::string, std::string>>{
            {"contexts:\n  - name: a\n    sever: x\n", "line 3: a context has no \"sever\""},
            {"contexts:\n  - server: x\n", "line 2: a context needs a name"},
            {"contexts: [\n", "line"},
-           {"current-context: a\n", "there is no such context"},
            {"contexts:\n  - name: a\n  - name: a\n", "a second context called a"},
            {"servers: []\n", "line 1"},
            {"- a\n", "not a map"}}) {

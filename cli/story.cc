@@ -92,14 +92,20 @@ class Teller {
     const absl::StatusOr<Listing> listing = FetchList(session_, kind, filters, keep ? kDefaultLimit : kMaxRows);
     if (!listing.ok()) return;
     std::vector<const Message*> rows;
+    bool more = listing->truncated;
     for (const auto& item : listing->items) {
-      if (rows.size() < kMaxRows && (!keep || keep(*item))) rows.push_back(item.get());
+      if (keep && !keep(*item)) continue;
+      if (rows.size() < kMaxRows) {
+        rows.push_back(item.get());
+      } else {
+        more = true;
+      }
     }
     Rows(heading, kind, rows);
-    if (listing->truncated) {
-      story_.sections.back().facts.emplace_back("more",
-                                                fmt::format("viommuctl get {} --field {}", InfoOf(kind).plural, field));
-    }
+    if (!more) return;
+    story_.document["truncated"] = true;
+    story_.sections.back().facts.emplace_back("more",
+                                              fmt::format("viommuctl get {} --field {}", InfoOf(kind).plural, field));
   }
 
   void Rows(const std::string& heading, Kind kind, const std::vector<const Message*>& rows) {
@@ -210,6 +216,9 @@ void TellViommu(Teller& teller, const v1::Viommu& viommu) {
   teller.HostSays(viommu.host());
   teller.List("Vdevices", Kind::kVdevice, "viommu=" + viommu.name());
   teller.List("Nested domains", Kind::kNestedDomain, "viommu=" + viommu.name());
+  if (viommu.type() == v1::VIOMMU_TYPE_TEGRA241_CMDQV) {
+    teller.List("Hardware queues", Kind::kHwQueue, "viommu=" + viommu.name());
+  }
 }
 
 void TellVdevice(Teller& teller, const v1::Vdevice& vdevice) {
@@ -237,6 +246,14 @@ void TellNestedDomain(Teller& teller, const v1::NestedDomain& domain) {
   teller.List("Attached vdevices", Kind::kVdevice, "viommu=" + domain.viommu(), [&domain](const Message& vdevice) {
     return static_cast<const v1::Vdevice&>(vdevice).nested_domain() == domain.name();
   });
+}
+
+void TellHwQueue(Teller& teller, const v1::HwQueue& queue) {
+  teller.Fact("owner", fmt::format("VM {}, through {}", queue.vm(), queue.viommu()));
+  teller.Fact("index", fmt::format("{} in the interface of its viommu", queue.index()));
+  teller.Fact("memory", fmt::format("{} bytes at guest-physical {}: {} commands", queue.length_bytes(),
+                                    Hex(queue.nesting_parent_iova()), queue.length_bytes() / 16));
+  teller.HostSays(queue.host());
 }
 
 }  // namespace
@@ -284,6 +301,9 @@ absl::StatusOr<Story> TellStory(Session& session, Kind kind, const Fetched& fetc
       break;
     case Kind::kNestedDomain:
       TellNestedDomain(teller, As<v1::NestedDomain>(fetched));
+      break;
+    case Kind::kHwQueue:
+      TellHwQueue(teller, As<v1::HwQueue>(fetched));
       break;
   }
   teller.End(*fetched.resource);

@@ -20,6 +20,11 @@ std::vector<v1::Event> WatchPosition::Accept(const v1::WatchResponse& response) 
           if (said_of_next_.insert(common.name).second) news.push_back(event);
           continue;
         }
+        if (event.type() == v1::EVENT_TYPE_DELETED) {
+          if (existing_.erase(common.name) > 0) news.push_back(event);
+          seen_in_this_stream_.erase(common.name);
+          continue;
+        }
         seen_in_this_stream_.insert(common.name);
         const auto said = existing_.find(common.name);
         if (said != existing_.end() && said->second.revision == common.revision) continue;

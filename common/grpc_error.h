@@ -1,5 +1,5 @@
-// absl::Status to and from grpc::Status, details included (the grpc-status-details-bin trailer carries a
-// google.rpc.Status).
+// absl::Status to and from google.rpc.Status, and to and from grpc::Status, whose grpc-status-details-bin trailer
+// carries one. Details included.
 
 #ifndef VIOMMU_COMMON_GRPC_ERROR_H_
 #define VIOMMU_COMMON_GRPC_ERROR_H_
@@ -7,8 +7,14 @@
 #include <grpcpp/support/status.h>
 
 #include "absl/status/status.h"
+#include "google/rpc/status.pb.h"
 
 namespace viommu {
+
+google::rpc::Status ToWireStatus(const absl::Status& status);
+
+// Details that are not of google.rpc are dropped.
+absl::Status FromWireStatus(const google::rpc::Status& wire);
 
 grpc::Status ToGrpcStatus(const absl::Status& status);
 

@@ -60,6 +60,16 @@ void Fill(ClientMetric& metric, const Histogram& histogram) {
   metric.histogram.sample_sum = static_cast<double>(histogram.sum()) * scale;
 }
 
+void Fill(ClientMetric& metric, const HistogramSample& sample) {
+  uint64_t count = 0;
+  for (const auto& [bound, in_bucket] : sample.buckets) {
+    count += in_bucket;
+    metric.histogram.bucket.push_back({count, bound});
+  }
+  metric.histogram.sample_count = count;
+  metric.histogram.sample_sum = sample.sum;
+}
+
 // Connects and hangs up.
 void Knock(const Address& address) {
   const int fd = socket(address.host.find(':') == std::string::npos ? AF_INET : AF_INET6,
@@ -118,6 +128,7 @@ struct MetricSet::Family {
   std::deque<std::pair<MetricLabels, Gauge>> gauges;
   std::deque<std::pair<MetricLabels, Histogram>> histograms;
   std::vector<std::function<std::vector<MetricSample>()>> callbacks;
+  std::vector<std::function<std::vector<HistogramSample>()>> histogram_callbacks;
 };
 
 namespace {
@@ -178,9 +189,18 @@ void MetricSet::AddCallback(std::string_view name, std::string_view help, Metric
   FamilyOf(name, help, static_cast<int>(type)).callbacks.push_back(std::move(read));
 }
 
+void MetricSet::AddHistogramCallback(std::string_view name, std::string_view help,
+                                     std::function<std::vector<HistogramSample>()> read) {
+  MutexLock lock(mu_);
+  FamilyOf(name, help, static_cast<int>(MetricType::Histogram)).histogram_callbacks.push_back(std::move(read));
+}
+
 void MetricSet::RemoveCallbacks() {
   MutexLock lock(mu_);
-  for (auto& [name, family] : families_) family->callbacks.clear();
+  for (auto& [name, family] : families_) {
+    family->callbacks.clear();
+    family->histogram_callbacks.clear();
+  }
 }
 
 std::vector<MetricFamily> MetricSet::Collect() const {
@@ -205,6 +225,9 @@ std::vector<MetricFamily> MetricSet::Collect() const {
     for (const auto& read : family->callbacks) {
       for (const MetricSample& sample : read()) Fill(add(sample.labels), out.type, sample.value);
     }
+    for (const auto& read : family->histogram_callbacks) {
+      for (const HistogramSample& sample : read()) Fill(add(sample.labels), sample);
+    }
   }
   return result;
 }
@@ -223,11 +246,24 @@ MetricsExporter::~MetricsExporter() {
   } while (stopped.wait_for(kBetweenKnocks) != std::future_status::ready);
 }
 
-absl::StatusOr<std::unique_ptr<MetricsExporter>> MetricsExporter::Start(const Address& address,
-                                                                        std::shared_ptr<MetricSet> metrics) {
+absl::Status CheckMetricsAddress(const Address& address, bool allow_insecure) {
   if (address.reach == AddressReach::kUnix) {
-    return absl::InvalidArgumentError(fmt::format("metrics are served over TCP, not on {}", address.ToString()));
+    return absl::InvalidArgumentError(
+        fmt::format("metrics.listen: metrics are served over TCP, not on {}", address.ToString()));
   }
+  if (address.reach == AddressReach::kNetwork && !allow_insecure) {
+    return absl::InvalidArgumentError(
+        fmt::format("metrics.listen: {} can be reached from the network, and metrics are plain HTTP that everybody may "
+                    "read: listen on loopback, or ask for it with metrics.allow_insecure",
+                    address.ToString()));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<MetricsExporter>> MetricsExporter::Start(const Address& address,
+                                                                        std::shared_ptr<MetricSet> metrics,
+                                                                        bool allow_insecure) {
+  if (absl::Status status = CheckMetricsAddress(address, allow_insecure); !status.ok()) return status;
   Address real = address;
   // The HTTP server takes numbers only.
   if (real.host == "localhost") real.host = "127.0.0.1";

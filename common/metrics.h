@@ -127,6 +127,15 @@ struct MetricSample {
   double value = 0;
 };
 
+// One histogram that is counted elsewhere.
+struct HistogramSample {
+  MetricLabels labels;
+  // A bucket's upper bound (inclusive, in the unit that is exported) and how many values are in it alone, from the
+  // smallest; the last one has no bound (infinity).
+  std::vector<std::pair<double, uint64_t>> buckets;
+  double sum = 0;
+};
+
 class MetricSet final : public prometheus::Collectable {
  public:
   MetricSet();
@@ -143,6 +152,10 @@ class MetricSet final : public prometheus::Collectable {
   // must live until RemoveCallbacks() or the set's end.
   void AddCallback(std::string_view name, std::string_view help, MetricKind kind,
                    std::function<std::vector<MetricSample>()> read);
+
+  // The same for a family of histograms.
+  void AddHistogramCallback(std::string_view name, std::string_view help,
+                            std::function<std::vector<HistogramSample>()> read);
 
   // Forgets all callbacks; none is running when this returns. For the shutdown, before what they read is destroyed.
   void RemoveCallbacks();
@@ -162,14 +175,18 @@ class MetricSet final : public prometheus::Collectable {
 // the process_… names that every Prometheus client uses).
 void AddProcessMetrics(MetricSet& metrics, std::string_view prefix);
 
-// Serves GET /metrics over HTTP in threads of its own, from Start() to its end. Plain HTTP without authentication: bind
-// it to loopback or to a network that only Prometheus reaches.
+// Whether metrics may be served on `address`: over TCP, and because it is plain HTTP that tells everybody who asks, on
+// loopback only unless `allow_insecure`. INVALID_ARGUMENT, naming the option metrics.listen.
+absl::Status CheckMetricsAddress(const Address& address, bool allow_insecure);
+
+// Serves GET /metrics over plain HTTP in threads of its own, from Start() to its end.
 class MetricsExporter {
  public:
-  // Port 0 takes a free one. INVALID_ARGUMENT for a unix socket; UNAVAILABLE, naming the address, when it cannot be
-  // bound.
+  // Port 0 takes a free one. INVALID_ARGUMENT as CheckMetricsAddress; UNAVAILABLE, naming the address, when it cannot
+  // be bound.
   static absl::StatusOr<std::unique_ptr<MetricsExporter>> Start(const Address& address,
-                                                                std::shared_ptr<MetricSet> metrics);
+                                                                std::shared_ptr<MetricSet> metrics,
+                                                                bool allow_insecure = false);
   ~MetricsExporter();
 
   // Where it listens, with the real port.

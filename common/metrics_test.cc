@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <limits>
 #include <string>
 #include <thread>
 #include <vector>
@@ -36,6 +37,26 @@ std::string Scrape(uint16_t port) {
     reply.append(buffer, static_cast<size_t>(size));
   close(fd);
   return reply;
+}
+
+TEST(MetricSetTest, AHistogramThatIsCountedElsewhereIsOneFamily) {
+  MetricSet metrics;
+  metrics.AddHistogramCallback("viommu_test_seconds", "Time of a test", [] {
+    HistogramSample sample;
+    sample.labels = {{"of", "a"}};
+    sample.buckets = {{0.5, 2}, {1, 0}, {std::numeric_limits<double>::infinity(), 3}};
+    sample.sum = 7.5;
+    return std::vector<HistogramSample>{sample};
+  });
+  const std::string text = Text(metrics);
+  EXPECT_THAT(text, HasSubstr("# TYPE viommu_test_seconds histogram\n"));
+  EXPECT_THAT(text, HasSubstr("viommu_test_seconds_count{of=\"a\"} 5\n"));
+  EXPECT_THAT(text, HasSubstr("viommu_test_seconds_sum{of=\"a\"} 7.5\n"));
+  EXPECT_THAT(text, HasSubstr("viommu_test_seconds_bucket{of=\"a\",le=\"0.5\"} 2\n"));
+  EXPECT_THAT(text, HasSubstr("viommu_test_seconds_bucket{of=\"a\",le=\"1\"} 2\n"));
+  EXPECT_THAT(text, HasSubstr("viommu_test_seconds_bucket{of=\"a\",le=\"+Inf\"} 5\n"));
+  metrics.RemoveCallbacks();
+  EXPECT_THAT(Text(metrics), testing::Not(HasSubstr("viommu_test_seconds_count{")));
 }
 
 TEST(HistogramTest, EveryValueIsInTheFirstBucketThatHoldsIt) {
@@ -130,6 +151,12 @@ TEST(MetricsExporterTest, ServesOnAFreePort) {
   const auto second = MetricsExporter::Start((*exporter)->address(), metrics);
   EXPECT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(std::string(second.status().message()), HasSubstr((*exporter)->address().ToString()));
+  for (const char* everywhere : {"0.0.0.0:0", "[::]:0"}) {
+    const auto open = MetricsExporter::Start(ParseAddress(everywhere).value(), metrics);
+    EXPECT_EQ(open.status().code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(open.status().message()), HasSubstr("metrics.allow_insecure"));
+  }
+  EXPECT_TRUE(MetricsExporter::Start(ParseAddress("0.0.0.0:0").value(), metrics, /*allow_insecure=*/true).ok());
   EXPECT_EQ(MetricsExporter::Start(ParseAddress("unix:/x").value(), metrics).status().code(),
             absl::StatusCode::kInvalidArgument);
 }

@@ -7,7 +7,24 @@ set -euo pipefail
 # Of systemd-analyze security: 0 is perfectly closed, 10 is open. In tenths.
 most_exposure=25
 
+# What a backend on the kernel's own interfaces cannot do without.
+needed=(
+  'viommu-agent.service LimitMEMLOCK=infinity'
+  'viommu-agent.service DevicePolicy=closed'
+  'viommu-agent.service DeviceAllow=/dev/iommu rw'
+  'viommu-agent.service DeviceAllow=char-vfio* rw'
+  'viommu-agent.service KillMode=process'
+  'viommu-server.service DynamicUser=yes'
+)
+
 for unit in "$@"; do
+  for need in "${needed[@]}"; do
+    [[ "${need%% *}" == "$(basename "$unit")" ]] || continue
+    grep -qxF -- "${need#* }" "$unit" || {
+      echo "$unit lacks ${need#* }"
+      exit 1
+    }
+  done
   copy="${TEST_TMPDIR:?}/$(basename "$unit")"
   # The programs are not installed where the tests run.
   sed 's,^ExecStart=/usr/bin/viommu-[a-z]*,ExecStart=/bin/true,' "$unit" >"$copy"

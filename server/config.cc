@@ -4,6 +4,7 @@
 
 #include "absl/strings/match.h"
 #include "common/error.h"
+#include "common/metrics.h"
 
 namespace viommu::server {
 namespace {
@@ -17,7 +18,29 @@ constexpr std::string_view kRocksDb = "rocksdb:";
 constexpr uint64_t kMiB = uint64_t{1} << 20;
 constexpr uint64_t kGiB = uint64_t{1} << 30;
 
+// Whether every address can be listened on with these files.
+absl::Status CheckListen(const std::string& option, const std::vector<std::string>& texts,
+                         const TransportOptions& transport, const std::string& section) {
+  VIOMMU_ASSIGN_OR_RETURN(const std::vector<Address> addresses, ParseAddresses(option, texts));
+  for (const Address& address : addresses) {
+    VIOMMU_RETURN_IF_ERROR(MakeServerCredentials(address, transport, section).status());
+  }
+  return absl::OkStatus();
+}
+
+bool HasOwnTransport(const ServerConfig& config) {
+  return config.agents_tls.tls.Given() || config.agents_tls.allow_insecure;
+}
+
 }  // namespace
+
+const TransportOptions& AgentsTransport(const ServerConfig& config) {
+  return HasOwnTransport(config) ? config.agents_tls : config.tls;
+}
+
+std::string AgentsTransportSection(const ServerConfig& config) {
+  return HasOwnTransport(config) ? "agents_tls" : "tls";
+}
 
 absl::StatusOr<std::vector<Address>> ParseAddresses(const std::string& option, const std::vector<std::string>& texts) {
   std::vector<Address> addresses;
@@ -41,6 +64,8 @@ void DeclareServerOptions(Config& config, ServerConfig* options) {
   config.StringList("listen", &options->listen, "Where callers connect, and agents unless agents.listen is given");
   config.StringList("agents.listen", &options->agents_listen, "Where agents connect, and only they");
   config.Address("metrics.listen", &options->metrics_listen, "Where Prometheus fetches /metrics; empty: nowhere");
+  config.Bool("metrics.allow_insecure", &options->metrics_allow_insecure,
+              "Serve metrics, which are plain HTTP, to the network");
   DeclareTransport(config, "tls", &options->tls);
   DeclareTransport(config, "agents_tls", &options->agents_tls);
   config.Bool("reflection", &options->reflection, "Tell gRPC clients which services there are");
@@ -59,6 +84,8 @@ void DeclareServerOptions(Config& config, ServerConfig* options) {
                   "How long a request_id is remembered");
   config.Int("requests.max_entries", &options->requests_max_entries, 1000, 100'000'000,
              "How many request_ids are remembered");
+  config.Bytes("requests.max_bytes", &options->requests_max_bytes, kMiB, 1024 * kGiB,
+               "How much their answers may take in the store");
 
   config.Duration("agents.lease", &options->agents_lease, seconds(1), hours(1), "How long an agent may be silent");
   config.Duration("agents.grace", &options->agents_grace, seconds(0), hours(24),
@@ -71,12 +98,15 @@ void DeclareServerOptions(Config& config, ServerConfig* options) {
   config.Int("limits.watches", &options->limits_watches, 1, 1'000'000, "Watches at the same time");
   config.Int("limits.waits", &options->limits_waits, 1, 10'000'000, "Calls that wait for their host");
   config.Int("limits.streams", &options->limits_streams, 1, 1'000'000, "Calls at the same time, per connection");
+  config.Int("limits.invalidations", &options->limits_invalidations, 1, 10'000'000, "Calls of Invalidate under way");
   config.Bytes("limits.memory", &options->limits_memory_bytes, 16 * kMiB, 1024 * kGiB,
                "Memory for what is received and sent, over all connections");
   config.Duration("keepalive.interval", &options->keepalive_interval, seconds(10), hours(2),
                   "Ping a silent connection after this long");
   config.Duration("keepalive.timeout", &options->keepalive_timeout, seconds(1), minutes(10),
                   "Close it when the ping is not answered for this long");
+  config.Duration("keepalive.max_idle", &options->keepalive_max_idle, seconds(1), hours(24),
+                  "Close a connection that has had no call for this long");
   config.Duration("shutdown_timeout", &options->shutdown_timeout, milliseconds(100), minutes(10),
                   "How long calls may go on after the signal to stop");
 
@@ -90,10 +120,15 @@ void DeclareServerOptions(Config& config, ServerConfig* options) {
   config.Enum("log.format", &options->log_format, {{"text", LogFormat::kText}, {"json", LogFormat::kJson}},
               "How to log");
 
+  // Everything that Start would refuse without having tried: a configuration that passes is not to blame.
   config.Check([options]() -> absl::Status {
     if (options->listen.empty()) return InvalidField("listen", "at least one address is needed");
-    VIOMMU_RETURN_IF_ERROR(ParseAddresses("listen", options->listen).status());
-    VIOMMU_RETURN_IF_ERROR(ParseAddresses("agents.listen", options->agents_listen).status());
+    VIOMMU_RETURN_IF_ERROR(CheckListen("listen", options->listen, options->tls, "tls"));
+    VIOMMU_RETURN_IF_ERROR(CheckListen("agents.listen", options->agents_listen, AgentsTransport(*options),
+                                       AgentsTransportSection(*options)));
+    if (options->metrics_listen.has_value()) {
+      VIOMMU_RETURN_IF_ERROR(CheckMetricsAddress(*options->metrics_listen, options->metrics_allow_insecure));
+    }
     return ParseStore(options->store).status();
   });
 }

@@ -21,6 +21,7 @@ struct ServerConfig {
   std::vector<std::string> listen = {"127.0.0.1:7070"};
   std::vector<std::string> agents_listen;  // empty: agents come to `listen`, too
   std::optional<Address> metrics_listen;
+  bool metrics_allow_insecure = false;
   TransportOptions tls;
   TransportOptions agents_tls;  // of agents_listen; without files: as `tls`
   bool reflection = true;
@@ -34,6 +35,7 @@ struct ServerConfig {
   uint64_t changes_max_bytes = uint64_t{256} << 20;
   std::chrono::nanoseconds requests_ttl = std::chrono::hours(24);
   int64_t requests_max_entries = 1'000'000;
+  uint64_t requests_max_bytes = uint64_t{1} << 30;
 
   std::chrono::nanoseconds agents_lease = std::chrono::seconds(10);
   std::chrono::nanoseconds agents_grace = std::chrono::seconds(60);
@@ -44,9 +46,11 @@ struct ServerConfig {
   int64_t limits_watches = 1000;                       // at the same time
   int64_t limits_waits = 16'384;                       // calls that wait for their host at the same time
   int32_t limits_streams = 1024;                       // calls and streams at the same time, per connection
+  int64_t limits_invalidations = 16'384;               // calls of Invalidate under way
   uint64_t limits_memory_bytes = uint64_t{512} << 20;  // of what is received and sent, over all connections
   std::chrono::nanoseconds keepalive_interval = std::chrono::seconds(30);
   std::chrono::nanoseconds keepalive_timeout = std::chrono::seconds(10);
+  std::chrono::nanoseconds keepalive_max_idle = std::chrono::minutes(15);  // of a connection without calls
   std::chrono::nanoseconds shutdown_timeout = std::chrono::seconds(10);
 
   LogLevel log_level = LogLevel::kInfo;
@@ -55,6 +59,10 @@ struct ServerConfig {
 
 // Declares every option of the server on `config`. Both must outlive its Load().
 void DeclareServerOptions(Config& config, ServerConfig* options);
+
+// How `agents.listen` is secured, and the section of the configuration that says so.
+const TransportOptions& AgentsTransport(const ServerConfig& config);
+std::string AgentsTransportSection(const ServerConfig& config);
 
 // Every one as an address. INVALID_ARGUMENT.
 absl::StatusOr<std::vector<Address>> ParseAddresses(const std::string& option, const std::vector<std::string>& texts);

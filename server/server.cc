@@ -69,6 +69,7 @@ CommitCore::Options CoreOptions(const ServerConfig& config) {
   options.change_log.max_bytes = static_cast<int64_t>(config.changes_max_bytes);
   options.requests.ttl_s = Seconds(config.requests_ttl);
   options.requests.max_entries = static_cast<size_t>(config.requests_max_entries);
+  options.requests.max_bytes = static_cast<int64_t>(config.requests_max_bytes);
   return options;
 }
 
@@ -119,14 +120,17 @@ class Server::Impl {
     committer_.emplace(*core_, CommitterOptions(config_),
                        [this](size_t commands, double seconds) { write_metrics_.OnBatch(commands, seconds); });
     sessions_->Start();
-    fleet_service_.emplace(FleetServiceParts{*committer_, *waits_, *watches_, *sessions_, clock_});
+    fleet_service_.emplace(FleetServiceParts{*committer_, *waits_, *watches_, *sessions_, clock_,
+                                             /*refuse_hosts=*/!config_.tls.tls.ca.empty(),
+                                             static_cast<size_t>(config_.limits_invalidations)});
     agent_service_.emplace(*sessions_);
 
     AddProcessMetrics(*metrics_, "viommu_server");
     RegisterServerMetrics(*metrics_, {*committer_, *core_, *resources_, *waits_, *watches_, *sessions_});
     VIOMMU_RETURN_IF_ERROR(Listen());
     if (config_.metrics_listen.has_value()) {
-      VIOMMU_ASSIGN_OR_RETURN(exporter_, MetricsExporter::Start(*config_.metrics_listen, metrics_));
+      VIOMMU_ASSIGN_OR_RETURN(
+          exporter_, MetricsExporter::Start(*config_.metrics_listen, metrics_, config_.metrics_allow_insecure));
     }
     health_ = std::thread([this] { WatchHealth(); });
     return absl::OkStatus();
@@ -190,7 +194,8 @@ class Server::Impl {
     options.services = {&*fleet_service_};
     options.services.insert(options.services.end(), more_services_.begin(), more_services_.end());
     options.service_names = {kFleetServiceName};
-    options.max_receive_message_bytes = kMaxRequestBytes;
+    // More than a request may have: the fleet service refuses what is too long itself, with a reason.
+    options.max_receive_message_bytes = kMaxAgentMessageBytes;
     options.metrics_prefix = "viommu_server";
 
     ListenerOptions agents;
@@ -198,12 +203,9 @@ class Server::Impl {
     if (agents.addresses.empty()) {
       options.services.push_back(&*agent_service_);
       options.service_names.push_back(kAgentServiceName);
-      // The fleet service holds its callers to its own limit.
-      options.max_receive_message_bytes = kMaxAgentMessageBytes;
     } else {
-      const bool own_tls = config_.agents_tls.tls.Given() || config_.agents_tls.allow_insecure;
-      agents.transport = own_tls ? config_.agents_tls : config_.tls;
-      agents.transport_section = own_tls ? "agents_tls" : "tls";
+      agents.transport = AgentsTransport(config_);
+      agents.transport_section = AgentsTransportSection(config_);
       agents.services = {&*agent_service_};
       agents.service_names = {kAgentServiceName};
       agents.max_receive_message_bytes = kMaxAgentMessageBytes;

@@ -8,11 +8,17 @@
 
 #include <array>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <future>
+#include <iterator>
+#include <regex>
+#include <set>
 #include <thread>
 
+#include "common/credentials.h"
 #include "common/grpc_error.h"
+#include "common/test_certificates.h"
 #include "server/api/test_service.h"
 #include "viommu/v1/agent_service.grpc.pb.h"
 
@@ -40,6 +46,10 @@ class ServerTest : public testing::Test {
   void Start(const ServerConfig& config = LocalConfig()) {
     auto store = std::make_unique<MemoryStore>();
     store_ = store.get();
+    StartOn(std::move(store), config);
+  }
+  // Null: on the store that the configuration names.
+  void StartOn(std::unique_ptr<Store> store, const ServerConfig& config) {
     auto server = Server::Start(config, std::move(store));
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
@@ -146,6 +156,7 @@ class ScriptedAgent {
     }
     ADD_FAILURE() << "the stream ended";
   }
+  void Leave() { stream_->WritesDone(); }
   absl::Status End() {
     while (Next().has_value()) {
     }
@@ -253,6 +264,122 @@ TEST_F(ServerTest, ReflectionCanBeTurnedOff) {
   EXPECT_EQ(CallRaw(method, "").error_code(), grpc::StatusCode::UNIMPLEMENTED);
 }
 
+// Every metric of the server's page is there, on a real store and with a listener for agents.
+TEST_F(ServerTest, ExportsEveryMetricOfItsDocument) {
+  auto config = LocalConfig();
+  config.agents_listen = {"127.0.0.1:0"};
+  const std::string folder = testing::TempDir() + "/metrics-store";
+  std::filesystem::remove_all(folder);
+  config.store = "rocksdb:" + folder;
+  StartOn(nullptr, config);
+  const auto agents =
+      grpc::CreateChannel(server_->agents_addresses()[0].ToString(), grpc::InsecureChannelCredentials());
+  {
+    ScriptedAgent gone(agents, SmallHello());
+    ASSERT_TRUE(gone.Next()->has_welcome());
+    gone.Leave();
+  }
+  ScriptedAgent agent(agents, GraceHello());
+  ASSERT_TRUE(agent.Next()->has_welcome());
+  ASSERT_TRUE(Call(CreateStage2("s", kGrace)).ok());
+  while (Metrics().find("viommu_server_sessions_ended_total{") == std::string::npos) std::this_thread::yield();
+  const std::string metrics = Metrics();
+
+  std::ifstream file("docs/metrics.md");
+  std::string page((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  page = page.substr(0, page.find("## viommu-agent"));
+  std::set<std::string> documented;
+  const std::regex name("`(viommu_server_[a-z_]+)`");
+  for (std::sregex_iterator it(page.begin(), page.end(), name), end; it != end; ++it) documented.insert(it->str(1));
+  EXPECT_GT(documented.size(), 20u);
+  for (const std::string& metric : documented) EXPECT_THAT(metrics, HasSubstr("# TYPE " + metric + " "));
+  std::set<std::string> exported;
+  const std::regex type("# TYPE (viommu_server_[a-z_]+) ");
+  for (std::sregex_iterator it(metrics.begin(), metrics.end(), type), end; it != end; ++it) exported.insert(it->str(1));
+  EXPECT_EQ(exported, documented);
+
+  for (const std::string counted :
+       {"viommu_server_store_sync_seconds_count", "viommu_server_commit_batch_commands_count",
+        "viommu_server_commit_batch_seconds_count", "viommu_server_store_written_bytes_total",
+        "viommu_server_rpc_seconds_count{method=\"viommu.v1.FleetService/CreateStage2Domain\"}"}) {
+    const size_t at = metrics.find("\n" + counted + " ");
+    ASSERT_NE(at, std::string::npos) << counted;
+    EXPECT_GE(std::stod(metrics.substr(at + 1 + counted.size())), 1) << counted;
+  }
+}
+
+// One listener for callers and agents: a host's certificate is good for its agent's stream and for nothing else.
+TEST_F(ServerTest, AHostsCertificateDoesNotLetCallTheFleetService) {
+  const std::string folder = testing::TempDir() + "/certificates";
+  std::filesystem::create_directories(folder);
+  TestAuthority authority(folder, "fleet");
+  auto config = LocalConfig();
+  config.listen = {"localhost:0"};
+  config.tls.tls = authority.Issue("server", {"server", {"DNS:localhost"}});
+  Start(config);
+  const auto connect = [&](const std::string& name, const std::string& uri) {
+    const TransportOptions options{authority.Issue(name, {name, {uri}})};
+    channel_ = grpc::CreateChannel("localhost:" + std::to_string(server_->addresses()[0].port),
+                                   MakeChannelCredentials(server_->addresses()[0], options).value());
+    fleet_ = v1::FleetService::NewStub(channel_);
+  };
+  connect("caller", "URI:spiffe://lab/orchestrator");
+  EXPECT_TRUE(Call(v1::GetServerStatusRequest()).ok());
+  const absl::Status no_agent = ScriptedAgent(channel_, GraceHello()).End();
+  EXPECT_EQ(ReasonOf(no_agent), v1::ERROR_REASON_NOT_AUTHORIZED) << no_agent;
+
+  connect("host", "URI:viommu://host/grace");
+  ScriptedAgent agent(channel_, GraceHello());
+  ASSERT_TRUE(agent.Next()->has_welcome());
+  const int64_t revision = server_->core().revision();
+  const auto refused = [&](const absl::Status& status) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kPermissionDenied) << status;
+    EXPECT_EQ(ReasonOf(status), v1::ERROR_REASON_NOT_AUTHORIZED) << status;
+  };
+  refused(Call(v1::GetServerStatusRequest()));
+  refused(Call(v1::ListHostsRequest()));
+  refused(Call(CreateStage2("s", kGrace)));
+  refused(Call(v1::InvalidateRequest()));
+  refused(Call(v1::CreateHwQueueRequest()));
+  grpc::ClientContext context;
+  auto watch = fleet_->Watch(&context, v1::WatchRequest());
+  v1::WatchResponse message;
+  EXPECT_FALSE(watch->Read(&message));
+  refused(FromGrpcStatus(watch->Finish()));
+  EXPECT_EQ(server_->core().revision(), revision);
+}
+
+TEST_F(ServerTest, TooLongRequestsAreToldWhyOnEveryKindOfListener) {
+  for (const bool own_listener : {false, true}) {
+    auto config = LocalConfig();
+    if (own_listener) config.agents_listen = {"127.0.0.1:0"};
+    Start(config);
+    auto request = SetVdevId("v", DeviceOf(kGrace, 0), 8);
+    (*request.mutable_labels())["x"] = std::string(size_t{5} << 20, 'x');
+    const absl::Status status = Call(request);
+    EXPECT_EQ(ReasonOf(status), v1::ERROR_REASON_LIMIT_EXCEEDED) << status;
+    EXPECT_NE(MetaOf(status, "limit"), "");
+  }
+}
+
+TEST_F(ServerTest, ConnectionsWithoutCallsAreClosed) {
+  auto config = LocalConfig();
+  config.keepalive_max_idle = seconds(1);
+  Start(config);
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // a connection of its own
+  ScriptedAgent agent(
+      grpc::CreateCustomChannel(server_->addresses()[0].ToString(), grpc::InsecureChannelCredentials(), arguments),
+      GraceHello());
+  ASSERT_TRUE(agent.Next()->has_welcome());
+  EXPECT_TRUE(Call(v1::GetServerStatusRequest()).ok());
+  EXPECT_TRUE(channel_->WaitForStateChange(GRPC_CHANNEL_READY, std::chrono::system_clock::now() + kPatience));
+  EXPECT_TRUE(Call(v1::GetServerStatusRequest()).ok()) << "and opened again when there is a call";
+  EXPECT_EQ(server_->core().Read([](const Tables& tables, int64_t) { return tables.Find<v1::Host>(kGrace)->state(); }),
+            v1::HOST_STATE_CONNECTED)
+      << "a stream is a call";
+}
+
 TEST_F(ServerTest, AgentsCanHaveAListenerOfTheirOwn) {
   auto config = LocalConfig();
   config.agents_listen = {"127.0.0.1:0"};
@@ -293,6 +420,34 @@ TEST_F(ServerTest, TheProgramRefusesABadStoreInOneLine) {
   const auto [bad, why] = Shell("server/viommu-server --store nowhere");
   EXPECT_NE(bad, 0);
   EXPECT_THAT(why, HasSubstr("rocksdb:PATH"));
+}
+
+// What --check-config lets pass is not refused at the start.
+TEST_F(ServerTest, TheProgramChecksItsConfigurationBeforehand) {
+  struct Case {
+    std::string flags;
+    std::string says;
+  };
+  for (const Case& bad : {
+           Case{"--listen 0.0.0.0:0", "tls.allow_insecure"},
+           Case{"--listen 127.0.0.1:0 --agents-listen 0.0.0.0:0", "tls.allow_insecure"},
+           Case{"--listen 127.0.0.1:0 --tls-cert /nowhere.pem --tls-key /nowhere.key", "/nowhere.pem"},
+           Case{"--listen 127.0.0.1:0 --agents-listen 127.0.0.1:0 --agents-tls-cert /nowhere.pem", "agents_tls.key"},
+           Case{"--listen 127.0.0.1:0 --metrics-listen unix:/tmp/metrics.sock", "metrics.listen"},
+           Case{"--listen 127.0.0.1:0 --metrics-listen 0.0.0.0:0", "metrics.allow_insecure"},
+       }) {
+    const std::string program = "server/viommu-server --store memory --log-level off " + bad.flags;
+    const auto [checked, why] = Shell(program + " --check-config");
+    EXPECT_EQ(checked, 1) << bad.flags;
+    EXPECT_THAT(why, HasSubstr(bad.says)) << bad.flags;
+    const auto [started, also_why] = Shell(program);
+    EXPECT_EQ(started, 78) << bad.flags << ": " << also_why;
+    EXPECT_THAT(also_why, HasSubstr(bad.says));
+  }
+  EXPECT_EQ(Shell("server/viommu-server --store memory --check-config --listen 0.0.0.0:0 --tls-allow-insecure "
+                  "--metrics-listen 0.0.0.0:0 --metrics-allow-insecure")
+                .first,
+            0);
 }
 
 }  // namespace

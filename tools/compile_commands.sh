@@ -3,7 +3,7 @@
 #
 #   tools/compile_commands.sh [target…]     //... by default
 #
-# Generated headers must exist for clangd to see them: build once before.
+# Generated headers are built along: clangd must see them.
 set -euo pipefail
 
 # shellcheck source=tools/setup.sh
@@ -12,6 +12,9 @@ viommu_setup build test bench
 
 targets=("$@")
 ((${#targets[@]} > 0)) || targets=(//...)
+mapfile -t generators < <("${BAZEL[@]}" query --noshow_progress \
+  "kind('genrule rule', deps(set(${targets[*]})) intersect //...)")
+((${#generators[@]} == 0)) || "${BAZEL[@]}" build "${generators[@]}"
 actions="$(mktemp)"
 trap 'rm -f "$actions"' EXIT
 "${BAZEL[@]}" aquery --noshow_progress --output=jsonproto "mnemonic('CppCompile', set(${targets[*]}))" >"$actions"

@@ -69,12 +69,17 @@ check_shellcheck() { scripts | xargs -0 -r shellcheck -x; }
 check_buf_lint() { buf lint; }
 
 # Against the last release before this commit, as soon as there is one.
+readonly first_version=0.1.0
 check_buf_breaking() {
-  local release
+  local release version
+  version="$(<VERSION)"
   if release="$(git describe --tags --abbrev=0 --match 'v[0-9]*' 2>/dev/null)"; then
     buf breaking --against ".git#tag=$release"
-  else
+  elif [[ "$version" == "$first_version" ]]; then
     echo "no release yet to compare the API with"
+  else
+    echo "VERSION is $version, so there was a release, and its tag is not here: git fetch --tags"
+    return 1
   fi
 }
 

@@ -14,39 +14,13 @@
 #include <cstring>
 #include <utility>
 
+#include "agent/local/unix_socket.h"
 #include "common/rpc_metrics.h"
 
 namespace viommu::agent {
 namespace {
 
 constexpr int kMaxThreads = 64;  // beyond it calls are answered RESOURCE_EXHAUSTED
-
-// Takes a socket's file away when nobody listens on it.
-absl::Status ClearStale(const std::string& path) {
-  struct stat status;
-  if (::lstat(path.c_str(), &status) != 0) {
-    if (errno == ENOENT) return absl::OkStatus();
-    return absl::UnavailableError(fmt::format("{}: {}", path, std::strerror(errno)));
-  }
-  if (!S_ISSOCK(status.st_mode)) {
-    return absl::FailedPreconditionError(
-        fmt::format("{} is there and is no socket; remove it or choose another path with --listen", path));
-  }
-  sockaddr_un address = {};
-  address.sun_family = AF_UNIX;
-  std::strncpy(address.sun_path, path.c_str(), sizeof(address.sun_path) - 1);
-  const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (fd < 0) return absl::UnavailableError(fmt::format("socket: {}", std::strerror(errno)));
-  const bool refused =
-      ::connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0 && errno == ECONNREFUSED;
-  ::close(fd);
-  if (!refused) {
-    return absl::FailedPreconditionError(
-        fmt::format("another process listens on {}; give each agent its own --listen", path));
-  }
-  if (::unlink(path.c_str()) != 0) return absl::UnavailableError(fmt::format("{}: {}", path, std::strerror(errno)));
-  return absl::OkStatus();
-}
 
 }  // namespace
 
@@ -69,7 +43,7 @@ absl::StatusOr<std::unique_ptr<LocalServer>> LocalServer::Start(const Address& a
                     "unix:/run/viommu/agent.sock",
                     address.ToString()));
   }
-  if (absl::Status cleared = ClearStale(address.path); !cleared.ok()) return cleared;
+  if (absl::Status cleared = ClearStaleSocket(address.path, SOCK_STREAM); !cleared.ok()) return cleared;
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;

@@ -1,5 +1,6 @@
 #include "agent/local/local_server.h"
 
+#include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 #include <stdlib.h>
@@ -37,16 +38,19 @@ class LocalServerTest : public testing::Test {
     ::rmdir(directory_.c_str());
   }
 
-  static LocalServiceImpl::Sources MakeSources() {
+  LocalServiceImpl::Sources MakeSources() {
     LocalServiceImpl::Sources sources;
     sources.host = "hosts/h1";
     sources.fill_status = [](v1::GetAgentStatusResponse& status) { status.set_agent_id("agent"); };
-    sources.list = [](const std::pair<std::string, std::string>& after, size_t max) {
+    sources.list = [this](const std::pair<std::string, std::string>& after, size_t max) {
       std::vector<v1::HeldObject> objects;
-      for (int i = 0; i < 250 && objects.size() < max; ++i) {
+      for (int i = 0; i < object_count_ && objects.size() < max; ++i) {
         v1::HeldObject object;
         object.mutable_resource()->mutable_viommu()->set_name(fmt::format("viommus/v{:03}", i));
         object.mutable_resource()->mutable_viommu()->set_uid(fmt::format("u{:03}", i));
+        if (label_bytes_ > 0) {
+          (*object.mutable_resource()->mutable_viommu()->mutable_labels())["long"] = std::string(label_bytes_, 'x');
+        }
         if (std::pair(object.resource().viommu().name(), object.resource().viommu().uid()) > after) {
           objects.push_back(object);
         }
@@ -64,6 +68,28 @@ class LocalServerTest : public testing::Test {
     return v1::LocalService::NewStub(grpc::CreateChannel(address_.ToString(), grpc::InsecureChannelCredentials()));
   }
 
+  // One message there, one back, as bytes; the error's message when there is none.
+  std::string CallRaw(const std::string& method, const std::string& request) {
+    grpc::GenericStub stub(grpc::CreateChannel(address_.ToString(), grpc::InsecureChannelCredentials()));
+    grpc::CompletionQueue queue;
+    grpc::ClientContext context;
+    const grpc::Slice slice(request);
+    auto call = stub.PrepareUnaryCall(&context, method, grpc::ByteBuffer(&slice, 1), &queue);
+    call->StartCall();
+    grpc::ByteBuffer reply;
+    grpc::Status status;
+    call->Finish(&reply, &status, nullptr);
+    void* tag = nullptr;
+    bool ok = false;
+    queue.Next(&tag, &ok);
+    if (!status.ok()) return status.error_message();
+    grpc::Slice all;
+    EXPECT_TRUE(reply.DumpToSingleSlice(&all).ok());
+    return {reinterpret_cast<const char*>(all.begin()), all.size()};
+  }
+
+  int object_count_ = 250;
+  size_t label_bytes_ = 0;  // of each object
   std::string directory_;
   Address address_;
   FakeBackend backend_;
@@ -132,6 +158,40 @@ TEST_F(LocalServerTest, ListsInPages) {
     EXPECT_EQ(ReasonOf(FromGrpcStatus(stub->ListHeldObjects(&context, request, &response))),
               v1::ERROR_REASON_PAGE_TOKEN_INVALID);
   }
+}
+
+TEST_F(LocalServerTest, PagesOfLargeObjectsAreShort) {
+  object_count_ = 45;
+  label_bytes_ = 100'000;
+  const auto server = MustStart();
+  const auto stub = Stub();
+  v1::ListHeldObjectsRequest request;
+  request.set_page_size(1000);
+  int objects = 0;
+  int pages = 0;
+  do {
+    grpc::ClientContext context;
+    v1::ListHeldObjectsResponse response;
+    const grpc::Status status = stub->ListHeldObjects(&context, request, &response);
+    ASSERT_TRUE(status.ok()) << status.error_message();
+    EXPECT_LT(response.ByteSizeLong(), size_t{4} << 20) << "what gRPC takes unless told otherwise";
+    objects += response.objects_size();
+    ++pages;
+    request.set_page_token(response.next_page_token());
+  } while (!request.page_token().empty());
+  EXPECT_EQ(objects, 45);
+  EXPECT_EQ(pages, 3);  // of 21, 21 and 3
+}
+
+TEST_F(LocalServerTest, SaysThatItIsHealthyAndWhatItOffers) {
+  const auto server = MustStart();
+  // HealthCheckResponse: status = SERVING.
+  EXPECT_EQ(CallRaw("/grpc.health.v1.Health/Check", ""), "\x08\x01");
+  // ServerReflectionRequest: list_services.
+  const std::string services =
+      CallRaw("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", {"\x3a\x00", 2});
+  EXPECT_NE(services.find("viommu.v1.LocalService"), std::string::npos) << services;
+  EXPECT_NE(services.find("grpc.health.v1.Health"), std::string::npos) << services;
 }
 
 TEST_F(LocalServerTest, ReplacesASocketThatNobodyServes) {

@@ -1,8 +1,12 @@
 #include "agent/local/local_service.h"
 
 #include <algorithm>
+#include <cerrno>
+#include <span>
+#include <utility>
 
 #include "absl/strings/escaping.h"
+#include "agent/errno_status.h"
 #include "agent/reconcile/resource.h"
 #include "common/error.h"
 #include "common/grpc_error.h"
@@ -42,9 +46,25 @@ uint64_t Syncs(const SmmuStats& stats) {
   return sum;
 }
 
+v1::AccessDmaResponse::Outcome OutcomeOf(DmaResult::Outcome outcome) {
+  switch (outcome) {
+    case DmaResult::Outcome::kDone:
+      return v1::AccessDmaResponse::OUTCOME_DONE;
+    case DmaResult::Outcome::kAborted:
+      return v1::AccessDmaResponse::OUTCOME_ABORTED;
+    case DmaResult::Outcome::kIgnored:
+      return v1::AccessDmaResponse::OUTCOME_IGNORED;
+    case DmaResult::Outcome::kTimedOut:
+      return v1::AccessDmaResponse::OUTCOME_TIMED_OUT;
+    case DmaResult::Outcome::kNoMemory:
+      return v1::AccessDmaResponse::OUTCOME_NO_MEMORY;
+  }
+  return v1::AccessDmaResponse::OUTCOME_UNSPECIFIED;
+}
+
 }  // namespace
 
-LocalServiceImpl::LocalServiceImpl(Sources sources, const Backend& backend, Invalidator& invalidator)
+LocalServiceImpl::LocalServiceImpl(Sources sources, Backend& backend, Invalidator& invalidator)
     : sources_(std::move(sources)), backend_(backend), invalidator_(invalidator) {}
 
 grpc::Status LocalServiceImpl::GetAgentStatus(grpc::ServerContext*, const v1::GetAgentStatusRequest*,
@@ -74,10 +94,14 @@ grpc::Status LocalServiceImpl::ListHeldObjects(grpc::ServerContext*, const v1::L
       request->page_size() == 0 ? kDefaultPageSize : std::min(kMaxPageSize, static_cast<size_t>(request->page_size()));
   // One more tells whether there is another page.
   std::vector<v1::HeldObject> objects = sources_.list(*after, size + 1);
-  const bool more = objects.size() > size;
-  if (more) objects.pop_back();
-  for (auto& object : objects) *response->add_objects() = std::move(object);
-  if (more) response->set_next_page_token(MakeToken(response->objects(response->objects_size() - 1).resource()));
+  size_t bytes = 0;
+  for (auto& object : objects) {
+    if (static_cast<size_t>(response->objects_size()) == size || bytes > kMaxPageBytes) break;
+    bytes += object.ByteSizeLong();
+    *response->add_objects() = std::move(object);
+  }
+  if (static_cast<size_t>(response->objects_size()) < objects.size())
+    response->set_next_page_token(MakeToken(response->objects(response->objects_size() - 1).resource()));
   return grpc::Status::OK;
 }
 
@@ -90,6 +114,68 @@ grpc::Status LocalServiceImpl::LocalInvalidate(grpc::ServerContext*, const v1::L
   if (!result.ok()) return ToGrpcStatus(result.status());
   *response->mutable_result() = *std::move(result);
   return grpc::Status::OK;
+}
+
+grpc::Status LocalServiceImpl::AccessDma(grpc::ServerContext*, const v1::AccessDmaRequest* request,
+                                         v1::AccessDmaResponse* response) {
+  return ToGrpcStatus(Access(*request, *response));
+}
+
+absl::Status LocalServiceImpl::Access(const v1::AccessDmaRequest& request, v1::AccessDmaResponse& response) {
+  DeviceDma* const dma = backend_.device_dma();
+  if (dma == nullptr) {
+    return Error(absl::StatusCode::kUnimplemented, v1::ERROR_REASON_NOT_OFFERED)
+        .Message("the devices of this host are real, and access memory when their drivers say so");
+  }
+  const std::string prefix = sources_.host + "/devices/";
+  if (request.device().substr(0, prefix.size()) != prefix) {
+    return InvalidField("device", "\"{}\" is no device of this host: {}{{pci address}}", request.device(), prefix);
+  }
+  DmaRequest access;
+  access.pci_address = request.device().substr(prefix.size());
+  access.address = request.address();
+  if (request.has_pasid()) access.pasid = request.pasid();
+  access.use_ats = request.use_ats();
+  access.privileged = request.privileged();
+  absl::StatusOr<DmaResult> result;
+  std::string data;
+  const auto bytes = [&data] { return std::as_writable_bytes(std::span(data.data(), data.size())); };
+  switch (request.kind()) {
+    case v1::AccessDmaRequest::KIND_TRANSLATE:
+      result = dma->Translate(access, /*write=*/false);
+      break;
+    case v1::AccessDmaRequest::KIND_READ:
+      if (request.length() == 0 || request.length() > kMaxDmaBytes) {
+        return InvalidField("length", "{} must be 1 to {} bytes", request.length(), kMaxDmaBytes);
+      }
+      data.resize(request.length());
+      result = dma->Read(access, bytes());
+      break;
+    case v1::AccessDmaRequest::KIND_WRITE:
+      if (request.data().empty() || request.data().size() > kMaxDmaBytes) {
+        return InvalidField("data", "{} must be 1 to {} bytes", request.data().size(), kMaxDmaBytes);
+      }
+      data = request.data();
+      result = dma->Write(access, bytes());
+      break;
+    default:
+      return InvalidField("kind", "is required: KIND_TRANSLATE, KIND_READ or KIND_WRITE");
+  }
+  if (StatusErrno(result.status()) == ENODEV) {
+    return Error(absl::StatusCode::kNotFound, v1::ERROR_REASON_DEVICE_NOT_FOUND)
+        .Message("there is no {}; get devices to see which there are", request.device())
+        .Meta("name", request.device())
+        .Resource("viommu.v1.Device", request.device());
+  }
+  if (!result.ok()) return InvalidField("pasid", "{}", std::string(result.status().message()));
+  response.set_outcome(OutcomeOf(result->outcome));
+  response.set_bytes_done(result->bytes);
+  response.set_event(result->event);
+  if (result->outcome != DmaResult::Outcome::kDone) return absl::OkStatus();
+  response.set_physical_address(result->output);
+  response.set_block_bytes(uint64_t{1} << result->span_log2);
+  if (request.kind() == v1::AccessDmaRequest::KIND_READ) response.set_data(std::move(data));
+  return absl::OkStatus();
 }
 
 }  // namespace viommu::agent

@@ -22,6 +22,7 @@ class LocalServiceImpl final : public v1::LocalService::Service {
  public:
   static constexpr size_t kDefaultPageSize = 100;
   static constexpr size_t kMaxPageSize = 1000;
+  static constexpr size_t kMaxPageBytes = 2 << 20;  // a page ends with the object that goes beyond it
 
   struct Sources {
     // Everything of the status but the SMMUs and the start time.
@@ -32,8 +33,10 @@ class LocalServiceImpl final : public v1::LocalService::Service {
     WallTime start_time;
   };
 
+  static constexpr uint32_t kMaxDmaBytes = 65536;  // of one access
+
   // Both must outlive it.
-  LocalServiceImpl(Sources sources, const Backend& backend, Invalidator& invalidator);
+  LocalServiceImpl(Sources sources, Backend& backend, Invalidator& invalidator);
 
   grpc::Status GetAgentStatus(grpc::ServerContext* context, const v1::GetAgentStatusRequest* request,
                               v1::GetAgentStatusResponse* response) override;
@@ -41,10 +44,14 @@ class LocalServiceImpl final : public v1::LocalService::Service {
                                v1::ListHeldObjectsResponse* response) override;
   grpc::Status LocalInvalidate(grpc::ServerContext* context, const v1::LocalInvalidateRequest* request,
                                v1::LocalInvalidateResponse* response) override;
+  grpc::Status AccessDma(grpc::ServerContext* context, const v1::AccessDmaRequest* request,
+                         v1::AccessDmaResponse* response) override;
 
  private:
+  absl::Status Access(const v1::AccessDmaRequest& request, v1::AccessDmaResponse& response);
+
   const Sources sources_;
-  const Backend& backend_;
+  Backend& backend_;
   Invalidator& invalidator_;
 };
 

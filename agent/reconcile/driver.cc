@@ -33,22 +33,27 @@ bool Driver::Turn(bool& stop) {
   // A mutex alone may be taken again and again by the thread that has just let it go.
   constexpr std::chrono::milliseconds kLetIn(1);
   constexpr std::chrono::seconds kLongestWait(60);
+  const MonotonicTime start = options_.clock->Monotonic();
   MutexLock lock(mu_);
   while (!stop_) {
-    if (callers_.load() > 0) {
-      wake_.WaitFor(mu_, kLetIn);
-      continue;
-    }
     const MonotonicTime now = options_.clock->Monotonic();
-    if (news_ || (due_ && *due_ <= now)) break;
-    wake_.WaitFor(mu_, due_ ? std::min<std::chrono::nanoseconds>(*due_ - now, kLongestWait) : kLongestWait);
+    const bool due = news_ || (due_ && *due_ <= now);
+    const bool waited_for = callers_.load() > 0 && now - start < kLongestLetIn;
+    if (due && !waited_for) break;
+    std::chrono::nanoseconds wait = kLongestWait;
+    if (waited_for) {
+      wait = kLetIn;
+    } else if (due_) {
+      wait = std::min<std::chrono::nanoseconds>(*due_ - now, kLongestWait);
+    }
+    wake_.WaitFor(mu_, wait);
   }
   stop = stop_;
   if (stop) return false;
   news_ = false;
-  const MonotonicTime start = options_.clock->Monotonic();
+  const MonotonicTime begin = options_.clock->Monotonic();
   due_ = reconciler_->Run(options_.portion_changes);
-  if (options_.on_portion) options_.on_portion(options_.clock->Monotonic() - start);
+  if (options_.on_portion) options_.on_portion(options_.clock->Monotonic() - begin);
   return reconciler_->has_results();
 }
 
@@ -57,6 +62,16 @@ auto Driver::Call(F&& f) {
   ++callers_;
   MutexLock lock(mu_);
   --callers_;
+  wake_.NotifyAll();
+  return f(*reconciler_);
+}
+
+template <typename F>
+auto Driver::CallForWork(F&& f) {
+  ++callers_;
+  MutexLock lock(mu_);
+  --callers_;
+  news_ = true;
   wake_.NotifyAll();
   return f(*reconciler_);
 }
@@ -74,13 +89,24 @@ void Driver::EndSession() {
 }
 
 absl::Status Driver::Accept(const v1::Desired& desired) {
-  ++callers_;
-  MutexLock lock(mu_);
-  --callers_;
-  const absl::Status status = reconciler_->Accept(desired);
-  news_ = true;
-  wake_.NotifyAll();
-  return status;
+  return CallForWork([&](Reconciler& r) { return r.Accept(desired); });
+}
+
+absl::Status Driver::MapMemory(const std::string& vm, uint64_t iova, VmMemory::Range range) {
+  return CallForWork([&](Reconciler& r) { return r.MapMemory(vm, iova, std::move(range)); });
+}
+
+absl::StatusOr<uint64_t> Driver::UnmapMemory(VmMemory::Owner owner, const std::string& vm, uint64_t iova,
+                                             uint64_t length) {
+  return CallForWork([&](Reconciler& r) { return r.UnmapMemory(owner, vm, iova, length); });
+}
+
+absl::StatusOr<OpenedHwQueue> Driver::OpenHwQueue(VmMemory::Owner owner, const std::string& name) {
+  return Call([&](Reconciler& r) { return r.OpenHwQueue(owner, name); });
+}
+
+void Driver::ForgetOwner(VmMemory::Owner owner) {
+  CallForWork([&](Reconciler& r) { r.ForgetOwner(owner); });
 }
 
 bool Driver::TakeResults(int max, v1::Results& results) {

@@ -2,7 +2,9 @@
 //
 // Locking. One mutex guards the reconciler. The thread works in portions of a bounded number of backend changes and
 // lets waiting callers in between two of them, so a call waits for one portion at most (that many calls of the backend
-// and writes to the journal). Invalidations do not come this way: they share only Targets with the reconciler.
+// and writes to the journal), or for a few where callers come without end: the thread gives way for kLongestLetIn at
+// most, so that they slow the work down and do not stop it. Invalidations do not come this way: they share only Targets
+// with the reconciler.
 
 #ifndef VIOMMU_AGENT_RECONCILE_DRIVER_H_
 #define VIOMMU_AGENT_RECONCILE_DRIVER_H_
@@ -35,6 +37,8 @@ struct JournalStats {
 
 class Driver : public HostWork {
  public:
+  static constexpr std::chrono::milliseconds kLongestLetIn{10};
+
   struct Options {
     int portion_changes = 64;  // changes at the backend between two looks at who is waiting
     const Clock* clock = &RealClock();
@@ -48,7 +52,7 @@ class Driver : public HostWork {
   ~Driver() override;
 
   void Start();
-  // Returns after the portion that is running. What is made stays made. Idempotent.
+  // Returns after the portion that is running. What is made is there until the driver is destroyed. Idempotent.
   void Stop();
 
   // Called, with no lock held, when there are results. Before Start().
@@ -61,6 +65,12 @@ class Driver : public HostWork {
   bool TakeResults(int max, v1::Results& results) override;
   int64_t revision() override;
 
+  // See Realizer.
+  absl::Status MapMemory(const std::string& vm, uint64_t iova, VmMemory::Range range);
+  absl::StatusOr<uint64_t> UnmapMemory(VmMemory::Owner owner, const std::string& vm, uint64_t iova, uint64_t length);
+  absl::StatusOr<OpenedHwQueue> OpenHwQueue(VmMemory::Owner owner, const std::string& name);
+  void ForgetOwner(VmMemory::Owner owner);
+
   std::map<std::string, uint64_t> Counts();
   std::vector<v1::HeldObject> List(const std::pair<std::string, std::string>& after, size_t max);
   journal::Identity identity();
@@ -71,6 +81,9 @@ class Driver : public HostWork {
   // Runs `f` on the reconciler, between two portions.
   template <typename F>
   auto Call(F&& f) ABSL_LOCKS_EXCLUDED(mu_);
+  // The same for a call that may make work.
+  template <typename F>
+  auto CallForWork(F&& f) ABSL_LOCKS_EXCLUDED(mu_);
   void Loop();
   // One portion, or a wait for something to do. Whether there are results; sets `stop` at the end.
   bool Turn(bool& stop) ABSL_LOCKS_EXCLUDED(mu_);

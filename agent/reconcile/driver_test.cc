@@ -28,6 +28,11 @@ class DriverTest : public testing::Test {
     options.boot_id = "boot";
     options.random = [] { return 0.5; };
     options.first_retry = std::chrono::milliseconds(1);
+    options.on_outcome = [this](ItemKind, v1::Outcome outcome) {
+      MutexLock lock(mu_);
+      applied_ += outcome == v1::OUTCOME_APPLIED ? 1 : 0;
+      cv_.NotifyAll();
+    };
     auto reconciler =
         Reconciler::Open(*journal_, backend_, targets_, backend_.Discover().value(), std::move(options)).value();
     driver_ = std::make_unique<Driver>(std::move(reconciler), *journal_, Driver::Options{.portion_changes = 2});
@@ -65,14 +70,24 @@ class DriverTest : public testing::Test {
     return true;
   }
 
+  // Without asking the driver for anything.
+  bool WaitForApplied(int count) {
+    const auto give_up = std::chrono::steady_clock::now() + seconds(20);
+    MutexLock lock(mu_);
+    while (applied_ < count && std::chrono::steady_clock::now() < give_up) cv_.WaitFor(mu_, seconds(1));
+    return applied_ >= count;
+  }
+
+  // First, so that they are there as long as the driver's thread.
+  Mutex mu_;
+  CondVar cv_;
+  int applied_ ABSL_GUARDED_BY(mu_) = 0;
+  int quiet_ = 0;
   FakeBackend backend_;
   Targets targets_;
   std::unique_ptr<Journal> journal_;
   std::unique_ptr<Driver> driver_;
   int64_t nonce_ = 0;
-  Mutex mu_;
-  CondVar cv_;
-  int quiet_ = 0;
 };
 
 TEST_F(DriverTest, WorksByItself) {
@@ -86,6 +101,21 @@ TEST_F(DriverTest, RetriesByItself) {
   backend_.faults["AllocViommu"] = {EBUSY, EBUSY};
   Send({Stage2("s", "s2", 2), Viommu("v", "v", 3), Vdevice("d", "v", 7, 5)});
   EXPECT_TRUE(WaitFor(v1::OUTCOME_APPLIED, 3));
+}
+
+// Local callers that never pause slow the work down, and do not stop it.
+TEST_F(DriverTest, BusyCallersDoNotKeepTheWorkFromBeingDone) {
+  std::atomic<bool> stop{false};
+  std::vector<std::thread> callers;
+  for (int i = 0; i < 8; ++i) {
+    callers.emplace_back([&] {
+      while (!stop.load()) driver_->Counts();
+    });
+  }
+  Send({Stage2("s", "s2", 2), Viommu("v", "v", 3), Nested("n", "v", "n", 4), Vdevice("d", "v", 7, 5, 0, "n")});
+  EXPECT_TRUE(WaitForApplied(4)) << "the work stood still while others called";
+  stop = true;
+  for (auto& caller : callers) caller.join();
 }
 
 // Callers from every side while things come and go: no invalidation ever meets an object that is gone, nothing stalls.

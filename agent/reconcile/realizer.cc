@@ -14,10 +14,6 @@ namespace {
 // "0000:01:00.0" of "hosts/h/devices/0000:01:00.0".
 std::string LastSegment(std::string_view name) { return std::string(name.substr(name.rfind('/') + 1)); }
 
-Step Failed(Operation operation, const absl::Status& status) {
-  return {.kind = Step::Kind::kFailed, .reason = ReasonOfFailure(operation, status)};
-}
-
 smmuv3::RawVste VsteOf(const v1::NestedConfig& config) {
   switch (config.kind_case()) {
     case v1::NestedConfig::kBypass:
@@ -35,26 +31,13 @@ ViommuType BackendType(v1::ViommuType type) {
 
 }  // namespace
 
+Step Realizer::Failed(Operation operation, const absl::Status& status) {
+  return {.kind = Step::Kind::kFailed, .reason = ReasonOfFailure(operation, status)};
+}
+
 Realizer::Realizer(Backend& backend, Targets& targets, const HeldState& held, const Inventory& inventory, Hooks hooks)
     : backend_(backend), targets_(targets), held_(held), hooks_(std::move(hooks)) {
   for (const auto& smmu : inventory.smmus) features_[smmu.name] = smmuv3::DecodeIdRegisters(smmu.idr);
-}
-
-template <typename F>
-std::optional<Step> Realizer::Try(const HeldItem& item, Operation operation, F&& change) {
-  if (absl::Status begun = hooks_.begin(item, operation); !begun.ok()) return Failed(Operation::kJournal, begun);
-  if (absl::Status status = change(); !status.ok()) return Failed(operation, status);
-  ++changes_;
-  return std::nullopt;
-}
-
-template <typename F>
-std::optional<Step> Realizer::TryEnd(const HeldItem& item, Operation operation, F&& change) {
-  return Try(item, operation, [&change]() -> absl::Status {
-    absl::Status status = change();
-    if (StatusErrno(status) == ENOENT) return absl::OkStatus();
-    return status;
-  });
 }
 
 Step Realizer::Advance(const HeldItem& item) {
@@ -68,6 +51,8 @@ Step Realizer::Advance(const HeldItem& item) {
       return AdvanceNested(item);
     case ItemKind::kVdevice:
       return AdvanceVdevice(item);
+    case ItemKind::kHwQueue:
+      return AdvanceHwQueue(item);
   }
   return {};
 }
@@ -77,16 +62,13 @@ Step Realizer::Bind(const HeldItem& item) {
   const Lineage lineage = LineageOf(vdevice.viommu());
   if (!lineage.whole()) return WaitFor(lineage.viommu, vdevice.viommu());
   const std::string pci_address = LastSegment(vdevice.device());
-  const auto it = made_.find(item.uid());
-  if (it != made_.end()) {
-    Made& made = it->second;
-    if (made.parent == lineage.viommu->uid() && made.device != 0) return {.kind = Step::Kind::kApplied};
+  if (const Made* made = Find(item.uid()); made != nullptr) {
+    if (made->parent == lineage.viommu->uid() && made->device != 0) return {.kind = Step::Kind::kApplied};
     // The viommu's name has another bearer now: nothing of the old one can be kept.
-    if (Step step = ReleaseVdevice(item, made); step.kind != Step::Kind::kReleased) return step;
+    if (Step step = ReleaseVdevice(item, *made); step.kind != Step::Kind::kReleased) return step;
   }
-  for (const auto& [uid, other] : made_) {
-    if (other.device == 0 || other.pci_address != pci_address) continue;
-    return WaitFor(held_.Find(uid), uid);  // its release comes first
+  if (const std::string& holder = objects_.HolderOf(pci_address); !holder.empty()) {
+    return WaitFor(held_.Find(holder), holder);  // its release comes first
   }
   const std::string& vm = lineage.stage2->resource.stage2_domain().vm();
   Vm& context = contexts_[vm];
@@ -99,7 +81,11 @@ Step Realizer::Bind(const HeldItem& item) {
       return absl::OkStatus();
     });
   }
-  Made made = {.kind = ItemKind::kVdevice, .vm = vm, .parent = lineage.viommu->uid(), .pci_address = pci_address};
+  Made made = {.kind = ItemKind::kVdevice,
+               .vm = vm,
+               .parent = lineage.viommu->uid(),
+               .pci_address = pci_address,
+               .stage2_name = lineage.stage2->name()};
   if (!failure) {
     failure = Try(item, Operation::kBind, [&]() -> absl::Status {
       auto device = context.context->BindDevice(pci_address);
@@ -112,13 +98,13 @@ Step Realizer::Bind(const HeldItem& item) {
     CloseIfUnused(vm);
     return *failure;
   }
-  made_[item.uid()] = made;
+  objects_.Add(item.uid(), made);
   return {.kind = Step::Kind::kApplied};
 }
 
 Step Realizer::AdvanceStage2(const HeldItem& item) {
   if (Find(item.uid()) != nullptr) return {.kind = Step::Kind::kApplied};
-  const ObjectId device = DeviceOfStage2(item.uid());
+  const ObjectId device = DeviceOfStage2(item);
   if (device == 0) return {.kind = Step::Kind::kDormant};
   Made made = {.kind = ItemKind::kStage2Domain, .vm = item.resource.stage2_domain().vm()};
   Vm& vm = contexts_.at(made.vm);
@@ -126,6 +112,10 @@ Step Realizer::AdvanceStage2(const HeldItem& item) {
     const auto failure = Try(item, Operation::kAllocIoas, [&]() -> absl::Status {
       auto ioas = vm.context->AllocIoas();
       if (!ioas.ok()) return ioas.status();
+      if (auto mapped = MapEverything(*vm.context, *ioas, made.vm); !mapped.ok()) {
+        static_cast<void>(vm.context->Destroy(*ioas));
+        return mapped;
+      }
       vm.ioas = *ioas;
       return absl::OkStatus();
     });
@@ -138,7 +128,7 @@ Step Realizer::AdvanceStage2(const HeldItem& item) {
     return absl::OkStatus();
   });
   if (failure) return *failure;
-  made_[item.uid()] = made;
+  objects_.Add(item.uid(), made);
   return {.kind = Step::Kind::kApplied};
 }
 
@@ -160,7 +150,7 @@ Step Realizer::AdvanceViommu(const HeldItem& item) {
     return absl::OkStatus();
   });
   if (failure) return *failure;
-  made_[item.uid()] = made;
+  objects_.Add(item.uid(), made);
   targets_.Publish(
       item.uid(),
       {.context = context, .id = made.id, .kind = item.kind, .viommu = item.uid(), .features = FeaturesOf(item)});
@@ -185,7 +175,7 @@ Step Realizer::AdvanceNested(const HeldItem& item) {
     return absl::OkStatus();
   });
   if (failure) return *failure;
-  made_[item.uid()] = made;
+  objects_.Add(item.uid(), made);
   targets_.Publish(
       item.uid(),
       {.context = context, .id = made.id, .kind = item.kind, .viommu = viommu->uid(), .features = FeaturesOf(*viommu)});
@@ -196,7 +186,7 @@ Step Realizer::AdvanceVdevice(const HeldItem& item) {
   if (Step bound = Bind(item); bound.kind != Step::Kind::kApplied) return bound;
   const auto& vdevice = item.resource.vdevice();
   const Lineage lineage = LineageOf(vdevice.viommu());
-  Made& made = made_.at(item.uid());
+  const Made& made = *Find(item.uid());
   if (made.id != 0 && made.virt_id != vdevice.vdev_id()) {
     // The guest's StreamID of an attached device is fixed at attach time: away first, then the other vdevice.
     if (auto step = Unset(item, made)) return *step;
@@ -205,17 +195,13 @@ Step Realizer::AdvanceVdevice(const HeldItem& item) {
   const Made* viommu = Find(lineage.viommu->uid());
   if (viommu == nullptr) return WaitFor(lineage.viommu, vdevice.viommu());
   if (made.id == 0) {
-    for (const auto& [uid, other] : made_) {
-      if (uid != item.uid() && other.kind == ItemKind::kVdevice && other.parent == made.parent && other.id != 0 &&
-          other.virt_id == vdevice.vdev_id()) {
-        return WaitFor(held_.Find(uid), uid);  // its release or rebind comes first
-      }
+    if (const std::string& holder = objects_.HolderOf(made.parent, vdevice.vdev_id()); !holder.empty()) {
+      return WaitFor(held_.Find(holder), holder);  // its release or rebind comes first
     }
     const auto failure = Try(item, Operation::kAllocVdevice, [&]() -> absl::Status {
       auto id = contexts_.at(made.vm).context->AllocVdevice(viommu->id, made.device, vdevice.vdev_id());
       if (!id.ok()) return id.status();
-      made.id = *id;
-      made.virt_id = vdevice.vdev_id();
+      objects_.SetVdevice(item.uid(), *id, vdevice.vdev_id());
       return absl::OkStatus();
     });
     if (failure) return *failure;
@@ -224,7 +210,7 @@ Step Realizer::AdvanceVdevice(const HeldItem& item) {
   return AttachVdevice(item, made, lineage.stage2->uid());
 }
 
-Step Realizer::AttachVdevice(const HeldItem& item, Made& made, const std::string& stage2_uid) {
+Step Realizer::AttachVdevice(const HeldItem& item, const Made& made, const std::string& stage2_uid) {
   const std::string& nested_name = item.resource.vdevice().nested_domain();
   std::string wanted = stage2_uid;
   if (!nested_name.empty()) {
@@ -236,25 +222,25 @@ Step Realizer::AttachVdevice(const HeldItem& item, Made& made, const std::string
   const auto failure = Try(item, Operation::kAttach,
                            [&] { return contexts_.at(made.vm).context->Attach(made.device, Find(wanted)->id); });
   if (failure) return *failure;
-  made.attached_to = wanted;
+  objects_.SetAttached(item.uid(), wanted);
   return {.kind = Step::Kind::kApplied};
 }
 
-std::optional<Step> Realizer::Unset(const HeldItem& item, Made& made) {
+std::optional<Step> Realizer::Unset(const HeldItem& item, const Made& made) {
   Context& context = *contexts_.at(made.vm).context;
   if (!made.attached_to.empty()) {
     if (auto failure = TryEnd(item, Operation::kDetach, [&] { return context.Detach(made.device); })) return failure;
-    made.attached_to.clear();
+    objects_.SetAttached(item.uid(), "");
   }
   if (made.id != 0) {
     if (auto failure = TryEnd(item, Operation::kDestroy, [&] { return context.Destroy(made.id); })) return failure;
-    made.id = 0;
     targets_.RemoveVdevId(made.parent, made.virt_id);
+    objects_.SetVdevice(item.uid(), 0, 0);
   }
   return std::nullopt;
 }
 
-Step Realizer::ReleaseVdevice(const HeldItem& item, Made& made) {
+Step Realizer::ReleaseVdevice(const HeldItem& item, const Made& made) {
   if (auto failure = Unset(item, made)) return *failure;
   if (made.device != 0) {
     Context& context = *contexts_.at(made.vm).context;
@@ -263,22 +249,23 @@ Step Realizer::ReleaseVdevice(const HeldItem& item, Made& made) {
     }
   }
   const std::string vm = made.vm;
-  made_.erase(item.uid());
+  objects_.Erase(item.uid());
   CloseIfUnused(vm);
   return {.kind = Step::Kind::kReleased};
 }
 
 Step Realizer::Release(const HeldItem& item) {
-  const auto it = made_.find(item.uid());
-  if (it == made_.end()) return {.kind = Step::Kind::kReleased};
-  Made& made = it->second;
+  const Made* found = Find(item.uid());
+  if (found == nullptr) return {.kind = Step::Kind::kReleased};
+  const Made& made = *found;
   if (item.kind == ItemKind::kVdevice) return ReleaseVdevice(item, made);
-  if (SomethingStandsOn(item.uid())) return {.kind = Step::Kind::kWaiting};
+  if (objects_.SomethingStandsOn(item.uid())) return {.kind = Step::Kind::kWaiting};
   targets_.Withdraw(item.uid());
   Context& context = *contexts_.at(made.vm).context;
   if (auto failure = TryEnd(item, Operation::kDestroy, [&] { return context.Destroy(made.id); })) return *failure;
   const std::string vm = made.vm;
-  made_.erase(it);
+  objects_.Erase(item.uid());
+  if (queues_.erase(item.uid()) != 0) TidyMemory(vm);
   CloseIfUnused(vm);
   return {.kind = Step::Kind::kReleased};
 }
@@ -300,41 +287,25 @@ Step Realizer::WaitFor(const HeldItem* needed, std::string_view name) const {
                                            IsHeldKind(needed->resource) ? needed->name() : std::string(name)))};
 }
 
-const Realizer::Made* Realizer::Find(const std::string& uid) const {
-  const auto it = made_.find(uid);
-  return it == made_.end() ? nullptr : &it->second;
-}
-
 ObjectId Realizer::DeviceOfViommu(const std::string& viommu_uid) const {
-  for (const auto& [uid, made] : made_) {
-    if (made.kind == ItemKind::kVdevice && made.device != 0 && made.parent == viommu_uid) return made.device;
-  }
-  return 0;
+  const auto& bound = objects_.BoundToViommu(viommu_uid);
+  return bound.empty() ? 0 : Find(*bound.begin())->device;
 }
 
-ObjectId Realizer::DeviceOfStage2(const std::string& stage2_uid) const {
-  for (const auto& [uid, made] : made_) {
-    if (made.kind != ItemKind::kVdevice || made.device == 0) continue;
+ObjectId Realizer::DeviceOfStage2(const HeldItem& stage2) const {
+  for (const std::string& uid : objects_.BoundToStage2(stage2.name())) {
+    const Made& made = *Find(uid);
     const HeldItem* viommu = held_.Find(made.parent);
     if (viommu == nullptr || viommu->deleting) continue;
-    const HeldItem* stage2 = held_.FindLive(viommu->resource.viommu().stage2_domain());
-    if (stage2 != nullptr && stage2->uid() == stage2_uid) return made.device;
+    if (held_.FindLive(stage2.name()) == &stage2) return made.device;
   }
   return 0;
-}
-
-bool Realizer::SomethingStandsOn(const std::string& uid) const {
-  for (const auto& [other, made] : made_) {
-    if (made.parent == uid || made.attached_to == uid) return true;
-  }
-  return false;
 }
 
 void Realizer::CloseIfUnused(const std::string& vm) {
-  for (const auto& [uid, made] : made_) {
-    if (made.vm == vm) return;
-  }
+  if (objects_.VmHasObjects(vm)) return;
   contexts_.erase(vm);
+  TidyMemory(vm);
 }
 
 smmuv3::Features Realizer::FeaturesOf(const HeldItem& viommu) const {

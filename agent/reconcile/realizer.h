@@ -17,6 +17,7 @@
 #ifndef VIOMMU_AGENT_RECONCILE_REALIZER_H_
 #define VIOMMU_AGENT_RECONCILE_REALIZER_H_
 
+#include <cerrno>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -24,13 +25,17 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/container/btree_map.h"
 #include "absl/status/status.h"
 #include "agent/backend.h"
+#include "agent/errno_status.h"
 #include "agent/reconcile/held_state.h"
+#include "agent/reconcile/objects.h"
 #include "agent/reconcile/reasons.h"
 #include "agent/reconcile/targets.h"
+#include "agent/reconcile/vm_memory.h"
 #include "agent/smmuv3/spec/id_registers.h"
 
 namespace viommu::agent {
@@ -50,8 +55,21 @@ struct Step {
   uint32_t vmid = 0;  // kApplied, of a viommu: where the backend tells
 };
 
+// A hardware queue as it is handed out: for two mmap() calls.
+struct OpenedHwQueue {
+  FileDescriptor registers;
+  uint64_t registers_offset = 0;  // bytes
+  uint64_t registers_length = 0;  // bytes
+  FileDescriptor memory;
+  uint64_t memory_offset = 0;  // bytes
+  uint64_t memory_length = 0;  // bytes
+  uint32_t index = 0;
+};
+
 class Realizer {
  public:
+  static constexpr size_t kMaxVms = 16384;  // whose memory is known
+
   // What the realizer asks of whoever drives it.
   struct Hooks {
     // Called before the first change at the backend for an item's generation; an error keeps it from happening.
@@ -70,9 +88,24 @@ class Realizer {
   // Goes as far as possible towards what the item should be.
   Step Advance(const HeldItem& item);
 
+  // Memory that devices of the VM shall reach, now and whenever the VM's context is made anew. What its owner maps goes
+  // when the owner is forgotten.
+  //   errors of VmMemory::Check(); RESOURCE_EXHAUSTED LIMIT_EXCEEDED; BACKEND_FAILED
+  absl::Status MapMemory(const std::string& vm, uint64_t iova, VmMemory::Range range);
+  // Bytes that no device reaches any more.
+  //   errors of VmMemory::Inside(); FAILED_PRECONDITION BACKEND_FAILED: a hardware queue lies in it
+  absl::StatusOr<uint64_t> UnmapMemory(VmMemory::Owner owner, const std::string& vm, uint64_t iova, uint64_t length);
+  // Hands a queue out; its viommu cannot go before the owner is forgotten.
+  //   NOT_FOUND            HW_QUEUE_NOT_FOUND
+  //   FAILED_PRECONDITION  NOT_REALIZED
+  //   UNAVAILABLE          BACKEND_FAILED
+  absl::StatusOr<OpenedHwQueue> OpenHwQueue(VmMemory::Owner owner, const std::string& name);
+  // Takes back what it has mapped and what was handed out to it.
+  void ForgetOwner(VmMemory::Owner owner);
+
   // Kernel ids by kind, of the item's own objects; empty when it has none.
   std::map<std::string, uint32_t> KernelIds(const std::string& uid) const;
-  bool HasObjects(const std::string& uid) const { return made_.contains(uid); }
+  bool HasObjects(const std::string& uid) const { return Find(uid) != nullptr; }
   // Changes made at the backend so far.
   uint64_t changes() const { return changes_; }
   size_t contexts() const { return contexts_.size(); }
@@ -81,19 +114,6 @@ class Realizer {
   struct Vm {
     std::unique_ptr<Context> context;
     ObjectId ioas = 0;
-  };
-  // The objects of one item.
-  struct Made {
-    ItemKind kind = ItemKind::kStage2Domain;
-    std::string vm;
-    std::string parent;  // uid; of a viommu: its stage 2; of a nested domain or vdevice: its viommu
-    ObjectId id = 0;     // 0: none yet
-    uint32_t vmid = 0;   // of a viommu
-    // Of a vdevice.
-    std::string pci_address;
-    ObjectId device = 0;  // 0: not bound
-    uint64_t virt_id = 0;
-    std::string attached_to;  // uid of a nested domain or stage-2 domain; empty: detached
   };
   // What a vdevice or nested domain stands on; null where it is not held.
   struct Lineage {
@@ -106,12 +126,23 @@ class Realizer {
   Step AdvanceViommu(const HeldItem& item);
   Step AdvanceNested(const HeldItem& item);
   Step AdvanceVdevice(const HeldItem& item);
+  // hw_queues.cc
+  Step AdvanceHwQueue(const HeldItem& item);
+  // Memory of the agent's own for a queue that lies where nothing is mapped.
+  absl::Status SupplyMemory(Vm& vm, VmMemory& memory, uint64_t iova, uint64_t length);
+  // Of a VM, after a queue has gone: unmaps what the agent supplied for it and what its owner has left behind.
+  void TidyMemory(const std::string& vm);
+  // Into an IOAS that was just made.
+  absl::Status MapEverything(Context& context, ObjectId ioas, const std::string& vm);
+  absl::Status Unmap(const std::string& vm, uint64_t iova, uint64_t length);
   Step Release(const HeldItem& item);
   // The parts of a vdevice's release; done when the Step is kReleased.
-  Step ReleaseVdevice(const HeldItem& item, Made& made);
-  std::optional<Step> Unset(const HeldItem& item, Made& made);  // detaches, destroys the vdevice; nothing when done
-  Step AttachVdevice(const HeldItem& item, Made& made, const std::string& stage2_uid);
+  Step ReleaseVdevice(const HeldItem& item, const Made& made);
+  // Detaches, destroys the vdevice; nothing when done.
+  std::optional<Step> Unset(const HeldItem& item, const Made& made);
+  Step AttachVdevice(const HeldItem& item, const Made& made, const std::string& stage2_uid);
 
+  static Step Failed(Operation operation, const absl::Status& status);
   // Runs one change at the backend; nothing when it worked.
   template <typename F>
   std::optional<Step> Try(const HeldItem& item, Operation operation, F&& change);
@@ -122,11 +153,10 @@ class Realizer {
   Lineage LineageOf(std::string_view viommu_name) const;
   // Waiting, or blocked when that resource has failed.
   Step WaitFor(const HeldItem* needed, std::string_view name) const;
-  const Made* Find(const std::string& uid) const;
+  const Made* Find(const std::string& uid) const { return objects_.Find(uid); }
   // A bound device of the viommu; of any viommu on the stage 2. 0: none.
   ObjectId DeviceOfViommu(const std::string& viommu_uid) const;
-  ObjectId DeviceOfStage2(const std::string& stage2_uid) const;
-  bool SomethingStandsOn(const std::string& uid) const;
+  ObjectId DeviceOfStage2(const HeldItem& stage2) const;
   void CloseIfUnused(const std::string& vm);
   smmuv3::Features FeaturesOf(const HeldItem& viommu) const;
 
@@ -136,9 +166,39 @@ class Realizer {
   const Hooks hooks_;
   std::map<std::string, smmuv3::Features> features_;  // by SmmuInfo::name
   absl::btree_map<std::string, Vm> contexts_;         // by VM name
-  std::map<std::string, Made> made_;                  // by uid; only items that have objects or are about to
+  Objects objects_;                                   // only of items that have some
+  struct QueueMemory {
+    std::string vm;
+    uint64_t iova = 0;
+    uint64_t length = 0;
+  };
+  struct OpenVintf {
+    std::string vm;
+    std::string viommu;  // uid
+    ObjectId id = 0;     // of the viommu, at the time
+  };
+  std::map<std::string, VmMemory> memory_;     // by VM name
+  std::map<std::string, QueueMemory> queues_;  // by uid, of hardware queues that are made
+  std::map<VmMemory::Owner, std::vector<OpenVintf>> open_vintfs_;
   uint64_t changes_ = 0;
 };
+
+template <typename F>
+std::optional<Step> Realizer::Try(const HeldItem& item, Operation operation, F&& change) {
+  if (absl::Status begun = hooks_.begin(item, operation); !begun.ok()) return Failed(Operation::kJournal, begun);
+  if (absl::Status status = change(); !status.ok()) return Failed(operation, status);
+  ++changes_;
+  return std::nullopt;
+}
+
+template <typename F>
+std::optional<Step> Realizer::TryEnd(const HeldItem& item, Operation operation, F&& change) {
+  return Try(item, operation, [&change]() -> absl::Status {
+    absl::Status status = change();
+    if (StatusErrno(status) == ENOENT) return absl::OkStatus();
+    return status;
+  });
+}
 
 }  // namespace viommu::agent
 

@@ -25,6 +25,10 @@ v1::ErrorReason Nearest(Operation operation, int error_number) {
     case Operation::kAllocNested:
       if (error_number == EIO) return v1::ERROR_REASON_VSTE_INVALID;
       break;
+    case Operation::kAllocHwQueue:
+      if (error_number == ENOENT) return v1::ERROR_REASON_MEMORY_NOT_MAPPED;
+      if (error_number == EOPNOTSUPP) return v1::ERROR_REASON_SMMU_INCAPABLE;
+      break;
     case Operation::kAttach:
       if (error_number == ENOSPC) return v1::ERROR_REASON_VMID_EXHAUSTED;
       break;
@@ -52,6 +56,10 @@ const char* OperationName(Operation operation) {
       return "VDEVICE_ALLOC";
     case Operation::kAllocNested:
       return "HWPT_ALLOC(nested)";
+    case Operation::kAllocHwQueue:
+      return "HW_QUEUE_ALLOC";
+    case Operation::kMapMemory:
+      return "IOAS_MAP_FILE";
     case Operation::kAttach:
       return "ATTACH_IOMMUFD_PT";
     case Operation::kDetach:

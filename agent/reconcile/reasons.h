@@ -20,6 +20,8 @@ enum class Operation {
   kAllocViommu,
   kAllocVdevice,
   kAllocNested,
+  kAllocHwQueue,
+  kMapMemory,
   kAttach,
   kDetach,
   kDestroy,

@@ -79,6 +79,8 @@ void Reconciler::FillHello(v1::Hello& hello) const {
   hello.set_cluster_id(identity.cluster_id().empty() ? options_.cluster_id : identity.cluster_id());
   hello.set_store_incarnation(identity.store_incarnation());
   hello.set_epoch(identity.epoch());
+  hello.set_start_id(identity.start_id());
+  hello.set_revision(held().synced_revision());
   hello.set_agent_id(identity.agent_id());
   for (const auto& [uid, item] : held().items()) {
     auto* entry = hello.add_held();
@@ -118,11 +120,20 @@ absl::Status Reconciler::BeginSession(const v1::Welcome& welcome) {
             "stop it",
             welcome.epoch(), identity.epoch());
   }
+  if (welcome.revision() < held().synced_revision()) {
+    return Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_STORE_OUT_OF_DATE)
+        .Message(
+            "the server's store is at revision {}, this agent was told everything up to revision {}: an older copy of "
+            "the store was restored; bring the newer one back, or move the agent's state directory away once nothing "
+            "runs on the host",
+            welcome.revision(), held().synced_revision());
+  }
   if (welcome.cluster_id() != identity.cluster_id() || welcome.store_incarnation() != identity.store_incarnation() ||
-      welcome.epoch() != identity.epoch()) {
+      welcome.epoch() != identity.epoch() || welcome.start_id() != identity.start_id()) {
     identity.set_cluster_id(welcome.cluster_id());
     identity.set_store_incarnation(welcome.store_incarnation());
     identity.set_epoch(welcome.epoch());
+    identity.set_start_id(welcome.start_id());
     journal::Record record;
     *record.mutable_identity() = identity;
     VIOMMU_RETURN_IF_ERROR(journal_.Append(record, Journal::Sync::kYes));
@@ -308,7 +319,10 @@ void Reconciler::Activate(const std::string& uid) {
   runtime.answer.reset();
   runtime.backoff.Reset();
   runtime.due = {};
-  active_.insert(uid);
+  Deactivate(item);
+  active_[SetOf(item.kind, item.deleting)].insert(uid);
+  // A walk that is under way may be past it. It is not begun anew, or commands without end would keep it from its end.
+  sweep_.worked |= sweep_.phase > 0 || !sweep_.after.empty();
   outbox_.erase(uid);  // it speaks of an earlier generation
   ++bumps_;
   if (!item.deleting && (item.kind == ItemKind::kViommu || item.kind == ItemKind::kNestedDomain)) {
@@ -325,27 +339,10 @@ absl::Status Reconciler::Begin(const HeldItem& item, Operation operation) {
   return journal_.Append(record, Journal::Sync::kNo);
 }
 
-bool Reconciler::InPhase(const HeldItem& item, Phase phase) {
-  switch (phase) {
-    case Phase::kReleaseVdevices:
-      return item.deleting && item.kind == ItemKind::kVdevice;
-    case Phase::kBind:
-    case Phase::kVdevice:
-      return !item.deleting && item.kind == ItemKind::kVdevice;
-    case Phase::kStage2:
-      return !item.deleting && item.kind == ItemKind::kStage2Domain;
-    case Phase::kViommu:
-      return !item.deleting && item.kind == ItemKind::kViommu;
-    case Phase::kNested:
-      return !item.deleting && item.kind == ItemKind::kNestedDomain;
-    case Phase::kReleaseNested:
-      return item.deleting && item.kind == ItemKind::kNestedDomain;
-    case Phase::kReleaseViommu:
-      return item.deleting && item.kind == ItemKind::kViommu;
-    case Phase::kReleaseStage2:
-      return item.deleting && item.kind == ItemKind::kStage2Domain;
-  }
-  return false;
+size_t Reconciler::SetOf(ItemKind kind, bool deleting) { return 2 * static_cast<size_t>(kind) + (deleting ? 1 : 0); }
+
+void Reconciler::Deactivate(const HeldItem& item) {
+  for (const bool deleting : {false, true}) active_[SetOf(item.kind, deleting)].erase(item.uid());
 }
 
 bool Reconciler::IsDue(const Runtime& runtime, MonotonicTime now) const {
@@ -355,29 +352,52 @@ bool Reconciler::IsDue(const Runtime& runtime, MonotonicTime now) const {
 }
 
 std::optional<MonotonicTime> Reconciler::Run(int max_changes) {
-  constexpr std::array kPhases = {Phase::kReleaseVdevices, Phase::kBind,          Phase::kStage2,
-                                  Phase::kViommu,          Phase::kNested,        Phase::kVdevice,
-                                  Phase::kReleaseNested,   Phase::kReleaseViommu, Phase::kReleaseStage2};
+  struct Phase {
+    ItemKind kind;
+    bool deleting;
+    bool bind = false;
+  };
+  static constexpr std::array kPhases = {
+      Phase{ItemKind::kHwQueue, true},
+      Phase{ItemKind::kVdevice, true},
+      Phase{ItemKind::kVdevice, false, /*bind=*/true},
+      Phase{ItemKind::kStage2Domain, false},
+      Phase{ItemKind::kViommu, false},
+      Phase{ItemKind::kNestedDomain, false},
+      Phase{ItemKind::kVdevice, false},
+      Phase{ItemKind::kHwQueue, false},
+      Phase{ItemKind::kNestedDomain, true},
+      Phase{ItemKind::kViommu, true},
+      Phase{ItemKind::kStage2Domain, true},
+  };
   if (!believes_) return std::nullopt;
   const MonotonicTime now = options_.clock->Monotonic();
-  const uint64_t stop_at = realizer_.changes() + static_cast<uint64_t>(max_changes);
-  bool worked = true;
-  while (worked) {
-    worked = false;
-    for (const Phase phase : kPhases) {
-      const std::vector<std::string> uids(active_.begin(), active_.end());
-      for (const std::string& uid : uids) {
+  const auto changes = static_cast<uint64_t>(max_changes);
+  const uint64_t stop_at = realizer_.changes() + changes;
+  uint64_t attempts_left = kAttemptsPerChange * changes;
+  uint64_t looks_left = kLooksPerChange * changes;
+  while (true) {
+    for (; sweep_.phase < kPhases.size(); ++sweep_.phase, sweep_.after.clear()) {
+      const Phase& phase = kPhases[sweep_.phase];
+      const auto& uids = active_[SetOf(phase.kind, phase.deleting)];
+      for (auto it = uids.upper_bound(sweep_.after); it != uids.end(); it = uids.upper_bound(sweep_.after)) {
+        if (realizer_.changes() >= stop_at || attempts_left == 0 || looks_left == 0) return now;
+        --looks_left;
+        ++looks_;
+        const std::string uid = *it;
+        sweep_.after = uid;
         const HeldItem* item = held().Find(uid);
-        if (!InPhase(*item, phase)) continue;
         Runtime& runtime = *runtimes_.at(uid);
         if (!IsDue(runtime, now)) continue;
-        if (realizer_.changes() >= stop_at) return now;
-        if (phase == Phase::kBind) {
+        if (phase.bind) {
           const Step step = realizer_.Bind(*item);
-          if (step.kind == Step::Kind::kFailed) Settle(uid, step);
+          if (step.kind != Step::Kind::kFailed) continue;
+          --attempts_left;
+          Settle(uid, step);
           continue;
         }
-        worked = true;
+        --attempts_left;
+        sweep_.worked = true;
         runtime.seen_version = version();
         const uint64_t before = realizer_.changes();
         const Step step = realizer_.Advance(*item);
@@ -386,11 +406,16 @@ std::optional<MonotonicTime> Reconciler::Run(int max_changes) {
         Settle(uid, step);
       }
     }
+    const bool again = sweep_.worked;
+    sweep_ = {};
+    if (!again) break;
   }
   std::optional<MonotonicTime> next;
-  for (const std::string& uid : active_) {
-    const Runtime& runtime = *runtimes_.at(uid);
-    if (runtime.last.kind == Step::Kind::kFailed && (!next || runtime.due < *next)) next = runtime.due;
+  for (const auto& uids : active_) {
+    for (const std::string& uid : uids) {
+      const Runtime& runtime = *runtimes_.at(uid);
+      if (runtime.last.kind == Step::Kind::kFailed && (!next || runtime.due < *next)) next = runtime.due;
+    }
   }
   return next;
 }
@@ -405,7 +430,7 @@ void Reconciler::Settle(const std::string& uid, const Step& step) {
   switch (step.kind) {
     case Step::Kind::kApplied: {
       runtime.backoff.Reset();
-      active_.erase(uid);
+      Deactivate(item);
       journal::Record record;
       record.mutable_done()->set_uid(uid);
       record.mutable_done()->set_generation(item.generation());
@@ -457,7 +482,7 @@ void Reconciler::SettleReleased(const HeldItem& item, Runtime& runtime) {
   }
   ++bumps_;
   if (kind == ItemKind::kViommu || kind == ItemKind::kNestedDomain) targets_.Forget(uid);
-  active_.erase(uid);
+  for (const bool deleting : {false, true}) active_[SetOf(kind, deleting)].erase(uid);
   Answer(runtime, std::move(result), kind);
   runtimes_.erase(uid);
 }

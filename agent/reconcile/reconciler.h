@@ -17,6 +17,7 @@
 #ifndef VIOMMU_AGENT_RECONCILE_RECONCILER_H_
 #define VIOMMU_AGENT_RECONCILE_RECONCILER_H_
 
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <functional>
@@ -67,8 +68,8 @@ class Reconciler {
 
   // A session begins. Remembers the server's identity; results from here on are collected for it, beginning with a
   // repetition of everything that is known: the server may have lost it.
-  //   FAILED_PRECONDITION  CLUSTER_MISMATCH, STORE_INCARNATION_MISMATCH, STALE_EPOCH: not to be obeyed
-  //   UNAVAILABLE          the journal
+  //   FAILED_PRECONDITION  CLUSTER_MISMATCH, STORE_INCARNATION_MISMATCH, STALE_EPOCH, STORE_OUT_OF_DATE: not to be
+  //   obeyed UNAVAILABLE          the journal
   absl::Status BeginSession(const v1::Welcome& welcome);
   void EndSession();
 
@@ -84,14 +85,36 @@ class Reconciler {
 
   // ---- The work
 
-  // Works until about `max_changes` changes were made at the backend or nothing is due. Returns when to come again: now
-  // or earlier when there is more to do; nothing when only a command can change something.
+  // Works until about `max_changes` changes were made at the backend or nothing is due. Attempts that change nothing
+  // (failures above all), and looks at resources that are not due, end it as well, after kAttemptsPerChange and
+  // kLooksPerChange times as many; the next call goes on where this one ended. Returns when to come again: now or
+  // earlier when there is more to do; nothing when only a command can change something.
   std::optional<MonotonicTime> Run(int max_changes);
+  static constexpr uint64_t kAttemptsPerChange = 4;
+  static constexpr uint64_t kLooksPerChange = 64;
+
+  // ---- Guests' memory and hardware queues: see Realizer. What waits for memory is due again.
+  absl::Status MapMemory(const std::string& vm, uint64_t iova, VmMemory::Range range) {
+    ++bumps_;
+    return realizer_.MapMemory(vm, iova, std::move(range));
+  }
+  absl::StatusOr<uint64_t> UnmapMemory(VmMemory::Owner owner, const std::string& vm, uint64_t iova, uint64_t length) {
+    return realizer_.UnmapMemory(owner, vm, iova, length);
+  }
+  absl::StatusOr<OpenedHwQueue> OpenHwQueue(VmMemory::Owner owner, const std::string& name) {
+    return realizer_.OpenHwQueue(owner, name);
+  }
+  void ForgetOwner(VmMemory::Owner owner) {
+    ++bumps_;
+    realizer_.ForgetOwner(owner);
+  }
 
   // ---- How it stands
 
   const HeldState& held() const { return journal_.state(); }
   int64_t revision() const { return revision_; }
+  // Resources looked at by Run() so far.
+  uint64_t looks() const { return looks_; }
   // Whether work may be done: see Beliefs.
   bool believes() const { return believes_; }
   // "applied", "dormant", "failed", "releasing", "waiting".
@@ -111,23 +134,19 @@ class Reconciler {
 
     explicit Runtime(Backoff b) : backoff(b) {}
   };
-  enum class Phase {
-    kReleaseVdevices,
-    kBind,
-    kStage2,
-    kViommu,
-    kNested,
-    kVdevice,
-    kReleaseNested,
-    kReleaseViommu,
-    kReleaseStage2
+  // How far a walk through the phases has come: of `phase` everything up to `after` was seen.
+  struct Sweep {
+    size_t phase = 0;
+    std::string after;
+    bool worked = false;  // something was attempted: walk again
   };
 
   Reconciler(Journal& journal, Backend& backend, Targets& targets, const Inventory& inventory, Options options);
 
   // Anything that could let a waiting resource go on changes it.
   uint64_t version() const { return realizer_.changes() + bumps_; }
-  static bool InPhase(const HeldItem& item, Phase phase);
+  static size_t SetOf(ItemKind kind, bool deleting);
+  void Deactivate(const HeldItem& item);
   bool IsDue(const Runtime& runtime, MonotonicTime now) const;
   void Settle(const std::string& uid, const Step& step);
   void SettleReleased(const HeldItem& item, Runtime& runtime);
@@ -156,7 +175,10 @@ class Reconciler {
   Realizer realizer_;
   bool believes_ = false;
   absl::btree_map<std::string, std::unique_ptr<Runtime>> runtimes_;  // by uid, of held items
-  absl::btree_set<std::string> active_;                              // uids that are not as they should be
+  // uids that are not as they should be, by kind and whether they are on their way out.
+  std::array<absl::btree_set<std::string>, 2 * kItemKinds> active_;
+  Sweep sweep_;
+  uint64_t looks_ = 0;
   uint64_t bumps_ = 0;
 
   // Of the session.

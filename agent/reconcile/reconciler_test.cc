@@ -4,7 +4,9 @@
 #include <gtest/gtest.h>
 #include <stdlib.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <deque>
 #include <memory>
 #include <string>
 #include <utility>
@@ -55,6 +57,8 @@ class ReconcilerTest : public testing::Test {
     welcome.set_cluster_id("cluster");
     welcome.set_store_incarnation("store");
     welcome.set_epoch(epoch);
+    welcome.set_start_id("start-" + std::to_string(epoch));
+    welcome.set_revision(1000);
     return welcome;
   }
 
@@ -444,6 +448,25 @@ TEST_F(ReconcilerTest, ObeysOneClusterStoreAndRisingEpochs) {
   EXPECT_EQ(ReasonOf(reconciler_->Accept(desired)), v1::ERROR_REASON_STALE_EPOCH);
 }
 
+// The server runs on an older copy of its store: what it does not know it would have torn down.
+TEST_F(ReconcilerTest, DoesNotObeyAServerThatKnowsLessThanItHasSaid) {
+  Connect(200);
+  v1::Hello hello;
+  reconciler_->FillHello(hello);
+  EXPECT_EQ(hello.revision(), 200);
+  EXPECT_EQ(hello.start_id(), "start-1");
+  Start();
+  v1::Welcome welcome = Welcome(2);
+  welcome.set_revision(199);
+  EXPECT_EQ(ReasonOf(reconciler_->BeginSession(welcome)), v1::ERROR_REASON_STORE_OUT_OF_DATE);
+  hello.Clear();
+  reconciler_->FillHello(hello);
+  EXPECT_EQ(hello.epoch(), 1) << "it was not obeyed";
+  EXPECT_EQ(hello.start_id(), "start-1");
+  welcome.set_revision(200);
+  EXPECT_TRUE(reconciler_->BeginSession(welcome).ok());
+}
+
 TEST_F(ReconcilerTest, RefusesAnotherHostsJournal) {
   Reconciler::Options options;
   options.host = "hosts/h2";
@@ -521,6 +544,86 @@ TEST_F(ReconcilerTest, EveryFaultIsSurvived) {
       EXPECT_TRUE(backend_.vmids_in_use.empty());
     }
   }
+}
+
+// The work for a host grows with what it holds, not with its square; and a portion is short whatever there is to do.
+TEST_F(ReconcilerTest, TheWorkForManyIsTheirNumber) {
+  constexpr int kVdevices = 2048;
+  constexpr int kPerViommu = 16;
+  constexpr int kPortion = 64;
+  const auto work_off = [&] {
+    uint64_t longest = 0;
+    for (bool more = true; more;) {
+      const uint64_t before = reconciler_->looks();
+      more = reconciler_->Run(kPortion) == clock_.Monotonic();
+      longest = std::max(longest, reconciler_->looks() - before);
+    }
+    EXPECT_LE(longest, kPortion * Reconciler::kLooksPerChange);
+  };
+  backend_.vmids = 65535;
+  Connect();
+  std::vector<v1::Resource> items;
+  int64_t generation = 1;
+  items.push_back(Stage2("s", "s2", ++generation));
+  for (int i = 0; i < kVdevices; ++i) {
+    const std::string viommu = fmt::format("v{}", i / kPerViommu);
+    if (i % kPerViommu == 0) items.push_back(Viommu(viommu, viommu, ++generation));
+    items.push_back(Vdevice(fmt::format("d{}", i), viommu, static_cast<uint64_t>(i), ++generation, i));
+  }
+  ASSERT_TRUE(Send(items).ok());
+  work_off();
+  EXPECT_EQ(reconciler_->Counts().at("applied"), items.size());
+  EXPECT_LE(reconciler_->looks(), 8u * items.size());
+
+  std::vector<v1::Resource> gone;
+  for (const auto& item : items) gone.push_back(Deleting(item, ++generation));
+  ASSERT_TRUE(Send(gone).ok());
+  const uint64_t before = reconciler_->looks();
+  work_off();
+  EXPECT_TRUE(reconciler_->held().items().empty());
+  EXPECT_LE(reconciler_->looks() - before, 8u * items.size());
+  EXPECT_TRUE(backend_.bound.empty());
+}
+
+// A backend that refuses everything does not keep callers waiting for one long portion of failures.
+TEST_F(ReconcilerTest, FailuresEndAPortion) {
+  constexpr int kVdevices = 200;
+  Connect();
+  std::vector<v1::Resource> items = {Stage2("s", "s2", 2), Viommu("v", "v", 3)};
+  for (int i = 0; i < kVdevices; ++i) {
+    items.push_back(Vdevice(fmt::format("d{}", i), "v", static_cast<uint64_t>(i), 4 + i, i));
+  }
+  backend_.faults["BindDevice"] = std::deque<int>(kVdevices, EBUSY);
+  backend_.faults["BindDevice"][0] = 0;  // with it the VM's context is open
+  ASSERT_TRUE(Send(items).ok());
+  EXPECT_EQ(reconciler_->Run(10), clock_.Monotonic()) << "there is more to do";
+  EXPECT_EQ(backend_.faults["BindDevice"].size(), kVdevices - 1 - 10 * Reconciler::kAttemptsPerChange);
+  EXPECT_EQ(reconciler_->Run(10), clock_.Monotonic());
+  EXPECT_EQ(backend_.faults["BindDevice"].size(), kVdevices - 1 - 20 * Reconciler::kAttemptsPerChange)
+      << "it goes on where it was";
+}
+
+// Commands that come between any two portions do not keep what comes last from being done.
+TEST_F(ReconcilerTest, CommandsWithoutEndDoNotKeepTheLastFromBeingDone) {
+  constexpr int kWaiting = 200;
+  MakeVm();
+  std::vector<v1::Resource> items;
+  for (int i = 0; i < kWaiting; ++i) items.push_back(Vdevice(fmt::format("w{}", i), "nowhere", 1000 + i, 100 + i, i));
+  items.push_back(Nested("n2", "v", "n2", 90));
+  ASSERT_TRUE(Send(items).ok());
+  int64_t generation = 1000;
+  const auto is_made = [&] {
+    for (const auto& object : reconciler_->List({}, 1000)) {
+      if (object.resource().nested_domain().uid() == "n2") return object.outcome() == v1::HeldObject::OUTCOME_APPLIED;
+    }
+    return false;
+  };
+  int portions = 0;
+  for (; !is_made() && portions < 100; ++portions) {
+    reconciler_->Run(1);
+    ASSERT_TRUE(Send({Vdevice(fmt::format("w{}", portions), "nowhere", 5000 + portions, ++generation, portions)}).ok());
+  }
+  EXPECT_LT(portions, 100);
 }
 
 }  // namespace

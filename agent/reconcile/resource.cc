@@ -30,6 +30,11 @@ decltype(auto) Visit(Resource& resource, F&& f) {
         return f(resource.nested_domain());
       else
         return f(*resource.mutable_nested_domain());
+    case v1::Resource::kHwQueue:
+      if constexpr (std::is_const_v<Resource>)
+        return f(resource.hw_queue());
+      else
+        return f(*resource.mutable_hw_queue());
     default:
       std::abort();
   }
@@ -47,6 +52,8 @@ std::string_view ItemKindName(ItemKind kind) {
       return "nested";
     case ItemKind::kVdevice:
       return "vdevice";
+    case ItemKind::kHwQueue:
+      return "hw_queue";
   }
   std::abort();
 }
@@ -57,6 +64,7 @@ bool IsHeldKind(const v1::Resource& resource) {
     case v1::Resource::kViommu:
     case v1::Resource::kVdevice:
     case v1::Resource::kNestedDomain:
+    case v1::Resource::kHwQueue:
       return true;
     default:
       return false;
@@ -73,6 +81,8 @@ ItemKind KindOf(const v1::Resource& resource) {
       return ItemKind::kVdevice;
     case v1::Resource::kNestedDomain:
       return ItemKind::kNestedDomain;
+    case v1::Resource::kHwQueue:
+      return ItemKind::kHwQueue;
     default:
       std::abort();
   }
@@ -130,6 +140,15 @@ std::string_view ChangedImmutableField(const v1::Resource& held, const v1::Resou
       const auto& b = next.nested_domain();
       if (a.viommu() != b.viommu()) return "viommu";
       if (a.config().SerializeAsString() != b.config().SerializeAsString()) return "config";
+      return "";
+    }
+    case ItemKind::kHwQueue: {
+      const auto& a = held.hw_queue();
+      const auto& b = next.hw_queue();
+      if (a.viommu() != b.viommu()) return "viommu";
+      if (a.index() != b.index()) return "index";
+      if (a.nesting_parent_iova() != b.nesting_parent_iova()) return "nesting_parent_iova";
+      if (a.length_bytes() != b.length_bytes()) return "length_bytes";
       return "";
     }
   }

@@ -17,10 +17,11 @@ enum class ItemKind {
   kViommu,
   kNestedDomain,
   kVdevice,
+  kHwQueue,
 };
-inline constexpr int kItemKinds = 4;
+inline constexpr int kItemKinds = 5;
 
-// "stage2", "viommu", "nested", "vdevice": the words of HeldObject.kernel_ids and of the metrics.
+// "stage2", "viommu", "nested", "vdevice", "hw_queue": the words of HeldObject.kernel_ids and of the metrics.
 std::string_view ItemKindName(ItemKind kind);
 
 // Whether an agent holds resources of this kind; the functions below need one that it does.

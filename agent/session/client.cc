@@ -21,13 +21,26 @@ bool IsRefusal(const absl::Status& status) {
     case v1::ERROR_REASON_CLUSTER_MISMATCH:
     case v1::ERROR_REASON_STORE_INCARNATION_MISMATCH:
     case v1::ERROR_REASON_STALE_EPOCH:
+    case v1::ERROR_REASON_STORE_OUT_OF_DATE:
     case v1::ERROR_REASON_PROTOCOL_VERSION_UNSUPPORTED:
     case v1::ERROR_REASON_PROTOCOL_VIOLATION:
     case v1::ERROR_REASON_NOT_AUTHORIZED:
+    // Another agent has this host, by its own state directory or by a copy of this one.
+    case v1::ERROR_REASON_HOST_ALREADY_CONNECTED:
+    case v1::ERROR_REASON_LIMIT_EXCEEDED:
       return true;
     default:
       return absl::IsUnauthenticated(status) || absl::IsPermissionDenied(status);
   }
+}
+
+// How long the server asks to be left alone.
+std::chrono::nanoseconds AskedWait(const absl::Status& status) {
+  const google::protobuf::Duration delay = DetailOf<google::rpc::RetryInfo>(status).retry_delay();
+  const int64_t seconds = std::clamp<int64_t>(
+      delay.seconds(), 0, std::chrono::duration_cast<std::chrono::seconds>(SessionClient::kLongestAsked).count());
+  const std::chrono::nanoseconds asked = std::chrono::seconds(seconds) + std::chrono::nanoseconds(delay.nanos());
+  return std::clamp<std::chrono::nanoseconds>(asked, std::chrono::nanoseconds(0), SessionClient::kLongestAsked);
 }
 
 v1::StateReason ToReason(const absl::Status& status) {
@@ -146,11 +159,12 @@ void SessionClient::Loop() {
     const absl::Status end = RunSession(number);
     const bool refusal = IsRefusal(end);
     SetState(refusal ? v1::SESSION_STATE_REFUSED : v1::SESSION_STATE_CONNECTING, end);
-    if (synced_) {
+    if (lasted_) {
       lost.Reset();
       refused.Reset();
     }
-    const std::chrono::nanoseconds wait = (refusal ? refused : lost).Next(options_.random);
+    // On top of what was asked for: agents that were told the same time do not come back together.
+    const std::chrono::nanoseconds wait = AskedWait(end) + (refusal ? refused : lost).Next(options_.random);
     MutexLock lock(mu_);
     if (stop_) return;
     VIOMMU_LOG(kWarning, refusal ? "session refused" : "session ended",
@@ -166,7 +180,7 @@ void SessionClient::Loop() {
 }
 
 absl::Status SessionClient::RunSession(int64_t number) {
-  synced_ = false;
+  lasted_ = false;
   {
     MutexLock lock(mu_);
     if (stop_) return absl::CancelledError("the agent is stopping");
@@ -182,7 +196,7 @@ absl::Status SessionClient::RunSession(int64_t number) {
   Stream stream(*this);
   stream.Start(*stub);
   const absl::Status own = Converse(session, stream);
-  synced_ = session.state() == v1::SESSION_STATE_SYNCED;
+  lasted_ = session.HasLasted(options_.clock->Monotonic());
   stream.Release();
   MutexLock lock(mu_);
   while (!io_.end) wake_.Wait(mu_);  // gRPC has let go of the stream then

@@ -6,7 +6,10 @@
 // through the stream's flow control instead of filling memory.
 //
 // Ends. A server that is gone or silent is tried again after 0.2 s to 15 s, doubling, with jitter. A server that
-// refused this agent, or that this agent refuses to obey, is tried again after 15 s to 60 s: an operator has to act.
+// refused this agent or gave its host to another one, or that this agent refuses to obey, is tried again after 15 s to
+// 60 s: an operator has to act. Whatever the reason, not before the server's RetryInfo (of at most kLongestAsked), and
+// the waits begin anew only after a session that was in sync and lasted for a lease: a session that is accepted and
+// ended again and again is tried ever more slowly.
 
 #ifndef VIOMMU_AGENT_SESSION_CLIENT_H_
 #define VIOMMU_AGENT_SESSION_CLIENT_H_
@@ -42,6 +45,8 @@ struct SessionStatus {
 
 class SessionClient {
  public:
+  static constexpr std::chrono::minutes kLongestAsked{5};
+
   struct Options {
     std::function<std::shared_ptr<grpc::Channel>()> make_channel;  // called before each attempt
     // Called before each hello: the host and its devices as they are then.
@@ -108,7 +113,7 @@ class SessionClient {
   std::deque<v1::InvalidateReply> replies_ ABSL_GUARDED_BY(mu_);  // of session_; as many as calls were submitted
   Io io_ ABSL_GUARDED_BY(mu_);
   SessionStatus status_ ABSL_GUARDED_BY(mu_);
-  bool synced_ = false;  // of the session's thread: the last session came as far as a sync mark
+  bool lasted_ = false;  // of the session's thread: Session::HasLasted() of the last one
   std::thread thread_;
 };
 

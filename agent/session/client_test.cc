@@ -212,6 +212,81 @@ TEST(SessionClientTest, ARefusalIsShownAndTriedAgain) {
   EXPECT_TRUE(work.log().empty());
 }
 
+// Two agents for one host, or with copies of one state directory, must not throw each other out in turns.
+TEST(SessionClientTest, AHostThatAnotherAgentHasIsARefusal) {
+  for (const auto& [code, reason] :
+       {std::pair(absl::StatusCode::kAlreadyExists, v1::ERROR_REASON_HOST_ALREADY_CONNECTED),
+        std::pair(absl::StatusCode::kAborted, v1::ERROR_REASON_HOST_ALREADY_CONNECTED),
+        std::pair(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_LIMIT_EXCEEDED)}) {
+    FakeWork work;
+    FakeCalls calls;
+    Flag second;
+    FakeServer server([&, code = code, reason = reason](FakeServer::Stream& stream, int session) {
+      v1::ConnectRequest hello;
+      stream.Read(&hello);
+      if (session == 2) second.Set();
+      stream.Write(WelcomeMessage());
+      stream.Write(DesiredMessage(0));
+      if (session == 2) Drain(stream);
+      return ToGrpcStatus(Error(code, reason).Message("another one is here"));
+    });
+    auto options = OptionsFor(server.address());
+    options.first_retry = options.longest_retry = std::chrono::hours(1);  // only a refusal comes back in time
+    SessionClient client(std::move(options), work, calls);
+    client.Start();
+    EXPECT_TRUE(second.Wait()) << ReasonName(reason) << " with " << code;
+  }
+}
+
+TEST(SessionClientTest, IsNotBackBeforeTheServerAskedForIt) {
+  FakeWork work;
+  FakeCalls calls;
+  Flag second;
+  MonotonicTime first_end;
+  MonotonicTime second_begin;
+  FakeServer server([&](FakeServer::Stream& stream, int session) {
+    v1::ConnectRequest hello;
+    stream.Read(&hello);
+    if (session == 2) {
+      second_begin = RealClock().Monotonic();
+      second.Set();
+      Drain(stream);
+      return grpc::Status::OK;
+    }
+    first_end = RealClock().Monotonic();
+    return ToGrpcStatus(Error(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_OVERLOADED)
+                            .Message("full")
+                            .RetryAfter(milliseconds(400)));
+  });
+  SessionClient client(OptionsFor(server.address()), work, calls);
+  client.Start();
+  ASSERT_TRUE(second.Wait());
+  EXPECT_GE(second_begin - first_end, milliseconds(400));
+}
+
+TEST(SessionClientTest, SessionsThatEndAtOnceAreTriedEverMoreSlowly) {
+  constexpr int kSessions = 7;
+  FakeWork work;
+  FakeCalls calls;
+  FakeServer server([](FakeServer::Stream& stream, int) {
+    v1::ConnectRequest hello;
+    stream.Read(&hello);
+    stream.Write(WelcomeMessage());
+    stream.Write(DesiredMessage(1));
+    v1::ConnectRequest results;
+    ReadKind(stream, v1::ConnectRequest::kResults, results);
+    return ToGrpcStatus(absl::UnavailableError("going away"));
+  });
+  auto options = OptionsFor(server.address());
+  options.longest_retry = seconds(10);
+  const MonotonicTime begin = RealClock().Monotonic();
+  SessionClient client(std::move(options), work, calls);
+  client.Start();
+  ASSERT_TRUE(server.WaitForSessions(kSessions));
+  // Three quarters of 5, 10, … 160 ms: random is 0.5 here.
+  EXPECT_GE(RealClock().Monotonic() - begin, milliseconds(236));
+}
+
 TEST(SessionClientTest, AServerThatIsNotToBeObeyedIsLeft) {
   FakeWork work;
   FakeCalls calls;

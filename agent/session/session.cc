@@ -42,6 +42,7 @@ absl::Status Session::Receive(const v1::ConnectResponse& message, MonotonicTime 
   if (message.has_welcome()) {
     if (welcomed_ || hello_) return Violation("the server sent a welcome that was not due");
     VIOMMU_RETURN_IF_ERROR(Welcomed(message.welcome()));
+    welcomed_at_ = now;
     heartbeat_ = now + lease_ / 3;
     return absl::OkStatus();
   }

@@ -57,6 +57,9 @@ class Session {
   // DEADLINE_EXCEEDED (LEASE_EXPIRED) when the server has been silent for too long.
   absl::Status Check(MonotonicTime now) const;
 
+  // Whether the session was in sync and has lasted for a lease: then server and agent get along.
+  bool HasLasted(MonotonicTime now) const { return state_ == v1::SESSION_STATE_SYNCED && now - welcomed_at_ >= lease_; }
+
   v1::SessionState state() const { return state_; }
   int64_t number() const { return number_; }
 
@@ -72,6 +75,7 @@ class Session {
   v1::SessionState state_ = v1::SESSION_STATE_CONNECTING;
   int64_t epoch_ = 0;
   std::chrono::nanoseconds lease_ = kWelcomeTimeout;
+  MonotonicTime welcomed_at_{};
   MonotonicTime heard_;      // last
   MonotonicTime heartbeat_;  // due
 };

@@ -58,6 +58,25 @@ TEST_F(SessionTest, GoesFromSyncingToSynced) {
   EXPECT_FALSE(Next().has_value());
 }
 
+TEST_F(SessionTest, HasLastedWhenItWasInSyncAndALeaseHasPassed) {
+  Open();
+  clock_.Advance(seconds(8));
+  ASSERT_TRUE(Receive(HeartbeatMessage()).ok());
+  clock_.Advance(seconds(2));
+  EXPECT_FALSE(session_.HasLasted(clock_.Monotonic())) << "it never came as far as a sync mark";
+  ASSERT_TRUE(Receive(DesiredMessage(0)).ok());
+  EXPECT_TRUE(session_.HasLasted(clock_.Monotonic()));
+
+  Session brief(2, MakeHello(), work_, calls_, clock_.Monotonic());
+  ASSERT_TRUE(brief.Next(clock_.Monotonic())->has_hello());
+  ASSERT_TRUE(brief.Receive(WelcomeMessage(), clock_.Monotonic()).ok());
+  ASSERT_TRUE(brief.Receive(DesiredMessage(0), clock_.Monotonic()).ok());
+  clock_.Advance(milliseconds(8999));
+  EXPECT_FALSE(brief.HasLasted(clock_.Monotonic()));
+  clock_.Advance(milliseconds(1));
+  EXPECT_TRUE(brief.HasLasted(clock_.Monotonic()));
+}
+
 TEST_F(SessionTest, ResultsComeInBoundedMessages) {
   Open();
   ASSERT_TRUE(Receive(DesiredMessage(2500)).ok());

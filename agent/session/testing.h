@@ -101,6 +101,7 @@ inline v1::ConnectResponse WelcomeMessage(int64_t lease_ms = 9000) {
   welcome->set_cluster_id("cluster");
   welcome->set_store_incarnation("store");
   welcome->set_epoch(3);
+  welcome->set_revision(1000);
   welcome->mutable_lease()->set_seconds(lease_ms / 1000);
   welcome->mutable_lease()->set_nanos(static_cast<int32_t>(lease_ms % 1000 * 1'000'000));
   return message;

@@ -19,6 +19,7 @@ void DeclareWatch(Command& root);
 void DeclareCordon(Command& root);  // cordon, uncordon
 void DeclareStatus(Command& root);
 void DeclareLocal(Command& root);
+void DeclareDebug(Command& root);
 void DeclareConfig(Command& root);
 void DeclareShell(Command& root);  // version, completion
 

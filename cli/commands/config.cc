@@ -10,6 +10,7 @@
 #include "cli/session.h"
 #include "cli/show.h"
 #include "cli/text.h"
+#include "common/error.h"
 
 namespace viommu::cli {
 namespace {
@@ -50,6 +51,7 @@ absl::StatusOr<ExitCode> ListContexts(Session& session) {
 
 absl::StatusOr<ExitCode> ShowCurrent(Session& session) {
   const Settings& settings = session.settings();
+  VIOMMU_RETURN_IF_ERROR(settings.context_problem);
   Json document = Json::object();
   document["context"] = settings.context;
   document["file"] = settings.config_path;

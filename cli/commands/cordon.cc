@@ -20,7 +20,7 @@ absl::StatusOr<ExitCode> Mark(Session& session, const std::string& host, std::st
 void DeclareCordon(Command& root) {
   const auto cordon = std::make_shared<std::string>();
   root.Sub("cordon", "Stop new assignments to a host; what is there stays")
-      .Changes()
+      .Changes(/*waits=*/false)
       .WithExample("cordon a", "before maintenance of host a")
       .Positional("HOST", cordon.get(), "the host", {.names_of = Kind::kHost})
       .Runs([cordon](Session& session) {
@@ -28,7 +28,7 @@ void DeclareCordon(Command& root) {
       });
   const auto uncordon = std::make_shared<std::string>();
   root.Sub("uncordon", "Let a host take assignments again")
-      .Changes()
+      .Changes(/*waits=*/false)
       .WithExample("uncordon a", "after it")
       .Positional("HOST", uncordon.get(), "the host", {.names_of = Kind::kHost})
       .Runs([uncordon](Session& session) {

@@ -36,6 +36,13 @@ struct NestedDomainArguments {
   std::vector<std::string> labels;
 };
 
+struct HwQueueArguments {
+  std::string name;
+  std::string iova;
+  std::string length;
+  std::vector<std::string> labels;
+};
+
 template <typename Resource>
 absl::Status SetLabels(const std::vector<std::string>& pieces, Resource& resource) {
   VIOMMU_ASSIGN_OR_RETURN(const auto labels, ParsePairs(pieces, "--label"));
@@ -101,6 +108,25 @@ absl::StatusOr<ExitCode> CreateNestedDomain(Session& session, const NestedDomain
   return ShowChange(session, Kind::kNestedDomain, {&response.nested_domain()}, "created", response.revision());
 }
 
+absl::StatusOr<ExitCode> CreateHwQueue(Session& session, const HwQueueArguments& arguments) {
+  v1::CreateHwQueueRequest request;
+  VIOMMU_ASSIGN_OR_RETURN(const std::string name, FullName(Kind::kHwQueue, arguments.name));
+  const std::vector<std::string> segments = Split(name, '/');
+  request.set_viommu(segments[0] + "/" + segments[1]);
+  v1::HwQueue& queue = *request.mutable_hw_queue();
+  VIOMMU_ASSIGN_OR_RETURN(const uint64_t index, ParseNumber(segments[3], "INDEX", UINT32_MAX));
+  queue.set_index(static_cast<uint32_t>(index));
+  VIOMMU_ASSIGN_OR_RETURN(const uint64_t iova, ParseNumber(arguments.iova, "--iova"));
+  queue.set_nesting_parent_iova(iova);
+  VIOMMU_ASSIGN_OR_RETURN(const uint64_t length, ParseNumber(arguments.length, "--length"));
+  queue.set_length_bytes(length);
+  VIOMMU_RETURN_IF_ERROR(SetLabels(arguments.labels, queue));
+  VIOMMU_ASSIGN_OR_RETURN(const auto response,
+                          session.Change<v1::CreateHwQueueResponse>(
+                              request, "waiting for the host of " + request.viommu() + " to apply it"));
+  return ShowChange(session, Kind::kHwQueue, {&response.hw_queue()}, "created", response.revision());
+}
+
 void DeclareStage2Domain(Command& create) {
   const auto arguments = std::make_shared<Stage2DomainArguments>();
   create.Sub("stage2domain", "Record the stage 2 of a VM on a host")
@@ -155,6 +181,19 @@ void DeclareNestedDomain(Command& create) {
       .Runs([arguments](Session& session) { return CreateNestedDomain(session, *arguments); });
 }
 
+void DeclareHwQueue(Command& create) {
+  const auto arguments = std::make_shared<HwQueueArguments>();
+  create.Sub("hwqueue", "Record a hardware queue of a viommu of the type tegra241-cmdqv")
+      .Changes()
+      .Details("Queues of a viommu are made with rising indices, from 0, and deleted with falling ones.")
+      .WithExample("create hwqueue v1/0 --iova 0x50000000 --length 65536", "4096 commands in the guest's memory")
+      .Positional("NAME", &arguments->name, "VIOMMU/INDEX or its full name")
+      .RequiredFlag("--iova", &arguments->iova, "ADDRESS", "guest-physical address: a multiple of the length")
+      .RequiredFlag("--length", &arguments->length, "BYTES", "a power of two: 16 for each command")
+      .Flags("-l,--label", &arguments->labels, "KEY=VALUE,...", "labels of the new resource")
+      .Runs([arguments](Session& session) { return CreateHwQueue(session, *arguments); });
+}
+
 }  // namespace
 
 void DeclareCreate(Command& root) {
@@ -162,6 +201,7 @@ void DeclareCreate(Command& root) {
   DeclareStage2Domain(create);
   DeclareViommu(create);
   DeclareNestedDomain(create);
+  DeclareHwQueue(create);
 }
 
 }  // namespace viommu::cli

@@ -51,6 +51,11 @@ absl::StatusOr<ExitCode> DeleteNamed(Session& session, Kind kind, const std::str
                             (DeleteOne<v1::DeleteViommuRequest, v1::DeleteViommuResponse>(session, name, cascade)));
     return ShowChange(session, kind, {&response.viommu()}, done, response.revision());
   }
+  if (kind == Kind::kHwQueue) {
+    VIOMMU_ASSIGN_OR_RETURN(const auto response,
+                            (DeleteOne<v1::DeleteHwQueueRequest, v1::DeleteHwQueueResponse>(session, name, cascade)));
+    return ShowChange(session, kind, {&response.hw_queue()}, done, response.revision());
+  }
   VIOMMU_ASSIGN_OR_RETURN(
       const auto response,
       (DeleteOne<v1::DeleteNestedDomainRequest, v1::DeleteNestedDomainResponse>(session, name, cascade)));
@@ -65,6 +70,9 @@ absl::StatusOr<ExitCode> Delete(Session& session, const DeleteArguments& argumen
       break;
     case Kind::kNestedDomain:
       if (arguments.cascade) return UsageError("--cascade: nothing is below a nested domain; detach its devices");
+      break;
+    case Kind::kHwQueue:
+      if (arguments.cascade) return UsageError("--cascade: nothing is below a hardware queue");
       break;
     case Kind::kVdevice:
       return UsageError(fmt::format("a vdevice is taken out with: viommuctl unset vdev-id {}",
@@ -91,7 +99,7 @@ void DeclareDelete(Command& root) {
   const auto arguments = std::make_shared<DeleteArguments>();
   Values names;
   names.names_of_kind_before = true;
-  root.Sub("delete", "Delete stage-2 domains, viommus and nested domains")
+  root.Sub("delete", "Delete stage-2 domains, viommus, nested domains and hardware queues")
       .Changes()
       .Details(
           "Asks before it deletes; without a terminal it needs --yes. What a deleted thing holds (devices, VMIDs) is "
@@ -101,7 +109,7 @@ void DeclareDelete(Command& root) {
       .WithExample("delete stage2domain web-1 --cascade --yes --wait=applied", "a VM with all it has, without asking")
       .WithExample("delete viommu v1 --cascade --dry-run", "only ask the server whether it would")
       .Positional("KIND", &arguments->kind, "what to delete, or a full name",
-                  {.words = {"stage2domain", "viommu", "nesteddomain"}})
+                  {.words = {"stage2domain", "viommu", "nesteddomain", "hwqueue"}})
       .Positionals("NAME", &arguments->names, "full or short names", false, names)
       .Switch("--cascade", &arguments->cascade, "delete what is below it, too")
       .Runs([arguments](Session& session) { return Delete(session, *arguments); });

@@ -115,11 +115,11 @@ absl::StatusOr<ExitCode> Run(Session& session, const DescribeArguments& argument
   VIOMMU_ASSIGN_OR_RETURN(const Choice choice, Choose(arguments.kind, arguments.names));
   if (choice.names.empty()) return UsageError("say which one; `get` shows all of a kind");
   bool first = true;
+  Json items = Json::array();
   for (const std::string& name : choice.names) {
     VIOMMU_ASSIGN_OR_RETURN(const Story story, Describe(session, choice.kind, name, !arguments.no_history));
     if (session.settings().ForPrograms()) {
-      if (!first && session.settings().output == OutputFormat::kYaml) *session.terminal().out << "---\n";
-      ShowDocument(session, story.document);
+      items.push_back(story.document);
     } else if (session.settings().output == OutputFormat::kName) {
       *session.terminal().out << story.name << "\n";
     } else {
@@ -127,6 +127,10 @@ absl::StatusOr<ExitCode> Run(Session& session, const DescribeArguments& argument
       PrintStory(session, story);
     }
     first = false;
+  }
+  // One document, as with `get`: of the one that is named, or a list.
+  if (session.settings().ForPrograms()) {
+    ShowDocument(session, items.size() == 1 ? items[0] : Json{{"items", std::move(items)}});
   }
   return ExitCode::kOk;
 }

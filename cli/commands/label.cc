@@ -54,7 +54,7 @@ void DeclareLabel(Command& root) {
   const auto arguments = std::make_shared<LabelArguments>();
   root.Sub("label", "Change labels")
       .Sub("viommu", "Change the labels of a viommu")
-      .Changes()
+      .Changes(/*waits=*/false)
       .WithExample("label viommu v1 tier=gold owner-", "sets tier, takes owner away, keeps the others")
       .WithExample("label viommu v1 --replace tier=gold", "tier=gold and nothing else")
       .Positional("VIOMMU", &arguments->viommu, "the viommu", {.names_of = Kind::kViommu})

@@ -51,6 +51,8 @@ absl::StatusOr<v1::ResourceKind> WatchKind(Kind kind) {
       return v1::RESOURCE_KIND_VDEVICE;
     case Kind::kNestedDomain:
       return v1::RESOURCE_KIND_NESTED_DOMAIN;
+    case Kind::kHwQueue:
+      return v1::RESOURCE_KIND_HW_QUEUE;
     case Kind::kSmmu:
       break;
   }
@@ -203,6 +205,7 @@ class Watcher {
   // False ends the watch.
   bool Take(const v1::WatchResponse& response) {
     brought_something_ = true;
+    if (!response.origin().empty()) request_.set_origin(response.origin());
     const bool was_synced = position_.synced();
     for (const v1::Event& event : position_.Accept(response)) {
       printer_.Print(event, response.revision());

@@ -249,6 +249,25 @@ std::vector<View> NestedDomainViews(WallTime now) {
   };
 }
 
+std::vector<View> HwQueueViews(WallTime now) {
+  using v1::HwQueue;
+  return {
+      Name(),
+      StateColumn(),
+      Make<HwQueue>(
+          "COMMANDS", [](const HwQueue& q) { return Cell(std::to_string(q.length_bytes() / 16)); }, false,
+          Align::kRight),
+      Make<HwQueue>(
+          "MEMORY", [](const HwQueue& q) { return Cell(Hex(q.nesting_parent_iova())); }, false, Align::kRight),
+      Make<HwQueue>("VM", [](const HwQueue& q) { return Cell(q.vm()); }),
+      Make<HwQueue>("HOST", [](const HwQueue& q) { return Cell(ShortName(q.host())); }),
+      Generation(),
+      Reason(),
+      Labels(),
+      Age(now),
+  };
+}
+
 std::vector<View> ViewsOf(Kind kind, WallTime now) {
   switch (kind) {
     case Kind::kHost:
@@ -265,6 +284,8 @@ std::vector<View> ViewsOf(Kind kind, WallTime now) {
       return VdeviceViews(now);
     case Kind::kNestedDomain:
       return NestedDomainViews(now);
+    case Kind::kHwQueue:
+      return HwQueueViews(now);
   }
   return {};
 }

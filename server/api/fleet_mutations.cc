@@ -94,4 +94,14 @@ grpc::ServerUnaryReactor* FleetService::DeleteNestedDomain(Context* context,
   return Mutate(parts_, context, request, response);
 }
 
+grpc::ServerUnaryReactor* FleetService::CreateHwQueue(Context* context, const v1::CreateHwQueueRequest* request,
+                                                      v1::CreateHwQueueResponse* response) {
+  return Mutate(parts_, context, request, response);
+}
+
+grpc::ServerUnaryReactor* FleetService::DeleteHwQueue(Context* context, const v1::DeleteHwQueueRequest* request,
+                                                      v1::DeleteHwQueueResponse* response) {
+  return Mutate(parts_, context, request, response);
+}
+
 }  // namespace viommu::server

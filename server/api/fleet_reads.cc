@@ -8,6 +8,7 @@
 #include "common/grpc_error.h"
 #include "common/timestamp.h"
 #include "common/version.h"
+#include "server/api/authorise.h"
 #include "server/api/deadline.h"
 #include "server/api/fleet_service.h"
 #include "server/api/invalidate.h"
@@ -19,43 +20,28 @@
 namespace viommu::server {
 namespace {
 
-grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context, const absl::Status& status) {
-  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpcStatus(status));
-  return reactor;
-}
-
 // Copies the resource of that name to `*resource`.
-template <typename T>
-absl::Status Get(const CommitCore& core, const std::string& name, T* resource, int64_t* revision) {
+template <typename T, typename Response>
+absl::Status Get(const CommitCore& core, const std::string& name, T* resource, Response* response) {
   VIOMMU_RETURN_IF_ERROR(CheckName("name", KindOf<T>::value, name));
   std::shared_ptr<const T> found;
   core.Read([&](const Tables& tables, int64_t at) {
     found = tables.Find<T>(name);
-    *revision = at;
+    response->set_revision(at);
   });
   if (found == nullptr) return NotFound(KindOf<T>::value, name);
   *resource = *found;
   return absl::OkStatus();
 }
 
-template <typename T, typename Response>
-grpc::ServerUnaryReactor* AnswerGet(grpc::CallbackServerContext* context, const CommitCore& core,
-                                    const std::string& name, T* resource, Response* response) {
-  int64_t revision = 0;
-  const absl::Status status = Get(core, name, resource, &revision);
-  response->set_revision(revision);
-  return Answer(context, status);
-}
-
-absl::Status NoHwQueues() {
-  return Error(absl::StatusCode::kUnimplemented, v1::ERROR_REASON_NOT_OFFERED)
-      .Message(
-          "this server does not offer hardware queues yet: guests of a VIOMMU_TYPE_TEGRA241_CMDQV viommu use the "
-          "viommu's command queue, invalidations go through Invalidate or the agent's local service");
-}
-
 }  // namespace
+
+grpc::ServerUnaryReactor* FleetService::Answer(Context* context, const absl::Status& status) const {
+  const absl::Status allowed = CheckCaller(parts_, *context);
+  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+  reactor->Finish(ToGrpcStatus(allowed.ok() ? status : allowed));
+  return reactor;
+}
 
 grpc::ServerUnaryReactor* FleetService::GetServerStatus(Context* context, const v1::GetServerStatusRequest*,
                                                         v1::GetServerStatusResponse* response) {
@@ -92,27 +78,32 @@ grpc::ServerUnaryReactor* FleetService::GetHost(Context* context, const v1::GetH
 
 grpc::ServerUnaryReactor* FleetService::GetDevice(Context* context, const v1::GetDeviceRequest* request,
                                                   v1::GetDeviceResponse* response) {
-  return AnswerGet(context, core(), request->name(), response->mutable_device(), response);
+  return Answer(context, Get(core(), request->name(), response->mutable_device(), response));
 }
 
 grpc::ServerUnaryReactor* FleetService::GetStage2Domain(Context* context, const v1::GetStage2DomainRequest* request,
                                                         v1::GetStage2DomainResponse* response) {
-  return AnswerGet(context, core(), request->name(), response->mutable_stage2_domain(), response);
+  return Answer(context, Get(core(), request->name(), response->mutable_stage2_domain(), response));
 }
 
 grpc::ServerUnaryReactor* FleetService::GetViommu(Context* context, const v1::GetViommuRequest* request,
                                                   v1::GetViommuResponse* response) {
-  return AnswerGet(context, core(), request->name(), response->mutable_viommu(), response);
+  return Answer(context, Get(core(), request->name(), response->mutable_viommu(), response));
 }
 
 grpc::ServerUnaryReactor* FleetService::GetVdevice(Context* context, const v1::GetVdeviceRequest* request,
                                                    v1::GetVdeviceResponse* response) {
-  return AnswerGet(context, core(), request->name(), response->mutable_vdevice(), response);
+  return Answer(context, Get(core(), request->name(), response->mutable_vdevice(), response));
 }
 
 grpc::ServerUnaryReactor* FleetService::GetNestedDomain(Context* context, const v1::GetNestedDomainRequest* request,
                                                         v1::GetNestedDomainResponse* response) {
-  return AnswerGet(context, core(), request->name(), response->mutable_nested_domain(), response);
+  return Answer(context, Get(core(), request->name(), response->mutable_nested_domain(), response));
+}
+
+grpc::ServerUnaryReactor* FleetService::GetHwQueue(Context* context, const v1::GetHwQueueRequest* request,
+                                                   v1::GetHwQueueResponse* response) {
+  return Answer(context, Get(core(), request->name(), response->mutable_hw_queue(), response));
 }
 
 grpc::ServerUnaryReactor* FleetService::ListHosts(Context* context, const v1::ListHostsRequest* request,
@@ -145,12 +136,26 @@ grpc::ServerUnaryReactor* FleetService::ListNestedDomains(Context* context, cons
   return Answer(context, List(core(), *request, response));
 }
 
+grpc::ServerUnaryReactor* FleetService::ListHwQueues(Context* context, const v1::ListHwQueuesRequest* request,
+                                                     v1::ListHwQueuesResponse* response) {
+  return Answer(context, List(core(), *request, response));
+}
+
 grpc::ServerUnaryReactor* FleetService::Invalidate(Context* context, const v1::InvalidateRequest* request,
                                                    v1::InvalidateResponse* response) {
+  if (const absl::Status bad = CheckCaller(parts_, *context); !bad.ok()) return Answer(context, bad);
   if (const absl::Status bad = CheckRequestSize(*request); !bad.ok()) return Answer(context, bad);
   if (const absl::Status bad = CheckInvalidate(*request); !bad.ok()) return Answer(context, bad);
   const absl::StatusOr<InvalidateTarget> target = FindInvalidateTarget(core(), request->target());
   if (!target.ok()) return Answer(context, target.status());
+  if (invalidations_.fetch_add(1) >= parts_.max_invalidations) {
+    --invalidations_;
+    return Answer(context, Error(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_OVERLOADED)
+                               .Message("{} calls of Invalidate are under way, which is the limit; try again when some "
+                                        "are answered",
+                                        parts_.max_invalidations)
+                               .RetryAfter(std::chrono::milliseconds(100)));
+  }
   response->set_revision(target->revision);
   const WallTime now = parts_.clock.Now();
   const auto deadline = now + TimeToAnswer(now, context->deadline(), kMaxInvalidateWait);
@@ -158,21 +163,12 @@ grpc::ServerUnaryReactor* FleetService::Invalidate(Context* context, const v1::I
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
   parts_.sessions.Invalidate(target->host, target->uid, {request->commands().begin(), request->commands().end()},
                              std::chrono::time_point_cast<std::chrono::system_clock::duration>(deadline),
-                             [reactor, response](absl::StatusOr<v1::InvalidationResult> result) {
+                             [this, reactor, response](absl::StatusOr<v1::InvalidationResult> result) {
+                               --invalidations_;
                                if (result.ok()) *response->mutable_result() = *std::move(result);
                                reactor->Finish(ToGrpcStatus(result.status()));
                              });
   return reactor;
-}
-
-grpc::ServerUnaryReactor* FleetService::CreateHwQueue(Context* context, const v1::CreateHwQueueRequest*,
-                                                      v1::CreateHwQueueResponse*) {
-  return Answer(context, NoHwQueues());
-}
-
-grpc::ServerUnaryReactor* FleetService::DeleteHwQueue(Context* context, const v1::DeleteHwQueueRequest*,
-                                                      v1::DeleteHwQueueResponse*) {
-  return Answer(context, NoHwQueues());
 }
 
 }  // namespace viommu::server

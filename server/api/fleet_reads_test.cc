@@ -1,8 +1,11 @@
 #include <gmock/gmock.h>
+#include <google/protobuf/text_format.h>
 
 #include <set>
+#include <thread>
 
 #include "server/api/limits.h"
+#include "server/api/list.h"
 #include "server/api/test_service.h"
 
 namespace viommu::server {
@@ -92,6 +95,7 @@ TEST_F(ReadTest, SaysWhatIsNotThere) {
   missing(v1::GetViommuRequest(), "viommus/no", v1::ERROR_REASON_VIOMMU_NOT_FOUND);
   missing(v1::GetVdeviceRequest(), "viommus/no/vdevices/1", v1::ERROR_REASON_VDEVICE_NOT_FOUND);
   missing(v1::GetNestedDomainRequest(), "viommus/no/nestedDomains/n", v1::ERROR_REASON_NESTED_DOMAIN_NOT_FOUND);
+  missing(v1::GetHwQueueRequest(), "viommus/no/hwQueues/0", v1::ERROR_REASON_HW_QUEUE_NOT_FOUND);
 }
 
 TEST_F(ReadTest, FiltersVdevices) {
@@ -179,6 +183,166 @@ TEST_F(ReadTest, FiltersDevicesAndHosts) {
   EXPECT_THAT(Do(hosts).hosts(), IsEmpty());
 }
 
+// Every filter of every list: what it lets through, and a value that nothing has.
+TEST_F(ReadTest, EveryFilterHitsAndMisses) {
+  MakeFleet();
+  Do(CreateStage2("p", kSmall, SmmuOf(kSmall, 0), "vm-2"));
+  Do(CreateNested("a", "n"));
+  Do(CreateNested("c", "m"));
+  Answer(*Recorded<v1::Viommu>("viommus/c"), v1::OUTCOME_APPLIED);
+  Answer(*Recorded<v1::Vdevice>("viommus/c/vdevices/1"), v1::OUTCOME_APPLIED);
+  Answer(*Recorded<v1::NestedDomain>("viommus/c/nestedDomains/m"), v1::OUTCOME_APPLIED);
+  Answer(*Recorded<v1::Stage2Domain>("stage2Domains/p"), v1::OUTCOME_APPLIED);
+  ASSERT_TRUE(FunctionCommand::Run(*committer_, [](const Context&, Draft& draft) {
+                const auto label = [&draft]<typename T>(const std::string& name, T) {
+                  T record = *draft.Find<T>(name);
+                  (*record.mutable_labels())["tier"] = "gold";
+                  draft.Put(std::move(record));
+                };
+                label(kSmall, v1::Host());
+                label(DeviceOf(kSmall, 1), v1::Device());
+                label("stage2Domains/p", v1::Stage2Domain());
+                label("viommus/c", v1::Viommu());
+                label("viommus/c/vdevices/1", v1::Vdevice());
+                label("viommus/c/nestedDomains/m", v1::NestedDomain());
+                return absl::OkStatus();
+              }).ok());
+  const auto check = [this](auto request, const std::string& filter, const std::string& value, size_t hits) {
+    using Request = decltype(request);
+    const auto* field = Request::descriptor()->FindFieldByName(filter);
+    ASSERT_NE(field, nullptr) << Request::descriptor()->name() << "." << filter;
+    const std::string text =
+        field->type() == google::protobuf::FieldDescriptor::TYPE_STRING ? "\"" + value + "\"" : value;
+    ASSERT_TRUE(google::protobuf::TextFormat::MergeFromString(filter + ": " + text, &request)) << filter;
+    const auto answer = Do(request);
+    const auto* list = answer.GetDescriptor()->field(0);
+    EXPECT_EQ(static_cast<size_t>(answer.GetReflection()->FieldSize(answer, list)), hits)
+        << Request::descriptor()->name() << " with " << filter << " " << value;
+  };
+  const std::string gold = "{key: \"tier\" value: \"gold\"}";
+  const std::string tin = "{key: \"tier\" value: \"tin\"}";
+  const std::string on_1 = SmmuOf(kGrace, 1);
+  const std::string nowhere = "hosts/nowhere";
+
+  const v1::ListHostsRequest hosts;
+  check(hosts, "states", "HOST_STATE_CONNECTED", 2);
+  check(hosts, "states", "HOST_STATE_DISCONNECTED", 0);
+  check(hosts, "labels", gold, 1);
+  check(hosts, "labels", tin, 0);
+  check(hosts, "cordoned", "false", 2);
+  check(hosts, "cordoned", "true", 0);
+
+  const v1::ListDevicesRequest devices;
+  check(devices, "host", kGrace, 4);
+  check(devices, "host", nowhere, 0);
+  check(devices, "vm", "vm", 3);
+  check(devices, "vm", "vm-2", 0);
+  check(devices, "states", "DEVICE_STATE_ASSIGNED", 3);
+  check(devices, "states", "DEVICE_STATE_MISSING", 0);
+  check(devices, "smmu", on_1, 2);
+  check(devices, "smmu", SmmuOf(kGrace, 9), 0);
+  check(devices, "labels", gold, 1);
+  check(devices, "labels", tin, 0);
+  check(devices, "free", "true", 5);
+  check(devices, "free", "false", 3);
+
+  const v1::ListStage2DomainsRequest stage2s;
+  check(stage2s, "host", kSmall, 1);
+  check(stage2s, "host", nowhere, 0);
+  check(stage2s, "vm", "vm-2", 1);
+  check(stage2s, "vm", "vm-3", 0);
+  check(stage2s, "states", "STATE_READY", 1);
+  check(stage2s, "states", "STATE_FAILED", 0);
+  check(stage2s, "smmu", SmmuOf(kSmall, 0), 1);  // it belongs to it alone
+  check(stage2s, "smmu", on_1, 1);               // it has a viommu there
+  check(stage2s, "smmu", SmmuOf(kSmall, 1), 0);
+  check(stage2s, "labels", gold, 1);
+  check(stage2s, "labels", tin, 0);
+
+  const v1::ListViommusRequest viommus;
+  check(viommus, "host", kGrace, 3);
+  check(viommus, "host", kSmall, 0);
+  check(viommus, "vm", "vm", 3);
+  check(viommus, "vm", "vm-2", 0);
+  check(viommus, "states", "STATE_READY", 1);
+  check(viommus, "states", "STATE_FAILED", 0);
+  check(viommus, "smmu", on_1, 1);
+  check(viommus, "smmu", SmmuOf(kSmall, 0), 0);
+  check(viommus, "labels", gold, 1);
+  check(viommus, "labels", tin, 0);
+  check(viommus, "stage2_domain", "stage2Domains/s", 3);
+  check(viommus, "stage2_domain", "stage2Domains/p", 0);
+
+  const v1::ListVdevicesRequest vdevices;
+  check(vdevices, "host", kGrace, 3);
+  check(vdevices, "host", kSmall, 0);
+  check(vdevices, "vm", "vm", 3);
+  check(vdevices, "vm", "vm-2", 0);
+  check(vdevices, "states", "STATE_READY", 1);
+  check(vdevices, "states", "STATE_FAILED", 0);
+  check(vdevices, "smmu", on_1, 1);
+  check(vdevices, "smmu", SmmuOf(kSmall, 0), 0);
+  check(vdevices, "labels", gold, 1);
+  check(vdevices, "labels", tin, 0);
+  check(vdevices, "viommu", "viommus/a", 1);
+  check(vdevices, "viommu", "viommus/no", 0);
+  check(vdevices, "device", DeviceOf(kGrace, 0), 1);
+  check(vdevices, "device", DeviceOf(kGrace, 3), 0);
+
+  const v1::ListNestedDomainsRequest nested;
+  check(nested, "host", kGrace, 2);
+  check(nested, "host", kSmall, 0);
+  check(nested, "vm", "vm", 2);
+  check(nested, "vm", "vm-2", 0);
+  check(nested, "states", "STATE_READY", 1);
+  check(nested, "states", "STATE_FAILED", 0);
+  check(nested, "smmu", on_1, 1);
+  check(nested, "smmu", SmmuOf(kSmall, 0), 0);
+  check(nested, "labels", gold, 1);
+  check(nested, "labels", tin, 0);
+  check(nested, "viommu", "viommus/c", 1);
+  check(nested, "viommu", "viommus/a-b", 0);
+}
+
+// A page ends where its limits say, with a token to go on; nothing is left out and nothing comes twice.
+TEST_F(ReadTest, PagesEndAtTheirLimits) {
+  MakeFleet();
+  const auto all = [this](v1::ListDevicesRequest request, const ListLimits& limits, int* pages, int* empty) {
+    std::vector<std::string> names;
+    do {
+      v1::ListDevicesResponse page;
+      EXPECT_TRUE(List(*core_, request, &page, limits).ok());
+      for (const auto& device : page.devices()) names.push_back(device.name());
+      *empty += page.devices().empty() ? 1 : 0;
+      ++*pages;
+      request.set_page_token(page.next_page_token());
+    } while (!request.page_token().empty());
+    return names;
+  };
+  const std::vector<std::string> whole = Devices([](auto&) {});
+  int pages = 0;
+  int empty = 0;
+  EXPECT_EQ(all({}, {.page_bytes = 1}, &pages, &empty), whole) << "at least one each";
+  EXPECT_EQ(pages, 8);
+  EXPECT_EQ(empty, 0);
+
+  pages = 0;
+  EXPECT_EQ(all({}, {.scan_records = 3}, &pages, &empty), whole);
+  EXPECT_EQ(pages, 3);
+  pages = 0;
+  EXPECT_EQ(all({}, {.chunk_records = 1}, &pages, &empty), whole) << "chunks do not end a page";
+  EXPECT_EQ(pages, 1);
+
+  // What is looked at and does not match counts: pages may be empty and have a token.
+  v1::ListDevicesRequest one;
+  one.add_states(v1::DEVICE_STATE_ASSIGNED);
+  pages = 0;
+  EXPECT_EQ(all(one, {.scan_records = 2}, &pages, &empty),
+            (std::vector<std::string>{DeviceOf(kGrace, 0), DeviceOf(kGrace, 1), DeviceOf(kGrace, 2)}));
+  EXPECT_EQ(pages, 4);
+  EXPECT_EQ(empty, 2);
+}
+
 TEST_F(ReadTest, PagesHoldAcrossChanges) {
   MakeFleet();
   v1::ListDevicesRequest request;
@@ -256,9 +420,26 @@ TEST_F(ReadTest, StatusTellsAboutTheServer) {
   EXPECT_NE(status.version(), "");
 }
 
-TEST_F(ReadTest, HwQueuesAreNotOffered) {
-  Refused(v1::CreateHwQueueRequest(), StatusCode::kUnimplemented, v1::ERROR_REASON_NOT_OFFERED);
-  Refused(v1::DeleteHwQueueRequest(), StatusCode::kUnimplemented, v1::ERROR_REASON_NOT_OFFERED);
+TEST_F(ReadTest, GetsAndFiltersHwQueues) {
+  Do(CreateStage2("s", kGrace));
+  Do(CreateViommu("q", SmmuOf(kGrace, 0), "s", v1::VIOMMU_TYPE_TEGRA241_CMDQV));
+  Do(CreateViommu("other", SmmuOf(kGrace, 0), "s"));
+  Do(CreateHwQueue("q", 0));
+  Do(CreateHwQueue("q", 1));
+  v1::GetHwQueueRequest get;
+  get.set_name("viommus/q/hwQueues/1");
+  EXPECT_EQ(Do(get).hw_queue().index(), 1U);
+  v1::ListHwQueuesRequest list;
+  EXPECT_THAT(Do(list).hw_queues(), SizeIs(2));
+  list.set_viommu("viommus/q");
+  list.set_vm("vm");
+  list.add_states(v1::STATE_PENDING);
+  EXPECT_THAT(Do(list).hw_queues(), SizeIs(2));
+  list.set_viommu("viommus/other");
+  EXPECT_THAT(Do(list).hw_queues(), IsEmpty());
+  list.set_viommu("viommus/-");
+  list.set_host(kSmall);
+  EXPECT_THAT(Do(list).hw_queues(), IsEmpty());
 }
 
 TEST_F(ReadTest, InvalidateGoesToTheHostOfItsTarget) {
@@ -284,6 +465,21 @@ TEST_F(ReadTest, InvalidateGoesToTheHostOfItsTarget) {
 
   sessions_.answer = Error(StatusCode::kUnavailable, v1::ERROR_REASON_HOST_DISCONNECTED).Message("gone");
   Refused(request, StatusCode::kUnavailable, v1::ERROR_REASON_HOST_DISCONNECTED);
+}
+
+TEST_F(ReadTest, TooManyInvalidationsAtOnceAreRefused) {
+  MakeFleet();
+  v1::InvalidateRequest request;
+  request.set_target("viommus/a");
+  request.add_commands()->mutable_tlbi_nh_all();
+  sessions_.Hold();
+  std::vector<std::thread> callers;
+  for (size_t i = 0; i < kMaxTestInvalidations; ++i) callers.emplace_back([&] { Do(request); });
+  while (sessions_.held() < kMaxTestInvalidations) std::this_thread::yield();
+  Refused(request, StatusCode::kResourceExhausted, v1::ERROR_REASON_OVERLOADED);
+  sessions_.Release();
+  for (std::thread& caller : callers) caller.join();
+  Do(request);
 }
 
 TEST_F(ReadTest, InvalidateIsJudgedBeforeItIsSent) {

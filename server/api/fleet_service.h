@@ -7,8 +7,12 @@
 #ifndef VIOMMU_SERVER_API_FLEET_SERVICE_H_
 #define VIOMMU_SERVER_API_FLEET_SERVICE_H_
 
+#include <atomic>
+#include <cstddef>
+
 #include "common/clock.h"
 #include "server/api/apply_waits.h"
+#include "server/api/limits.h"
 #include "server/api/watch_hub.h"
 #include "server/commit/committer.h"
 #include "server/sync/sessions.h"
@@ -23,6 +27,9 @@ struct FleetServiceParts {
   WatchHub& watches;
   Sessions& sessions;
   const Clock& clock;
+  // Refuse callers whose certificate is made out to a host: for listeners that ask for certificates.
+  bool refuse_hosts = false;
+  size_t max_invalidations = kMaxInvalidations;
 };
 
 class FleetService final : public v1::FleetService::CallbackService {
@@ -56,12 +63,12 @@ class FleetService final : public v1::FleetService::CallbackService {
                            v1::GetNestedDomainResponse* response) override;
   Reactor* ListNestedDomains(Context* context, const v1::ListNestedDomainsRequest* request,
                              v1::ListNestedDomainsResponse* response) override;
+  Reactor* GetHwQueue(Context* context, const v1::GetHwQueueRequest* request,
+                      v1::GetHwQueueResponse* response) override;
+  Reactor* ListHwQueues(Context* context, const v1::ListHwQueuesRequest* request,
+                        v1::ListHwQueuesResponse* response) override;
   Reactor* Invalidate(Context* context, const v1::InvalidateRequest* request,
                       v1::InvalidateResponse* response) override;
-  Reactor* CreateHwQueue(Context* context, const v1::CreateHwQueueRequest* request,
-                         v1::CreateHwQueueResponse* response) override;
-  Reactor* DeleteHwQueue(Context* context, const v1::DeleteHwQueueRequest* request,
-                         v1::DeleteHwQueueResponse* response) override;
 
   // Changes: fleet_mutations.cc.
   Reactor* CordonHost(Context* context, const v1::CordonHostRequest* request,
@@ -93,14 +100,22 @@ class FleetService final : public v1::FleetService::CallbackService {
                         v1::DetachDeviceResponse* response) override;
   Reactor* DeleteNestedDomain(Context* context, const v1::DeleteNestedDomainRequest* request,
                               v1::DeleteNestedDomainResponse* response) override;
+  Reactor* CreateHwQueue(Context* context, const v1::CreateHwQueueRequest* request,
+                         v1::CreateHwQueueResponse* response) override;
+  Reactor* DeleteHwQueue(Context* context, const v1::DeleteHwQueueRequest* request,
+                         v1::DeleteHwQueueResponse* response) override;
 
   // fleet_watch.cc.
   grpc::ServerWriteReactor<v1::WatchResponse>* Watch(Context* context, const v1::WatchRequest* request) override;
 
   const CommitCore& core() const { return parts_.committer.core(); }
 
+  // Ends a call that reads, if the caller may call at all.
+  Reactor* Answer(Context* context, const absl::Status& status) const;
+
   const FleetServiceParts parts_;
   const WallTime start_time_;
+  std::atomic<size_t> invalidations_ = 0;  // under way
 };
 
 }  // namespace viommu::server

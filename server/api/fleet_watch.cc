@@ -6,6 +6,7 @@
 
 #include "common/grpc_error.h"
 #include "common/mutex.h"
+#include "server/api/authorise.h"
 #include "server/api/fleet_service.h"
 #include "server/api/watch_feed.h"
 
@@ -118,8 +119,15 @@ class RefusedWatch final : public grpc::ServerWriteReactor<v1::WatchResponse> {
 
 }  // namespace
 
-grpc::ServerWriteReactor<v1::WatchResponse>* FleetService::Watch(Context*, const v1::WatchRequest* request) {
-  auto feed = WatchFeed::Open(core(), *request, parts_.clock.Monotonic());
+grpc::ServerWriteReactor<v1::WatchResponse>* FleetService::Watch(Context* context, const v1::WatchRequest* request) {
+  if (const absl::Status refused = CheckCaller(parts_, *context); !refused.ok()) return new RefusedWatch(refused);
+  std::shared_ptr<void> place;
+  if (request->start_revision() == 0) {
+    auto taken = parts_.watches.TakeSnapshotPlace();
+    if (!taken.ok()) return new RefusedWatch(taken.status());
+    place = *std::move(taken);
+  }
+  auto feed = WatchFeed::Open(core(), *request, parts_.clock.Monotonic(), std::move(place));
   if (!feed.ok()) return new RefusedWatch(feed.status());
   const auto watch = std::make_shared<WatchReactor>(parts_.watches, parts_.clock, *std::move(feed));
   if (const absl::Status refused = parts_.watches.Add(watch); !refused.ok()) return new RefusedWatch(refused);

@@ -3,6 +3,7 @@
 #include <map>
 #include <thread>
 
+#include "common/fake_clock.h"
 #include "server/api/test_service.h"
 #include "server/api/watch_feed.h"
 
@@ -47,6 +48,8 @@ class Reader {
 
 class WatchTest : public FleetServiceTest {
  protected:
+  explicit WatchTest(const Clock& clock = RealClock()) : FleetServiceTest(8, 4, clock) {}
+
   static const v1::Vdevice& VdeviceIn(const v1::WatchResponse& message) {
     return message.events().events(0).resource().vdevice();
   }
@@ -177,6 +180,150 @@ TEST_F(WatchTest, RevisionsThatAreNotThereAreRefused) {
   request.set_start_revision(0);
   request.add_kinds(v1::RESOURCE_KIND_UNSPECIFIED);
   EXPECT_EQ(ReasonOf(Reader(*stub_, request).End()), v1::ERROR_REASON_INVALID_FIELD);
+}
+
+// Where revisions come from is told once, and checked when it is given back.
+TEST_F(WatchTest, ARevisionOfAnotherStoreIsRefused) {
+  MakeViommu();
+  Reader first(*stub_, v1::WatchRequest());
+  const std::string origin = first.Next().origin();
+  EXPECT_NE(origin, "");
+  EXPECT_EQ(first.Next().origin(), "") << "said once";
+  v1::WatchRequest request;
+  request.set_start_revision(core_->revision() - 1);
+  request.set_origin(origin);
+  EXPECT_EQ(Reader(*stub_, request).Next().origin(), origin);
+
+  const Identity& identity = core_->identity();
+  const auto of = [](const std::string& store, int64_t epoch, const std::string& start) {
+    return store + "/" + std::to_string(epoch) + "/" + start;
+  };
+  ASSERT_EQ(origin, of(identity.store_incarnation, identity.epoch, identity.start_id));
+  for (const std::string& other :
+       {of("another", identity.epoch, identity.start_id), of(identity.store_incarnation, identity.epoch, "another"),
+        of(identity.store_incarnation, identity.epoch + 1, identity.start_id)}) {
+    request.set_origin(other);
+    const absl::Status refused = Reader(*stub_, request).End();
+    EXPECT_EQ(refused.code(), StatusCode::kOutOfRange);
+    EXPECT_EQ(ReasonOf(refused), v1::ERROR_REASON_REVISION_UNKNOWN) << other << ": " << refused;
+  }
+  request.set_origin("made up");
+  EXPECT_EQ(ReasonOf(Reader(*stub_, request).End()), v1::ERROR_REASON_INVALID_FIELD);
+}
+
+// What is there is read in chunks; what changes meanwhile comes from the log, and the mark after all of that.
+TEST_F(WatchTest, ASnapshotIsReadInChunksBetweenChanges) {
+  MakeViommu();
+  constexpr int kDomains = 3 * kSnapshotChunkRecords;
+  const auto name = [](int i) { return "n" + std::to_string(100'000 + i); };
+  const auto run = [&](const auto& body) { ASSERT_TRUE(FunctionCommand::Run(*committer_, body).ok()); };
+  run([&](const Context& context, Draft& draft) -> absl::Status {
+    for (int i = 0; i < kDomains; ++i) {
+      VIOMMU_RETURN_IF_ERROR(Judge(CreateNested("v", name(i)), context, draft).status());
+    }
+    return absl::OkStatus();
+  });
+  const int64_t start = core_->revision();
+  v1::WatchRequest request;
+  request.add_kinds(v1::RESOURCE_KIND_NESTED_DOMAIN);
+  auto feed = WatchFeed::Open(*core_, request, MonotonicTime{}).value();
+  v1::WatchResponse message;
+  ASSERT_EQ(feed->Next(MonotonicTime{}, &message).value(), WatchFeed::Step::kMessage);
+  EXPECT_EQ(message.events().events_size(), kSnapshotChunkRecords) << "no more while the writer waits";
+  EXPECT_EQ(message.revision(), start);
+  EXPECT_TRUE(message.events().more());
+
+  // Behind and before what was read: one goes, one changes, one comes.
+  const auto change = [&](int gone, int changed, const std::string& added) {
+    run([&](const Context& context, Draft& draft) -> absl::Status {
+      draft.Erase(Kind::kNestedDomain, "viommus/v/nestedDomains/" + name(gone));
+      auto nested = *draft.Find<v1::NestedDomain>("viommus/v/nestedDomains/" + name(changed));
+      (*nested.mutable_labels())["changed"] = "yes";
+      nested.set_revision(context.revision);
+      draft.Put(std::move(nested));
+      return Judge(CreateNested("v", added), context, draft).status();
+    });
+  };
+  change(0, 1, "a-first");
+  change(kDomains - 1, kDomains - 2, "z-last");
+
+  std::map<std::string, v1::NestedDomain> seen;
+  const auto take = [&] {
+    for (const v1::Event& event : message.events().events()) {
+      const v1::NestedDomain& nested = event.resource().nested_domain();
+      EXPECT_TRUE(event.type() != v1::EVENT_TYPE_EXISTING || nested.revision() <= start);
+      if (event.type() == v1::EVENT_TYPE_DELETED) {
+        seen.erase(nested.name());
+      } else {
+        seen[nested.name()] = nested;
+      }
+    }
+  };
+  take();
+  while (!message.has_sync_mark()) {
+    ASSERT_EQ(feed->Next(MonotonicTime{}, &message).value(), WatchFeed::Step::kMessage);
+    take();
+  }
+  EXPECT_EQ(message.revision(), core_->revision());
+  EXPECT_EQ(feed->Next(MonotonicTime{}, &message).value(), WatchFeed::Step::kIdle);
+  const auto there =
+      core_->Read([](const Tables& tables, int64_t) { return tables.Scan<v1::NestedDomain>("viommus/v/"); });
+  ASSERT_EQ(seen.size(), there.size());
+  for (const auto& nested : there) {
+    EXPECT_EQ(seen[nested->name()].SerializeAsString(), nested->SerializeAsString()) << nested->name();
+  }
+}
+
+TEST_F(WatchTest, TooManySnapshotsAtOnceAreRefused) {
+  MakeViommu();
+  std::vector<std::shared_ptr<void>> places;
+  for (size_t i = 0; i < kMaxTestSnapshots; ++i) places.push_back(watches_->TakeSnapshotPlace().value());
+  const absl::Status refused = Reader(*stub_, v1::WatchRequest()).End();
+  EXPECT_EQ(refused.code(), StatusCode::kResourceExhausted);
+  EXPECT_EQ(ReasonOf(refused), v1::ERROR_REASON_OVERLOADED) << refused;
+  v1::WatchRequest resumed;
+  resumed.set_start_revision(core_->revision() - 1);
+  EXPECT_TRUE(Reader(*stub_, resumed).Next().has_events()) << "reads no snapshot";
+  places.pop_back();
+  // One after the other: each gives its place back when it has read what is there.
+  for (size_t i = 0; i <= kMaxTestSnapshots; ++i) {
+    Reader reader(*stub_, v1::WatchRequest());
+    while (!reader.Next().has_sync_mark()) {
+    }
+    reader.Cancel();
+    EXPECT_EQ(reader.End().code(), StatusCode::kCancelled);
+    while (watches_->count() != 0) std::this_thread::yield();
+  }
+}
+
+class AgingWatchTest : public WatchTest {
+ protected:
+  AgingWatchTest() : WatchTest(clock_) {}
+
+  static inline FakeClock clock_;
+};
+
+TEST_F(AgingWatchTest, ACompactedRevisionIsToldOverTheWire) {
+  MakeViommu();
+  // The newest part of the log stays whatever its age: more than one is needed.
+  for (int i = 0; core_->revision() < 3000; ++i) {
+    v1::UpdateViommuLabelsRequest labels;
+    labels.set_name("viommus/v");
+    (*labels.mutable_labels())["k"] = std::to_string(i);
+    ASSERT_TRUE(FunctionCommand::Run(*committer_, [&](const Context& context, Draft& draft) {
+                  return Judge(labels, context, draft).status();
+                }).ok());
+  }
+  clock_.Advance(std::chrono::hours(25));
+  while (core_->log().oldest() == 0) std::this_thread::yield();  // the writer looks once a second
+  v1::WatchRequest request;
+  request.set_start_revision(1);
+  const absl::Status compacted = Reader(*stub_, request).End();
+  EXPECT_EQ(compacted.code(), StatusCode::kOutOfRange);
+  EXPECT_EQ(ReasonOf(compacted), v1::ERROR_REASON_REVISION_COMPACTED) << compacted;
+  EXPECT_EQ(MetaOf(compacted, "oldest_revision"), std::to_string(core_->log().oldest()));
+  request.set_start_revision(core_->log().oldest());
+  EXPECT_TRUE(Reader(*stub_, request).Next().has_events());
 }
 
 TEST_F(WatchTest, TooManyWatchesAreRefused) {

@@ -48,6 +48,7 @@ absl::Status CheckInvalidate(const v1::InvalidateRequest& request) {
     return Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_LIMIT_EXCEEDED)
         .Message("commands: {} are more than the {} of one call; split them into several calls, in order",
                  request.commands_size(), kMaxInvalidateCommands)
+        .Meta("field", "commands")
         .Meta("limit", std::to_string(kMaxInvalidateCommands))
         .Field("commands", "too many");
   }

@@ -21,11 +21,14 @@ inline constexpr size_t kMaxPageTokenBytes = 2048;        // length of a page to
 
 inline constexpr int kMaxInvalidateCommands = 4096;  // commands of one Invalidate
 inline constexpr size_t kRawCommandBytes = 16;       // length of a raw command
+inline constexpr size_t kMaxInvalidations = 16'384;  // calls of Invalidate under way
 
 inline constexpr size_t kMaxWatchMessageBytes = size_t{1} << 20;  // events of one message, unless one alone is longer
 inline constexpr size_t kWatchReadSets = 64;                      // change sets that a watch reads at a time
 inline constexpr int64_t kWatchScanSets = 8192;                   // looked at before others have their turn
 inline constexpr size_t kMaxWatches = 1000;                       // at the same time
+inline constexpr size_t kMaxSnapshots = 64;                       // watches that read what is there, at the same time
+inline constexpr int64_t kSnapshotChunkRecords = 1024;            // looked at while the writer is kept waiting
 inline constexpr std::chrono::seconds kWatchProgressInterval{5};  // between progress marks of an idle watch
 
 inline constexpr size_t kMaxApplyWaits = 16'384;                   // calls that wait for their host at the same time

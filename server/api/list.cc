@@ -24,12 +24,6 @@ using Labels = google::protobuf::Map<std::string, std::string>;
 // Hosts are copied, with their budgets, while the writer waits: fewer at a time.
 constexpr int64_t kHostChunkRecords = 64;
 
-absl::Status TooMany(std::string_view field, int limit) {
-  return Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_LIMIT_EXCEEDED)
-      .Message("{}: at most {} are allowed", field, limit)
-      .Field(field, "too many");
-}
-
 absl::Status CheckLabels(const Labels& labels) {
   return static_cast<int>(labels.size()) > kMaxLabels ? TooMany("labels", kMaxLabels) : absl::OkStatus();
 }
@@ -69,12 +63,44 @@ bool Passes(std::string_view wanted, std::string_view value) { return wanted.emp
 // "viommus/-" asks for all, as no filter does.
 std::string ParentFilter(const std::string& viommu) { return viommu == "viommus/-" ? "" : viommu; }
 
+// Whether a viommu is on an SMMU, for records that come viommu by viommu: one look at each viommu's record is enough.
+class OnSmmu {
+ public:
+  // Empty: every viommu is.
+  explicit OnSmmu(const std::string& smmu) : smmu_(smmu) {}
+
+  bool operator()(const View& view, const std::string& viommu) {
+    if (smmu_.empty()) return true;
+    if (viommu != viommu_) {
+      viommu_ = viommu;
+      const auto record = view.Find<v1::Viommu>(viommu);
+      is_on_ = record != nullptr && record->smmu() == smmu_;
+    }
+    return is_on_;
+  }
+
+ private:
+  const std::string& smmu_;
+  std::string viommu_;
+  bool is_on_ = false;
+};
+
+// Whether a stage-2 domain belongs to the SMMU alone or has a viommu on it.
+bool Serves(const View& view, const v1::Stage2Domain& domain, const std::string& smmu) {
+  if (domain.smmu() == smmu) return true;
+  const std::vector<std::string> viommus = view.Children(Relation::kStage2Viommus, domain.name());
+  return std::any_of(viommus.begin(), viommus.end(), [&](const std::string& name) {
+    const auto viommu = view.Find<v1::Viommu>(name);
+    return viommu != nullptr && viommu->smmu() == smmu;
+  });
+}
+
 // Does the work of every List.
 //   plan(view)            the ranges to look at; called once, with the record of the page's revision
 //   take(view, record)    the record as it shall be answered; null: does not match
 //   add(response, record) puts one into the response
 template <typename T, typename Request, typename Response, typename Plan, typename Take, typename Add>
-absl::Status ReadPage(const CommitCore& core, const Request& request, Response* response, int64_t chunk_records,
+absl::Status ReadPage(const CommitCore& core, const Request& request, Response* response, const ListLimits& limits,
                       Plan plan, Take take, Add add) {
   if (request.page_size() < 0) return InvalidField("page_size", "{} is negative", request.page_size());
   const auto page_size =
@@ -91,7 +117,7 @@ absl::Status ReadPage(const CommitCore& core, const Request& request, Response* 
   bool ended = false;  // nothing is left to look at
   bool full = false;   // there is more than fits
   std::string last;    // looked at, and in the page if it matches
-  while (!ended && !full && looked_at < kMaxScanRecords) {
+  while (!ended && !full && looked_at < limits.scan_records) {
     std::vector<std::shared_ptr<const T>> found;
     core.Read([&](const Tables& tables, int64_t revision) {
       if (first) {
@@ -99,7 +125,7 @@ absl::Status ReadPage(const CommitCore& core, const Request& request, Response* 
         ranges = plan(tables);
         first = false;
       }
-      int64_t left = chunk_records;
+      int64_t left = std::min(limits.chunk_records, limits.scan_records - looked_at);
       ended = true;
       ScanPlanned(tables, KindOf<T>::value, ranges, after, [&](const RecordPtr& record) {
         // What does not fit is looked for too: it decides whether there is a next page.
@@ -117,7 +143,7 @@ absl::Status ReadPage(const CommitCore& core, const Request& request, Response* 
     });
     for (auto& record : found) {
       const size_t bytes = record->ByteSizeLong();
-      full = full || page.size() == page_size || (!page.empty() && page_bytes + bytes > kMaxPageBytes);
+      full = full || page.size() == page_size || (!page.empty() && page_bytes + bytes > limits.page_bytes);
       if (full) break;
       page_bytes += bytes;
       last = record->name();
@@ -138,13 +164,47 @@ auto Taking(Match match) {
   };
 }
 
+// What is in a viommu and has no filter of its own.
+template <typename T, typename Request, typename Response, typename Add>
+absl::Status ListInViommu(const CommitCore& core, const Request& request, Response* response, const ListLimits& limits,
+                          Add add) {
+  const std::string parent = ParentFilter(request.viommu());
+  VIOMMU_RETURN_IF_ERROR(CheckFilterName("viommu", Kind::kViommu, parent));
+  VIOMMU_RETURN_IF_ERROR(CheckFilterName("host", Kind::kHost, request.host()));
+  VIOMMU_RETURN_IF_ERROR(CheckFilterSmmu(request.smmu()));
+  VIOMMU_RETURN_IF_ERROR(CheckStates(request.states(), v1::State_IsValid));
+  VIOMMU_RETURN_IF_ERROR(CheckLabels(request.labels()));
+  OnSmmu on_smmu(request.smmu());
+  return ReadPage<T>(
+      core, request, response, limits,
+      [&](const View& view) {
+        if (!parent.empty()) return PlanBelow({parent});
+        std::optional<std::vector<std::string>> viommus;
+        if (!request.smmu().empty()) {
+          viommus = ViommusOfSmmu(view, request.smmu());
+        } else if (!request.host().empty()) {
+          viommus = ViommusOfHost(view, request.host());
+        }
+        return viommus.has_value() ? PlanBelow(*std::move(viommus)) : PlanAll();
+      },
+      Taking<T>([&](const View& view, const T& record) {
+        return Passes(parent, record.viommu()) && Passes(request.host(), record.host()) &&
+               Passes(request.vm(), record.vm()) && OneOf(request.states(), record.state()) &&
+               HasLabels(record.labels(), request.labels()) && on_smmu(view, record.viommu());
+      }),
+      add);
+}
+
 }  // namespace
 
-absl::Status List(const CommitCore& core, const v1::ListHostsRequest& request, v1::ListHostsResponse* response) {
+absl::Status List(const CommitCore& core, const v1::ListHostsRequest& request, v1::ListHostsResponse* response,
+                  const ListLimits& limits) {
   VIOMMU_RETURN_IF_ERROR(CheckStates(request.states(), v1::HostState_IsValid));
   VIOMMU_RETURN_IF_ERROR(CheckLabels(request.labels()));
+  ListLimits hosts_limits = limits;
+  hosts_limits.chunk_records = std::min(limits.chunk_records, kHostChunkRecords);
   return ReadPage<v1::Host>(
-      core, request, response, kHostChunkRecords, [](const View&) { return PlanAll(); },
+      core, request, response, hosts_limits, [](const View&) { return PlanAll(); },
       [&](const View& view, const std::shared_ptr<const v1::Host>& host) -> std::shared_ptr<const v1::Host> {
         if (!OneOf(request.states(), host->state()) || !HasLabels(host->labels(), request.labels()) ||
             (request.has_cordoned() && request.cordoned() != host->cordoned())) {
@@ -155,7 +215,8 @@ absl::Status List(const CommitCore& core, const v1::ListHostsRequest& request, v
       [](v1::ListHostsResponse* to, const v1::Host& host) { *to->add_hosts() = host; });
 }
 
-absl::Status List(const CommitCore& core, const v1::ListDevicesRequest& request, v1::ListDevicesResponse* response) {
+absl::Status List(const CommitCore& core, const v1::ListDevicesRequest& request, v1::ListDevicesResponse* response,
+                  const ListLimits& limits) {
   VIOMMU_RETURN_IF_ERROR(CheckFilterName("host", Kind::kHost, request.host()));
   VIOMMU_RETURN_IF_ERROR(CheckFilterSmmu(request.smmu()));
   VIOMMU_RETURN_IF_ERROR(CheckStates(request.states(), v1::DeviceState_IsValid));
@@ -164,12 +225,16 @@ absl::Status List(const CommitCore& core, const v1::ListDevicesRequest& request,
   std::string host_name;
   bool host_open = false;
   return ReadPage<v1::Device>(
-      core, request, response, kScanChunkRecords,
+      core, request, response, limits,
       [&](const View&) {
         const std::string host = request.host().empty() ? std::string(ParentName(request.smmu())) : request.host();
         return host.empty() ? PlanAll() : PlanPrefix(DevicePrefix(host));
       },
       Taking<v1::Device>([&](const View& view, const v1::Device& device) {
+        if (!request.vm().empty()) {
+          const auto holder = device.owner().empty() ? nullptr : view.Find<v1::Vdevice>(device.owner());
+          if (holder == nullptr || holder->vm() != request.vm()) return false;
+        }
         if (!Passes(request.smmu(), device.smmu()) || !OneOf(request.states(), device.state()) ||
             !HasLabels(device.labels(), request.labels())) {
           return false;
@@ -186,33 +251,35 @@ absl::Status List(const CommitCore& core, const v1::ListDevicesRequest& request,
 }
 
 absl::Status List(const CommitCore& core, const v1::ListStage2DomainsRequest& request,
-                  v1::ListStage2DomainsResponse* response) {
+                  v1::ListStage2DomainsResponse* response, const ListLimits& limits) {
   VIOMMU_RETURN_IF_ERROR(CheckFilterName("host", Kind::kHost, request.host()));
+  VIOMMU_RETURN_IF_ERROR(CheckFilterSmmu(request.smmu()));
   VIOMMU_RETURN_IF_ERROR(CheckStates(request.states(), v1::State_IsValid));
   VIOMMU_RETURN_IF_ERROR(CheckLabels(request.labels()));
   return ReadPage<v1::Stage2Domain>(
-      core, request, response, kScanChunkRecords,
+      core, request, response, limits,
       [&](const View& view) {
-        if (request.host().empty() || view.Count(Relation::kHostStage2s, request.host()) > kMaxScanRecords) {
-          return PlanAll();
-        }
-        return PlanNames(view.Children(Relation::kHostStage2s, request.host()));
+        const std::string host = request.host().empty() ? std::string(ParentName(request.smmu())) : request.host();
+        if (host.empty() || view.Count(Relation::kHostStage2s, host) > kMaxScanRecords) return PlanAll();
+        return PlanNames(view.Children(Relation::kHostStage2s, host));
       },
-      Taking<v1::Stage2Domain>([&](const View&, const v1::Stage2Domain& domain) {
+      Taking<v1::Stage2Domain>([&](const View& view, const v1::Stage2Domain& domain) {
         return Passes(request.host(), domain.host()) && Passes(request.vm(), domain.vm()) &&
-               OneOf(request.states(), domain.state()) && HasLabels(domain.labels(), request.labels());
+               OneOf(request.states(), domain.state()) && HasLabels(domain.labels(), request.labels()) &&
+               (request.smmu().empty() || Serves(view, domain, request.smmu()));
       }),
       [](v1::ListStage2DomainsResponse* to, const v1::Stage2Domain& domain) { *to->add_stage2_domains() = domain; });
 }
 
-absl::Status List(const CommitCore& core, const v1::ListViommusRequest& request, v1::ListViommusResponse* response) {
+absl::Status List(const CommitCore& core, const v1::ListViommusRequest& request, v1::ListViommusResponse* response,
+                  const ListLimits& limits) {
   VIOMMU_RETURN_IF_ERROR(CheckFilterName("host", Kind::kHost, request.host()));
   VIOMMU_RETURN_IF_ERROR(CheckFilterSmmu(request.smmu()));
   VIOMMU_RETURN_IF_ERROR(CheckFilterName("stage2_domain", Kind::kStage2Domain, request.stage2_domain()));
   VIOMMU_RETURN_IF_ERROR(CheckStates(request.states(), v1::State_IsValid));
   VIOMMU_RETURN_IF_ERROR(CheckLabels(request.labels()));
   return ReadPage<v1::Viommu>(
-      core, request, response, kScanChunkRecords,
+      core, request, response, limits,
       [&](const View& view) {
         std::optional<std::vector<std::string>> names;
         if (!request.stage2_domain().empty()) {
@@ -232,7 +299,8 @@ absl::Status List(const CommitCore& core, const v1::ListViommusRequest& request,
       [](v1::ListViommusResponse* to, const v1::Viommu& viommu) { *to->add_viommus() = viommu; });
 }
 
-absl::Status List(const CommitCore& core, const v1::ListVdevicesRequest& request, v1::ListVdevicesResponse* response) {
+absl::Status List(const CommitCore& core, const v1::ListVdevicesRequest& request, v1::ListVdevicesResponse* response,
+                  const ListLimits& limits) {
   const std::string parent = ParentFilter(request.viommu());
   VIOMMU_RETURN_IF_ERROR(CheckFilterName("viommu", Kind::kViommu, parent));
   VIOMMU_RETURN_IF_ERROR(CheckFilterName("host", Kind::kHost, request.host()));
@@ -240,11 +308,9 @@ absl::Status List(const CommitCore& core, const v1::ListVdevicesRequest& request
   VIOMMU_RETURN_IF_ERROR(CheckFilterName("device", Kind::kDevice, request.device()));
   VIOMMU_RETURN_IF_ERROR(CheckStates(request.states(), v1::State_IsValid));
   VIOMMU_RETURN_IF_ERROR(CheckLabels(request.labels()));
-  // Vdevices come viommu by viommu: one look at each viommu's record is enough.
-  std::string viommu_name;
-  bool viommu_behind_smmu = false;
+  OnSmmu on_smmu(request.smmu());
   return ReadPage<v1::Vdevice>(
-      core, request, response, kScanChunkRecords,
+      core, request, response, limits,
       [&](const View& view) {
         if (!request.device().empty()) {
           const auto device = view.Find<v1::Device>(request.device());
@@ -260,43 +326,26 @@ absl::Status List(const CommitCore& core, const v1::ListVdevicesRequest& request
         return viommus.has_value() ? PlanBelow(*std::move(viommus)) : PlanAll();
       },
       Taking<v1::Vdevice>([&](const View& view, const v1::Vdevice& vdevice) {
-        if (!Passes(parent, vdevice.viommu()) || !Passes(request.host(), vdevice.host()) ||
-            !Passes(request.vm(), vdevice.vm()) || !Passes(request.device(), vdevice.device()) ||
-            !OneOf(request.states(), vdevice.state()) || !HasLabels(vdevice.labels(), request.labels())) {
-          return false;
-        }
-        if (request.smmu().empty()) return true;
-        if (vdevice.viommu() != viommu_name) {
-          viommu_name = vdevice.viommu();
-          const auto viommu = view.Find<v1::Viommu>(viommu_name);
-          viommu_behind_smmu = viommu != nullptr && viommu->smmu() == request.smmu();
-        }
-        return viommu_behind_smmu;
+        return Passes(parent, vdevice.viommu()) && Passes(request.host(), vdevice.host()) &&
+               Passes(request.vm(), vdevice.vm()) && Passes(request.device(), vdevice.device()) &&
+               OneOf(request.states(), vdevice.state()) && HasLabels(vdevice.labels(), request.labels()) &&
+               on_smmu(view, vdevice.viommu());
       }),
       [](v1::ListVdevicesResponse* to, const v1::Vdevice& vdevice) { *to->add_vdevices() = vdevice; });
 }
 
 absl::Status List(const CommitCore& core, const v1::ListNestedDomainsRequest& request,
-                  v1::ListNestedDomainsResponse* response) {
-  const std::string parent = ParentFilter(request.viommu());
-  VIOMMU_RETURN_IF_ERROR(CheckFilterName("viommu", Kind::kViommu, parent));
-  VIOMMU_RETURN_IF_ERROR(CheckFilterName("host", Kind::kHost, request.host()));
-  VIOMMU_RETURN_IF_ERROR(CheckStates(request.states(), v1::State_IsValid));
-  VIOMMU_RETURN_IF_ERROR(CheckLabels(request.labels()));
-  return ReadPage<v1::NestedDomain>(
-      core, request, response, kScanChunkRecords,
-      [&](const View& view) {
-        if (!parent.empty()) return PlanBelow({parent});
-        std::optional<std::vector<std::string>> viommus;
-        if (!request.host().empty()) viommus = ViommusOfHost(view, request.host());
-        return viommus.has_value() ? PlanBelow(*std::move(viommus)) : PlanAll();
-      },
-      Taking<v1::NestedDomain>([&](const View&, const v1::NestedDomain& domain) {
-        return Passes(parent, domain.viommu()) && Passes(request.host(), domain.host()) &&
-               Passes(request.vm(), domain.vm()) && OneOf(request.states(), domain.state()) &&
-               HasLabels(domain.labels(), request.labels());
-      }),
+                  v1::ListNestedDomainsResponse* response, const ListLimits& limits) {
+  return ListInViommu<v1::NestedDomain>(
+      core, request, response, limits,
       [](v1::ListNestedDomainsResponse* to, const v1::NestedDomain& domain) { *to->add_nested_domains() = domain; });
+}
+
+absl::Status List(const CommitCore& core, const v1::ListHwQueuesRequest& request, v1::ListHwQueuesResponse* response,
+                  const ListLimits& limits) {
+  return ListInViommu<v1::HwQueue>(
+      core, request, response, limits,
+      [](v1::ListHwQueuesResponse* to, const v1::HwQueue& queue) { *to->add_hw_queues() = queue; });
 }
 
 }  // namespace viommu::server

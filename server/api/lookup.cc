@@ -40,6 +40,9 @@ KindWords Words(Kind kind) {
     case Kind::kNestedDomain:
       return {"viommus/{viommu}/nestedDomains/{nested_domain}", "viommu.v1.NestedDomain", "nested domain",
               "ListNestedDomains shows those there are", v1::ERROR_REASON_NESTED_DOMAIN_NOT_FOUND};
+    case Kind::kHwQueue:
+      return {"viommus/{viommu}/hwQueues/{index}", "viommu.v1.HwQueue", "hardware queue",
+              "ListHwQueues shows those there are", v1::ERROR_REASON_HW_QUEUE_NOT_FOUND};
   }
   return {};
 }
@@ -57,6 +60,14 @@ absl::Status CheckName(std::string_view field, Kind kind, std::string_view name)
 
 absl::Status CheckSmmuName(std::string_view field, std::string_view name) {
   return IsSmmuName(name) ? absl::OkStatus() : BadName(field, "hosts/{host}/smmus/{smmu}", name);
+}
+
+absl::Status TooMany(std::string_view field, int limit) {
+  return Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_LIMIT_EXCEEDED)
+      .Message("{}: at most {} are allowed", field, limit)
+      .Meta("field", field)
+      .Meta("limit", std::to_string(limit))
+      .Field(field, "too many");
 }
 
 absl::Status CheckRequestSize(const google::protobuf::Message& request) {

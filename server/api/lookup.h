@@ -14,6 +14,9 @@ namespace viommu::server {
 absl::Status CheckName(std::string_view field, Kind kind, std::string_view name);
 absl::Status CheckSmmuName(std::string_view field, std::string_view name);
 
+// LIMIT_EXCEEDED: the list `field` is longer than `limit`.
+absl::Status TooMany(std::string_view field, int limit);
+
 // LIMIT_EXCEEDED when it is longer than kMaxRequestBytes: the listener may take longer messages for agents' sake.
 absl::Status CheckRequestSize(const google::protobuf::Message& request);
 

@@ -18,6 +18,7 @@
 #include "common/grpc_error.h"
 #include "common/uuid.h"
 #include "server/api/apply_waits.h"
+#include "server/api/authorise.h"
 #include "server/api/deadline.h"
 #include "server/api/digest.h"
 #include "server/api/fleet_service.h"
@@ -37,6 +38,8 @@ void VisitResources(Response& response, Visit visit) {
     visit(*response.mutable_vdevice());
   } else if constexpr (requires { response.mutable_nested_domain(); }) {
     visit(*response.mutable_nested_domain());
+  } else if constexpr (requires { response.mutable_hw_queue(); }) {
+    visit(*response.mutable_hw_queue());
   } else if constexpr (requires { response.mutable_viommu(); }) {
     visit(*response.mutable_viommu());
   } else if constexpr (requires { response.mutable_stage2_domain(); }) {
@@ -75,7 +78,9 @@ class Mutation final : public Command {
 
   absl::Status Replay(std::string_view answer) override {
     if (response_->ParseFromArray(answer.data(), static_cast<int>(answer.size()))) return absl::OkStatus();
-    return absl::DataLossError("the answer that was kept under this request_id is damaged");
+    return Error(absl::StatusCode::kDataLoss, v1::ERROR_REASON_STORE_DAMAGED)
+        .Message("the answer that was kept under request_id {} is damaged", request_id)
+        .Meta("request_id", request_id);
   }
 
   void Done(absl::Status status, int64_t revision) override {
@@ -107,6 +112,7 @@ class Mutation final : public Command {
 
   // Checks what the rules do not, before anything is recorded.
   absl::Status Prepare() {
+    VIOMMU_RETURN_IF_ERROR(CheckCaller(parts_, *context_));
     VIOMMU_RETURN_IF_ERROR(CheckRequestSize(request_));
     validate_only = request_.validate_only();
     if (!request_.request_id().empty()) {

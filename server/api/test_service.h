@@ -9,6 +9,7 @@
 #include <grpcpp/server_builder.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <chrono>
 #include <functional>
 #include <future>
@@ -42,6 +43,11 @@ class FakeSessions final : public Sessions {
   void Invalidate(const std::string& host, const std::string& target_uid, const std::vector<v1::Command>& commands,
                   std::chrono::system_clock::time_point, InvalidateCallback done) override {
     last = Call{host, target_uid, commands};
+    if (hold_) {
+      MutexLock lock(mu_);
+      held_.push_back(std::move(done));
+      return;
+    }
     done(answer);
   }
   Stats stats() const override {
@@ -52,8 +58,29 @@ class FakeSessions final : public Sessions {
   std::optional<Info> Find(const std::string&) const override { return std::nullopt; }
   void OnCommit(const std::vector<ChangeSetPtr>&) override {}
 
+  // Keeps the answers back from now on; Release gives them.
+  void Hold() { hold_ = true; }
+  void Release() {
+    std::vector<InvalidateCallback> held;
+    {
+      MutexLock lock(mu_);
+      hold_ = false;
+      held.swap(held_);
+    }
+    for (const InvalidateCallback& done : held) done(answer);
+  }
+  size_t held() const {
+    MutexLock lock(mu_);
+    return held_.size();
+  }
+
   std::optional<Call> last;
   absl::StatusOr<v1::InvalidationResult> answer = v1::InvalidationResult();
+
+ private:
+  std::atomic<bool> hold_ = false;
+  mutable Mutex mu_;
+  std::vector<InvalidateCallback> held_ ABSL_GUARDED_BY(mu_);
 };
 
 // Runs a function on the writer.
@@ -118,6 +145,8 @@ VIOMMU_TEST_METHOD(AttachDevice)
 VIOMMU_TEST_METHOD(DetachDevice)
 VIOMMU_TEST_METHOD(DeleteNestedDomain)
 VIOMMU_TEST_METHOD(CreateHwQueue)
+VIOMMU_TEST_METHOD(GetHwQueue)
+VIOMMU_TEST_METHOD(ListHwQueues)
 VIOMMU_TEST_METHOD(DeleteHwQueue)
 VIOMMU_TEST_METHOD(Invalidate)
 #undef VIOMMU_TEST_METHOD
@@ -126,15 +155,19 @@ inline constexpr std::chrono::seconds kPatience(30);  // before a test that hang
 
 class FleetServiceTest : public testing::Test {
  protected:
-  explicit FleetServiceTest(size_t max_waits = 8, size_t max_watches = 4) {
-    core_ = CommitCore::Open(store_, RealClock(), NewUuid, {.cluster_id = "test", .boot_id = "boot"}).value();
+  static constexpr size_t kMaxTestSnapshots = 3;
+  static constexpr size_t kMaxTestInvalidations = 2;
+
+  explicit FleetServiceTest(size_t max_waits = 8, size_t max_watches = 4, const Clock& clock = RealClock()) {
+    core_ = CommitCore::Open(store_, clock, NewUuid, {.cluster_id = "test", .boot_id = "boot"}).value();
     waiters_.emplace(*core_);
-    watches_.emplace(max_watches);
-    waits_.emplace(*waiters_, RealClock(), max_waits);
+    watches_.emplace(max_watches, kMaxTestSnapshots);
+    waits_.emplace(*waiters_, clock, max_waits);
     core_->AddListener(&*waiters_);
     core_->AddListener(&*watches_);
     committer_.emplace(*core_, Committer::Options());
-    service_.emplace(FleetServiceParts{*committer_, *waits_, *watches_, sessions_, RealClock()});
+    service_.emplace(FleetServiceParts{*committer_, *waits_, *watches_, sessions_, clock, /*refuse_hosts=*/false,
+                                       kMaxTestInvalidations});
     grpc::ServerBuilder builder;
     builder.RegisterService(&*service_);
     builder.SetMaxReceiveMessageSize(16 << 20);
@@ -183,7 +216,9 @@ class FleetServiceTest : public testing::Test {
     const absl::Status& status = refusal_;
     EXPECT_EQ(status.code(), code) << request.GetTypeName() << ": " << status;
     EXPECT_EQ(ReasonName(ReasonOf(status)), ReasonName(reason)) << status;
-    EXPECT_EQ(DetailOf<google::rpc::ErrorInfo>(status).domain(), kErrorDomain);
+    const auto info = DetailOf<google::rpc::ErrorInfo>(status);
+    EXPECT_EQ(info.domain(), kErrorDomain);
+    EXPECT_TRUE(reason != v1::ERROR_REASON_LIMIT_EXCEEDED || info.metadata().contains("limit")) << status;
     EXPECT_EQ(core_->revision(), revision) << "a refusal changes nothing: " << status;
     return status;
   }

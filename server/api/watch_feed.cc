@@ -1,9 +1,14 @@
 #include "server/api/watch_feed.h"
 
 #include <algorithm>
+#include <iterator>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/memory/memory.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
 #include "common/error.h"
 #include "server/api/limits.h"
 #include "server/api/lookup.h"
@@ -44,6 +49,8 @@ Facts FactsOf(Kind kind, const google::protobuf::Message& record) {
       return FactsAs<v1::Vdevice>(record);
     case Kind::kNestedDomain:
       return FactsAs<v1::NestedDomain>(record);
+    case Kind::kHwQueue:
+      return FactsAs<v1::HwQueue>(record);
   }
   return {};
 }
@@ -60,6 +67,7 @@ ScanPlan PlanForHost(const View& view, Kind kind, const std::string& host) {
     case Kind::kViommu:
     case Kind::kVdevice:
     case Kind::kNestedDomain:
+    case Kind::kHwQueue:
       break;
   }
   auto viommus = ViommusOfHost(view, host);
@@ -71,15 +79,38 @@ absl::Status CheckRequest(const v1::WatchRequest& request) {
   if (request.start_revision() < 0) {
     return InvalidField("start_revision", "{} is negative", request.start_revision());
   }
-  if (request.kinds_size() > kMaxFilterValues || static_cast<int>(request.labels().size()) > kMaxLabels) {
-    return Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_LIMIT_EXCEEDED)
-        .Message("at most {} kinds and {} labels can be asked for", kMaxFilterValues, kMaxLabels);
-  }
+  if (request.kinds_size() > kMaxFilterValues) return TooMany("kinds", kMaxFilterValues);
+  if (static_cast<int>(request.labels().size()) > kMaxLabels) return TooMany("labels", kMaxLabels);
   for (const int kind : request.kinds()) {
     if (kind == 0 || !v1::ResourceKind_IsValid(kind)) return InvalidField("kinds", "{} is no kind", kind);
   }
   if (request.host().empty()) return absl::OkStatus();
   return CheckName("host", Kind::kHost, request.host());
+}
+
+// Where revisions come from: the store and the server's start on it.
+std::string OriginOf(const Identity& identity) {
+  return fmt::format("{}/{}/{}", identity.store_incarnation, identity.epoch, identity.start_id);
+}
+
+absl::Status CheckOrigin(const CommitCore& core, const v1::WatchRequest& request) {
+  if (request.origin().empty() || request.start_revision() == 0) return absl::OkStatus();
+  const std::vector<std::string> parts = absl::StrSplit(request.origin(), '/');
+  int64_t epoch = 0;
+  if (parts.size() != 3 || !absl::SimpleAtoi(parts[1], &epoch) || epoch < 1) {
+    return InvalidField("origin", "is not what a watch was told");
+  }
+  const int64_t head = core.revision();
+  if (parts[0] == core.identity().store_incarnation && epoch <= core.identity().epoch &&
+      core.starts().Told(epoch, parts[2], request.start_revision(), head)) {
+    return absl::OkStatus();
+  }
+  return Error(absl::StatusCode::kOutOfRange, v1::ERROR_REASON_REVISION_UNKNOWN)
+      .Message(
+          "revision {} is not of this store, or of a newer state of it than was restored; forget what was read there, "
+          "and watch from 0",
+          request.start_revision())
+      .Meta("newest_revision", std::to_string(head));
 }
 
 }  // namespace
@@ -92,11 +123,15 @@ WatchFeed::WatchFeed(const CommitCore& core, const v1::WatchRequest& request, Mo
 }
 
 absl::StatusOr<std::unique_ptr<WatchFeed>> WatchFeed::Open(const CommitCore& core, const v1::WatchRequest& request,
-                                                           MonotonicTime now) {
+                                                           MonotonicTime now, std::shared_ptr<void> place) {
   VIOMMU_RETURN_IF_ERROR(CheckRequest(request));
+  VIOMMU_RETURN_IF_ERROR(CheckOrigin(core, request));
   auto feed = absl::WrapUnique(new WatchFeed(core, request, now));
   if (request.start_revision() == 0) {
-    feed->TakeSnapshot();
+    feed->place_ = std::move(place);
+    feed->reading_ = true;
+    feed->sync_mark_due_ = true;
+    feed->position_ = core.revision();
   } else {
     feed->position_ = request.start_revision();
     VIOMMU_ASSIGN_OR_RETURN(const auto sets, core.log().ReadAfter(feed->position_, kWatchReadSets));
@@ -116,19 +151,45 @@ bool WatchFeed::Matches(Kind kind, const google::protobuf::Message& record) cons
   });
 }
 
-void WatchFeed::TakeSnapshot() {
-  core_.Read([this](const Tables& tables, int64_t revision) {
-    position_ = revision;
-    for (const Kind kind : kKinds) {
-      if (!WantsKind(kind)) continue;
-      const ScanPlan plan = request_.host().empty() ? PlanAll() : PlanForHost(tables, kind, request_.host());
-      ScanPlanned(tables, kind, plan, "", [&](const RecordPtr& record) {
-        if (Matches(kind, *record)) snapshot_.emplace_back(kind, record);
-        return true;
-      });
+bool WatchFeed::ScanKind(const Tables& tables, int64_t& left, size_t& bytes, v1::WatchResponse::Events* events) {
+  const Kind kind = kKinds[kind_];
+  if (!WantsKind(kind)) return true;
+  if (!plan_.has_value()) plan_ = request_.host().empty() ? PlanAll() : PlanForHost(tables, kind, request_.host());
+  bool ended = true;
+  ScanPlanned(tables, kind, *plan_, after_, [&](const RecordPtr& record) {
+    if (left == 0 || bytes > kMaxWatchMessageBytes) {
+      ended = false;
+      return false;
+    }
+    --left;
+    after_ = NameOf(kind, *record);
+    // What has changed since the watch began comes from the log.
+    if (RevisionOf(kind, *record) > position_ || !Matches(kind, *record)) return true;
+    auto* event = events->add_events();
+    event->set_type(v1::EVENT_TYPE_EXISTING);
+    *event->mutable_resource() = ToResource(kind, *record);
+    bytes += event->ByteSizeLong();
+    return true;
+  });
+  return ended;
+}
+
+void WatchFeed::ReadChunk(v1::WatchResponse* message) {
+  auto* events = message->mutable_events();
+  int64_t left = kSnapshotChunkRecords;
+  size_t bytes = 0;
+  core_.Read([&](const Tables& tables, int64_t) {
+    while (kind_ < std::size(kKinds) && ScanKind(tables, left, bytes, events)) {
+      ++kind_;
+      plan_.reset();
+      after_.clear();
     }
   });
-  sync_mark_due_ = true;
+  reading_ = kind_ < std::size(kKinds);
+  events->set_more(reading_);
+  if (reading_) return;
+  sync_mark_at_ = core_.revision();
+  place_.reset();
 }
 
 size_t WatchFeed::AddEvent(const Change& change, v1::WatchResponse::Events* events) const {
@@ -140,25 +201,6 @@ size_t WatchFeed::AddEvent(const Change& change, v1::WatchResponse::Events* even
   event->set_type(matches ? v1::EVENT_TYPE_PUT : v1::EVENT_TYPE_DELETED);
   *event->mutable_resource() = ToResource(change.kind, matches ? *change.after : *change.before);
   return event->ByteSizeLong();
-}
-
-void WatchFeed::TakeSnapshotPage(v1::WatchResponse* message) {
-  auto* events = message->mutable_events();
-  size_t bytes = 0;
-  for (; snapshot_sent_ < snapshot_.size(); ++snapshot_sent_) {
-    const auto& [kind, record] = snapshot_[snapshot_sent_];
-    bytes += record->ByteSizeLong();
-    if (events->events_size() > 0 && bytes > kMaxWatchMessageBytes) break;
-    auto* event = events->add_events();
-    event->set_type(v1::EVENT_TYPE_EXISTING);
-    *event->mutable_resource() = ToResource(kind, *record);
-  }
-  events->set_more(snapshot_sent_ < snapshot_.size());
-  if (!events->more()) {
-    snapshot_.clear();
-    snapshot_.shrink_to_fit();
-    snapshot_sent_ = 0;
-  }
 }
 
 bool WatchFeed::TakeChanges(v1::WatchResponse* message) {
@@ -183,20 +225,34 @@ bool WatchFeed::TakeChanges(v1::WatchResponse* message) {
 
 absl::StatusOr<WatchFeed::Step> WatchFeed::Next(MonotonicTime now, v1::WatchResponse* message) {
   message->Clear();
-  if (!snapshot_.empty() || sync_mark_due_) {
-    if (!snapshot_.empty()) {
-      TakeSnapshotPage(message);
-    } else {
-      message->mutable_sync_mark();
-      sync_mark_due_ = false;
-    }
+  VIOMMU_ASSIGN_OR_RETURN(const Step step, NextStep(now, message));
+  if (step != Step::kMessage) return step;
+  if (first_) message->set_origin(OriginOf(core_.identity()));
+  first_ = false;
+  last_message_ = now;
+  return step;
+}
+
+absl::StatusOr<WatchFeed::Step> WatchFeed::NextStep(MonotonicTime now, v1::WatchResponse* message) {
+  if (reading_) {
+    ReadChunk(message);
     message->set_revision(position_);
-    last_message_ = now;
-    return Step::kMessage;
+    if (!message->events().events().empty() || (!reading_ && more_promised_)) {
+      more_promised_ = reading_;
+      return Step::kMessage;
+    }
+    if (reading_) return Step::kBusy;
+    message->Clear();
   }
 
   int64_t scanned = 0;
   for (; scanned < kWatchScanSets; ++scanned) {
+    if (sync_mark_due_ && position_ >= sync_mark_at_) {
+      sync_mark_due_ = false;
+      message->mutable_sync_mark();
+      message->set_revision(position_);
+      return Step::kMessage;
+    }
     if (ahead_.empty()) {
       VIOMMU_ASSIGN_OR_RETURN(const auto sets, core_.log().ReadAfter(position_, kWatchReadSets));
       ahead_.assign(sets.begin(), sets.end());
@@ -205,16 +261,14 @@ absl::StatusOr<WatchFeed::Step> WatchFeed::Next(MonotonicTime now, v1::WatchResp
     const int64_t revision = ahead_.front()->revision;
     if (TakeChanges(message)) {
       message->set_revision(revision);
-      last_message_ = now;
       return Step::kMessage;
     }
     message->Clear();
   }
   const bool caught_up = ahead_.empty() && scanned < kWatchScanSets;
-  if (request_.progress() && (!caught_up || now - last_message_ >= kWatchProgressInterval)) {
+  if (request_.progress() && !sync_mark_due_ && (!caught_up || now - last_message_ >= kWatchProgressInterval)) {
     message->mutable_progress();
     message->set_revision(position_);
-    last_message_ = now;
     return Step::kMessage;
   }
   return caught_up ? Step::kIdle : Step::kBusy;

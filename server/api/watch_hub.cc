@@ -18,7 +18,8 @@ absl::Status ShuttingDown() {
 
 }  // namespace
 
-WatchHub::WatchHub(size_t max_watches) : max_watches_(max_watches), thread_([this] { Loop(); }) {}
+WatchHub::WatchHub(size_t max_watches, size_t max_snapshots)
+    : max_watches_(max_watches), max_snapshots_(max_snapshots), thread_([this] { Loop(); }) {}
 
 WatchHub::~WatchHub() {
   {
@@ -39,6 +40,18 @@ absl::Status WatchHub::Add(const std::shared_ptr<Watch>& watch) {
   }
   watches_.emplace(watch.get(), watch);
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::shared_ptr<void>> WatchHub::TakeSnapshotPlace() {
+  size_t taken = snapshots_->load();
+  do {
+    if (taken >= max_snapshots_) {
+      return Error(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_OVERLOADED)
+          .Message("{} watches are being sent what is there, which is the limit; try again later", taken)
+          .RetryAfter(std::chrono::seconds(1));
+    }
+  } while (!snapshots_->compare_exchange_weak(taken, taken + 1));
+  return std::shared_ptr<void>(nullptr, [snapshots = snapshots_](void*) { --*snapshots; });
 }
 
 void WatchHub::Remove(const Watch* watch) {

@@ -8,6 +8,7 @@
 #ifndef VIOMMU_SERVER_API_WATCH_HUB_H_
 #define VIOMMU_SERVER_API_WATCH_HUB_H_
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -16,7 +17,9 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "common/mutex.h"
+#include "server/api/limits.h"
 #include "server/commit/core.h"
 
 namespace viommu::server {
@@ -32,12 +35,16 @@ class WatchHub final : public Listener {
     virtual void End(const absl::Status& status) = 0;
   };
 
-  explicit WatchHub(size_t max_watches);
+  explicit WatchHub(size_t max_watches, size_t max_snapshots = kMaxSnapshots);
   ~WatchHub() override;
 
   // RESOURCE_EXHAUSTED, OVERLOADED: there are too many. UNAVAILABLE, SHUTTING_DOWN.
   absl::Status Add(const std::shared_ptr<Watch>& watch);
   void Remove(const Watch* watch);
+
+  // One of the places for watches that read what is there; it is free again when the pointer is gone, which may outlive
+  // the hub. RESOURCE_EXHAUSTED, OVERLOADED: there is none.
+  absl::StatusOr<std::shared_ptr<void>> TakeSnapshotPlace();
 
   // Number of the last commit that the hub knows of. A watch takes it before it looks for something to send…
   uint64_t commits() const;
@@ -55,6 +62,8 @@ class WatchHub final : public Listener {
   void Loop();
 
   const size_t max_watches_;
+  const size_t max_snapshots_;
+  const std::shared_ptr<std::atomic<size_t>> snapshots_ = std::make_shared<std::atomic<size_t>>(0);
   mutable Mutex mu_;
   CondVar work_;
   absl::flat_hash_map<const Watch*, std::weak_ptr<Watch>> watches_ ABSL_GUARDED_BY(mu_);

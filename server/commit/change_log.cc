@@ -12,7 +12,10 @@ namespace viommu::server {
 namespace {
 
 absl::Status Damaged(int64_t revision) {
-  return absl::DataLossError(fmt::format("the change log's entry of revision {} is damaged", revision));
+  return Error(absl::StatusCode::kDataLoss, v1::ERROR_REASON_STORE_DAMAGED)
+      .Message("the change log's entry of revision {} is damaged; watch from 0, and restore the store from a backup",
+               revision)
+      .Meta("revision", std::to_string(revision));
 }
 
 template <typename T>
@@ -40,6 +43,8 @@ bool Relabelled(const Change& change) {
       return !SameLabels<v1::Vdevice>(*change.before, *change.after);
     case Kind::kNestedDomain:
       return !SameLabels<v1::NestedDomain>(*change.before, *change.after);
+    case Kind::kHwQueue:
+      return !SameLabels<v1::HwQueue>(*change.before, *change.after);
   }
   return false;
 }

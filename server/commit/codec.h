@@ -16,6 +16,7 @@ namespace viommu::server {
 inline constexpr std::string_view kMetaClusterId = "cluster_id";
 inline constexpr std::string_view kMetaIncarnation = "store_incarnation";
 inline constexpr std::string_view kMetaEpoch = "epoch";
+inline constexpr std::string_view kMetaStarts = "starts";  // StartsRecord
 inline constexpr std::string_view kMetaRevision = "revision";
 inline constexpr std::string_view kMetaOldestRevision = "oldest_revision";
 inline constexpr std::string_view kMetaBootId = "boot_id";  // of the last writer; absent after a close in good order

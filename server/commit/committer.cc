@@ -88,13 +88,17 @@ void Committer::WriteLoop() {
     if (!batch.empty()) {
       std::vector<CommitCore::Outcome> outcomes = core_.Run(batch);
       if (observer_) {
-        observer_(batch.size(), std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+        observer_(outcomes.size(), std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
       }
       {
         MutexLock lock(answers_mu_);
-        for (size_t i = 0; i < batch.size(); ++i) answers_.push_back({batch[i], std::move(outcomes[i])});
+        for (size_t i = 0; i < outcomes.size(); ++i) answers_.push_back({batch[i], std::move(outcomes[i])});
       }
       answers_ready_.NotifyOne();
+      if (outcomes.size() < batch.size()) {
+        MutexLock lock(mu_);
+        queue_.insert(queue_.begin(), batch.begin() + static_cast<std::ptrdiff_t>(outcomes.size()), batch.end());
+      }
     }
     if (begin >= next_tick) {
       core_.Tick();

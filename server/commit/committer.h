@@ -25,7 +25,7 @@ class Committer {
  public:
   struct Options {
     size_t max_queue_commands = 8192;  // waiting ones; more are refused with OVERLOADED
-    size_t max_batch_commands = 1024;  // in one write
+    size_t max_batch_commands = 1024;  // in one write; the core's own limits may make it less
   };
 
   // Sizes and times of one batch, for metrics; called on the writer's thread.

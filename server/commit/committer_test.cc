@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <thread>
@@ -163,6 +164,114 @@ TEST_F(CommitterTest, AWaiterForADeletionIsCalledWhenItIsGone) {
       .RunOn(*core_)
       .IgnoreError();
   EXPECT_EQ(calls, 1);
+}
+
+// It is looked for under the name that the caller knows; only its device knows under which one it goes now.
+TEST_F(CommitterTest, AWaiterFindsWhatWasRenamedTwice) {
+  Waiters waiters(*core_);
+  core_->AddListener(&waiters);
+  const auto put = [](uint64_t vdev_id, std::optional<uint64_t> previous, v1::State state) {
+    return [=](const Context&, Draft& draft) {
+      const auto name = [](uint64_t id) { return "viommus/v/vdevices/" + std::to_string(id); };
+      v1::Vdevice vdevice;
+      vdevice.set_name(name(vdev_id));
+      vdevice.set_uid("u");
+      vdevice.set_device("hosts/a/devices/0000:01:00.0");
+      vdevice.set_viommu("viommus/v");
+      vdevice.set_generation(static_cast<int64_t>(vdev_id));
+      vdevice.set_observed_generation(state == v1::STATE_READY ? vdevice.generation() : 0);
+      vdevice.set_state(state);
+      for (uint64_t id = 1; id < vdev_id; ++id) {
+        if (draft.Find<v1::Vdevice>(name(id)) != nullptr) draft.Erase(Kind::kVdevice, name(id));
+      }
+      if (previous.has_value()) vdevice.set_previous_vdev_id(*previous);
+      v1::Device device;
+      device.set_name(vdevice.device());
+      device.set_owner(vdevice.name());
+      draft.Put(std::move(device));
+      draft.Put(std::move(vdevice));
+      return absl::OkStatus();
+    };
+  };
+  TestCommand(put(1, std::nullopt, v1::STATE_PENDING)).RunOn(*core_).IgnoreError();
+  const RecordPtr seen = core_->Read(
+      [](const Tables& tables, int64_t) { return tables.FindRecord(Kind::kVdevice, "viommus/v/vdevices/1"); });
+  TestCommand(put(2, 1, v1::STATE_PENDING)).RunOn(*core_).IgnoreError();
+  TestCommand(put(3, 2, v1::STATE_PENDING)).RunOn(*core_).IgnoreError();
+  std::vector<std::string> names;
+  waiters.Add(Kind::kVdevice, seen, [&](const RecordPtr& record, int64_t) {
+    names.push_back(static_cast<const v1::Vdevice&>(*record).name());
+  });
+  EXPECT_TRUE(names.empty()) << "the host has not answered";
+  TestCommand(put(3, std::nullopt, v1::STATE_READY)).RunOn(*core_).IgnoreError();
+  EXPECT_EQ(names, (std::vector<std::string>{"viommus/v/vdevices/3"}));
+  waiters.Add(Kind::kVdevice, seen, [&](const RecordPtr& record, int64_t) {
+    names.push_back(static_cast<const v1::Vdevice&>(*record).name());
+  });
+  EXPECT_EQ(names.size(), 2u) << "settled already, under its third name";
+}
+
+TEST_F(CommitterTest, WhatABatchHasNoRoomForIsInTheNextOne) {
+  core_ = CommitCore::Open(store_, RealClock(), [] { return std::string("uid"); },
+                           {.boot_id = "boot", .max_batch_changes = 3})
+              .value();
+  auto committer = std::make_unique<Committer>(*core_, Committer::Options());
+  std::vector<std::unique_ptr<TestCommand>> commands;
+  for (int i = 0; i < 100; ++i) {
+    commands.push_back(std::make_unique<TestCommand>(PutHost("hosts/h" + std::to_string(i))));
+    ASSERT_TRUE(committer->Submit(commands.back().get()).ok());
+  }
+  committer->Stop();
+  for (size_t i = 0; i < commands.size(); ++i) {
+    EXPECT_TRUE(commands[i]->done && commands[i]->status.ok());
+    EXPECT_EQ(commands[i]->revision, static_cast<int64_t>(i) + 1) << "in the order of submission";
+  }
+}
+
+// Readers of the record and of the log, beside the writer: what they see is always whole.
+TEST_F(CommitterTest, ReadersSeeWholeRevisionsWhileTheWriterWrites) {
+  constexpr int kWrites = 300;
+  constexpr int kReaders = 2;
+  std::atomic<bool> end = false;
+  std::vector<std::thread> readers;
+  for (int r = 0; r < kReaders; ++r) {
+    readers.emplace_back([&] {
+      int64_t followed = 0;
+      while (!end.load() || followed < core_->revision()) {
+        // Each command changes both hosts alike.
+        const auto [a, b] = core_->Read([](const Tables& tables, int64_t) {
+          return std::make_pair(tables.Find<v1::Host>("hosts/a"), tables.Find<v1::Host>("hosts/b"));
+        });
+        ASSERT_EQ(a == nullptr, b == nullptr);
+        ASSERT_EQ(a != nullptr ? a->boot_id() : "", b != nullptr ? b->boot_id() : "");
+        const absl::Status known = core_->log().ReadAfter(core_->revision(), 1).status();
+        ASSERT_TRUE(known.ok()) << known;
+        const auto sets = core_->log().ReadAfter(followed, 7);
+        ASSERT_TRUE(sets.ok()) << sets.status();
+        for (const ChangeSetPtr& set : *sets) {
+          ASSERT_EQ(set->revision, ++followed);
+          ASSERT_EQ(set->changes.size(), 2u);
+        }
+      }
+    });
+  }
+  {
+    Committer committer(*core_, Committer::Options());
+    std::vector<std::unique_ptr<TestCommand>> commands;
+    for (int i = 0; i < kWrites; ++i) {
+      commands.push_back(std::make_unique<TestCommand>([i](const Context& context, Draft& draft) {
+        const std::string boot_id = std::to_string(i);
+        return PutHost("hosts/a", boot_id)(context, draft).ok() ? PutHost("hosts/b", boot_id)(context, draft)
+                                                                : absl::InternalError("");
+      }));
+      ASSERT_TRUE(committer.Submit(commands.back().get()).ok());
+      if (i % 50 == 0) std::this_thread::yield();
+    }
+    committer.Stop();
+  }
+  EXPECT_EQ(core_->revision(), kWrites);
+  end.store(true);
+  for (std::thread& reader : readers) reader.join();
 }
 
 TEST_F(CommitterTest, ACancelledWaiterIsNotCalled) {

@@ -10,16 +10,21 @@
 #include "common/error.h"
 #include "common/timestamp.h"
 #include "server/commit/codec.h"
+#include "server/fleet/names.h"
 
 namespace viommu::server {
 namespace {
+
+// Answers to request ids that a tick forgets because of their age.
+constexpr size_t kMaxExpiriesPerTick = 1024;
 
 // A status-only commit is synced anyway when this many revisions would hang on the next sync.
 constexpr int64_t kSyncAfterUnsyncedRevisions = CommitCore::kMaxUnsyncedRevisions / 2;
 
 absl::Status Damaged(const Store& store, std::string_view what) {
-  return absl::DataLossError(
-      fmt::format("{} is damaged: {}. It is left as it is; restore it from a backup", store.Describe(), what));
+  return Error(absl::StatusCode::kDataLoss, v1::ERROR_REASON_STORE_DAMAGED)
+      .Message("{} is damaged: {}. It is left as it is; restore it from a backup", store.Describe(), what)
+      .Meta("store", store.Describe());
 }
 
 absl::StatusOr<int64_t> NumberOf(const Store& store, std::string_view key, int64_t if_absent) {
@@ -30,6 +35,17 @@ absl::StatusOr<int64_t> NumberOf(const Store& store, std::string_view key, int64
   return *number;
 }
 
+// What callers are told while the store takes no writes.
+absl::Status Unavailable(const absl::Status& why) {
+  if (ReasonOf(why) == v1::ERROR_REASON_STORE_DAMAGED) return why;
+  return Error(absl::StatusCode::kUnavailable, v1::ERROR_REASON_STORE_UNAVAILABLE)
+      .Message(
+          "the store does not take writes ({}); nothing of this change is visible, repeat the call later with the same "
+          "request_id",
+          std::string(why.message()))
+      .RetryAfter(std::chrono::seconds(1));
+}
+
 }  // namespace
 
 // A command of the batch that changes something.
@@ -38,6 +54,7 @@ struct CommitCore::Accepted {
   int64_t bytes = 0;
   int64_t revision = 0;
   const Command* command = nullptr;
+  int64_t request_bytes = 0;
 };
 
 CommitCore::CommitCore(Store& store, const Clock& clock, std::function<std::string()> new_uid, const Options& options)
@@ -45,6 +62,8 @@ CommitCore::CommitCore(Store& store, const Clock& clock, std::function<std::stri
       clock_(clock),
       new_uid_(std::move(new_uid)),
       boot_id_(options.boot_id),
+      max_batch_changes_(options.max_batch_changes),
+      max_batch_bytes_(options.max_batch_bytes),
       log_(store, options.change_log),
       requests_(options.requests) {}
 
@@ -62,18 +81,22 @@ absl::Status CommitCore::Load(const Options& options) {
   {
     WriterLock lock(mu_);
     absl::Status bad;
-    VIOMMU_RETURN_IF_ERROR(store_.Scan(
-        KeySpace::kResources, "", "",
-        [&](std::string_view key, std::string_view value) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-          const Kind kind = key.empty() ? Kind{} : static_cast<Kind>(key[0]);
-          RecordPtr record = key.empty() ? nullptr : ParseRecord(kind, value);
-          if (record == nullptr) {
-            bad = Damaged(store_, fmt::format("resource {} cannot be read", key.empty() ? key : key.substr(1)));
-            return false;
-          }
-          tables_.Apply({kind, std::string(key.substr(1)), nullptr, std::move(record)});
-          return true;
-        }));
+    VIOMMU_RETURN_IF_ERROR(
+        store_.Scan(KeySpace::kResources, "", "",
+                    [&](std::string_view key, std::string_view value) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+                      const Kind kind = key.empty() ? Kind{} : static_cast<Kind>(key[0]);
+                      const std::string name(key.empty() ? key : key.substr(1));
+                      RecordPtr record = key.empty() ? nullptr : ParseRecord(kind, value);
+                      if (record == nullptr) {
+                        bad = Damaged(store_, fmt::format("resource {} cannot be read", name));
+                      } else if (KindOfName(name) != kind || NameOf(kind, *record) != name) {
+                        bad = Damaged(store_, fmt::format("under the name {} there is a record of {} {}", name,
+                                                          KindName(kind), NameOf(kind, *record)));
+                      } else {
+                        tables_.Apply({kind, name, nullptr, std::move(record)});
+                      }
+                      return bad.ok();
+                    }));
     VIOMMU_RETURN_IF_ERROR(bad);
     if (const absl::Status broken = CheckInvariants(tables_); !broken.ok()) {
       return Damaged(store_, std::string(broken.message()));
@@ -88,6 +111,15 @@ absl::Status CommitCore::LoadMeta(const Options& options, bool* fresh) {
   VIOMMU_ASSIGN_OR_RETURN(const auto cluster, store_.Get(KeySpace::kMeta, kMetaClusterId));
   *fresh = !incarnation.has_value() && !cluster.has_value();
   if (*fresh) {
+    // What has a record and no identity was a store once.
+    for (const KeySpace space : {KeySpace::kResources, KeySpace::kChanges, KeySpace::kRequests}) {
+      bool empty = true;
+      VIOMMU_RETURN_IF_ERROR(store_.Scan(space, "", "", [&empty](std::string_view, std::string_view) {
+        empty = false;
+        return false;
+      }));
+      if (!empty) return Damaged(store_, "it has a record, and its identity is missing");
+    }
     identity_.store_incarnation = new_uid_();
     identity_.cluster_id = options.cluster_id.empty() ? new_uid_() : options.cluster_id;
     return absl::OkStatus();
@@ -110,6 +142,11 @@ absl::Status CommitCore::Begin(const Options& options, bool fresh) {
   VIOMMU_ASSIGN_OR_RETURN(int64_t revision, NumberOf(store_, kMetaRevision, 0));
   VIOMMU_ASSIGN_OR_RETURN(int64_t oldest, NumberOf(store_, kMetaOldestRevision, 0));
   VIOMMU_ASSIGN_OR_RETURN(const auto last_boot, store_.Get(KeySpace::kMeta, kMetaBootId));
+  VIOMMU_ASSIGN_OR_RETURN(const auto starts, store_.Get(KeySpace::kMeta, kMetaStarts));
+  auto decoded = Starts::Decode(starts.value_or(""));
+  if (!decoded.ok()) return Damaged(store_, std::string(decoded.status().message()));
+  starts_ = *std::move(decoded);
+  const int64_t left_at = revision;
 
   Batch batch;
   if (last_boot.has_value() && *last_boot != options.boot_id) {
@@ -120,11 +157,14 @@ absl::Status CommitCore::Begin(const Options& options, bool fresh) {
     batch.Put(KeySpace::kMeta, std::string(kMetaOldestRevision), EncodeNumber(oldest));
   }
   identity_.epoch = epoch + 1;
+  identity_.start_id = new_uid_();
+  starts_.Add(identity_.epoch, identity_.start_id, left_at, revision);
   if (fresh) {
     batch.Put(KeySpace::kMeta, std::string(kMetaIncarnation), identity_.store_incarnation);
     batch.Put(KeySpace::kMeta, std::string(kMetaClusterId), identity_.cluster_id);
   }
   batch.Put(KeySpace::kMeta, std::string(kMetaEpoch), EncodeNumber(identity_.epoch));
+  batch.Put(KeySpace::kMeta, std::string(kMetaStarts), starts_.Encode());
   batch.Put(KeySpace::kMeta, std::string(kMetaRevision), EncodeNumber(revision));
   batch.Put(KeySpace::kMeta, std::string(kMetaBootId), options.boot_id);
   VIOMMU_RETURN_IF_ERROR(store_.Commit(batch, Durability::kSynced));
@@ -152,12 +192,19 @@ std::vector<CommitCore::Outcome> CommitCore::Run(std::span<Command* const> comma
   uint64_t refused = 0;
   uint64_t replayed = 0;
   int64_t last_revision = 0;
+  size_t changed = 0;
+  Requests::Size new_requests;
   {
     // The writer is the only one to change the tables, so holding the lock shared keeps nobody from reading.
     ReaderLock lock(mu_);
     last_revision = revision_;
     Draft batch_draft(tables_);
     for (size_t i = 0; i < commands.size(); ++i) {
+      if (changed >= max_batch_changes_ || batch.bytes() >= max_batch_bytes_) {
+        commands = commands.first(i);
+        outcomes.resize(i);
+        break;
+      }
       Command& command = *commands[i];
       const bool repeatable = !command.request_id.empty() && !command.validate_only;
       if (repeatable) {
@@ -184,8 +231,11 @@ std::vector<CommitCore::Outcome> CommitCore::Run(std::span<Command* const> comma
           outcomes[i].revision = known->revision;
           absl::StatusOr<std::optional<std::string>> bytes = store_.Get(KeySpace::kRequests, command.request_id);
           RequestRecord record;
-          if (!bytes.ok() || !bytes->has_value() || !record.ParseFromString(**bytes)) {
-            outcomes[i].status = Damaged(store_, fmt::format("the answer to request id {}", command.request_id));
+          if (!bytes.ok()) {
+            outcomes[i].status = bytes.status();
+          } else if (!bytes->has_value() || !record.ParseFromString(**bytes)) {
+            outcomes[i].status =
+                Damaged(store_, fmt::format("the answer to request id {} cannot be read", command.request_id));
           } else {
             outcomes[i].status = command.Replay(record.response());
           }
@@ -208,6 +258,7 @@ std::vector<CommitCore::Outcome> CommitCore::Run(std::span<Command* const> comma
       Accepted change{nullptr, 0, last_revision, &command};
       if (!changes.empty()) {
         batch_draft.Absorb(changes);
+        changed += changes.size();
         auto set = std::make_shared<ChangeSet>();
         set->revision = ++last_revision;
         set->changes = std::move(changes);
@@ -225,8 +276,10 @@ std::vector<CommitCore::Outcome> CommitCore::Run(std::span<Command* const> comma
         outcomes[i].revision = last_revision;
       }
       if (repeatable) {
-        Requests::Encode(command.request_id, command.fingerprint, outcomes[i].revision, now_s, command.Response(),
-                         batch);
+        change.request_bytes = Requests::Encode(command.request_id, command.fingerprint, outcomes[i].revision, now_s,
+                                                command.Response(), batch);
+        ++new_requests.entries;
+        new_requests.bytes += change.request_bytes;
         batch_requests.emplace(command.request_id, i);
       }
       if (command.durability == Durability::kSynced) durability = Durability::kSynced;
@@ -235,6 +288,8 @@ std::vector<CommitCore::Outcome> CommitCore::Run(std::span<Command* const> comma
   }
 
   absl::Status committed;
+  // Each new answer makes room for itself, so that the limits hold at any rate of changes.
+  const size_t expired = requests_.PlanExpiry(now_s, new_requests, 2 * new_requests.entries, batch);
   if (!batch.empty()) {
     batch.Put(KeySpace::kMeta, std::string(kMetaRevision), EncodeNumber(last_revision));
     unsynced_revisions_ += static_cast<int64_t>(accepted.size());
@@ -248,11 +303,7 @@ std::vector<CommitCore::Outcome> CommitCore::Run(std::span<Command* const> comma
   }
 
   if (!committed.ok()) {
-    const absl::Status unavailable =
-        Error(absl::StatusCode::kUnavailable, v1::ERROR_REASON_STORE_UNAVAILABLE)
-            .Message("the store does not take writes ({}); nothing was changed, try again later",
-                     std::string(committed.message()))
-            .RetryAfter(std::chrono::seconds(1));
+    const absl::Status unavailable = Unavailable(committed);
     // Whoever was judged against the changes that are lost is answered alike, refusals included: they may be wrong.
     for (Outcome& outcome : outcomes) outcome = {unavailable, revision()};
     WriterLock lock(mu_);
@@ -261,6 +312,7 @@ std::vector<CommitCore::Outcome> CommitCore::Run(std::span<Command* const> comma
     return outcomes;
   }
   Publish(accepted, now_s);
+  requests_.Expired(expired);
 
   WriterLock lock(mu_);
   stats_.batches += batch.empty() ? 0 : 1;
@@ -282,32 +334,46 @@ void CommitCore::Publish(std::vector<Accepted>& accepted, int64_t now_s) {
       sets.push_back(std::move(each.set));
       bytes.push_back(each.bytes);
     }
+    // Along with the tables: whoever was told a revision may watch from it at once.
+    if (!sets.empty()) log_.Publish(sets, bytes, now_s);
   }
   for (const Accepted& each : accepted) {
     const Command& command = *each.command;
     if (!command.request_id.empty()) {
-      requests_.Add(command.request_id, command.fingerprint, each.revision, now_s);
+      requests_.Add(command.request_id, command.fingerprint, each.revision, now_s, each.request_bytes);
     }
   }
   if (sets.empty()) return;
-  log_.Publish(sets, bytes, now_s);
   for (Listener* listener : listeners_) listener->OnCommit(sets);
+}
+
+absl::Status CommitCore::Recover() {
+  VIOMMU_RETURN_IF_ERROR(store_.Recover());
+  // The tables go on from here, so it must be what they were read from.
+  VIOMMU_ASSIGN_OR_RETURN(const auto incarnation, store_.Get(KeySpace::kMeta, kMetaIncarnation));
+  VIOMMU_ASSIGN_OR_RETURN(const int64_t recorded, NumberOf(store_, kMetaRevision, -1));
+  if (incarnation == identity_.store_incarnation && recorded == revision()) return absl::OkStatus();
+  return Damaged(
+      store_, fmt::format("it is not the one that this server has opened: store {} at revision {} was "
+                          "expected, store {} at revision {} is there",
+                          identity_.store_incarnation, revision(), incarnation.value_or("without a name"), recorded));
 }
 
 void CommitCore::Tick() {
   if (!writable().ok()) {
-    if (!store_.Recover().ok()) return;
+    const absl::Status recovered = Recover();
     WriterLock lock(mu_);
-    broken_ = absl::OkStatus();
+    broken_ = recovered.ok() ? absl::OkStatus() : Unavailable(recovered);
+    if (!recovered.ok()) return;
   }
   Batch batch;
   const int64_t oldest = log_.PlanCompaction(NowSeconds(), batch);
-  const size_t expired = requests_.PlanExpiry(NowSeconds(), batch);
+  const size_t expired = requests_.PlanExpiry(NowSeconds(), {}, kMaxExpiriesPerTick, batch);
   if (batch.empty()) return;
   const absl::Status committed = store_.Commit(batch, Durability::kBuffered);
   if (!committed.ok()) {
     WriterLock lock(mu_);
-    broken_ = committed;
+    broken_ = Unavailable(committed);
     return;
   }
   log_.Compacted(oldest);

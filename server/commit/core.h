@@ -29,6 +29,7 @@
 #include "server/commit/change_log.h"
 #include "server/commit/command.h"
 #include "server/commit/requests.h"
+#include "server/commit/starts.h"
 #include "server/fleet/tables.h"
 #include "server/store/store.h"
 
@@ -39,6 +40,7 @@ struct Identity {
   std::string cluster_id;
   std::string store_incarnation;
   int64_t epoch = 0;
+  std::string start_id = {};
 };
 
 // Follows the record. Called on the writer's thread after publication, in order; must not block.
@@ -63,12 +65,15 @@ class CommitCore {
     std::string boot_id;     // of this machine
     ChangeLog::Options change_log;
     Requests::Options requests;
+    // A batch takes no more commands once it has this many changed records, or bytes.
+    size_t max_batch_changes = 16'384;
+    size_t max_batch_bytes = size_t{8} << 20;
   };
 
   static constexpr int64_t kMaxUnsyncedRevisions = 65536;
 
-  // Reads the record from the store, checks it, and begins a new epoch. DATA_LOSS when the record is damaged or breaks
-  // an invariant: it is not repaired. `store`, `clock` must outlive the core.
+  // Reads the record from the store, checks it, and begins a new epoch. DATA_LOSS, STORE_DAMAGED when the record is
+  // damaged or breaks an invariant: it is not repaired. `store`, `clock` must outlive the core.
   static absl::StatusOr<std::unique_ptr<CommitCore>> Open(Store& store, const Clock& clock,
                                                           std::function<std::string()> new_uid, const Options& options);
 
@@ -78,7 +83,8 @@ class CommitCore {
     int64_t revision = 0;
   };
 
-  // Carries out a batch. The outcomes are in the order of the commands; the caller passes them to Command::Done.
+  // Carries out a batch: the first of `commands`, at least one, as many as Options let it. The outcomes are in their
+  // order; the caller passes them to Command::Done, and gives the commands that have none to the next call.
   std::vector<Outcome> Run(std::span<Command* const> commands);
 
   // To be called about once a second: tries to recover a failed store, expires what is old.
@@ -98,6 +104,8 @@ class CommitCore {
   int64_t revision() const;
   const ChangeLog& log() const { return log_; }
   const Identity& identity() const { return identity_; }
+  // This start and those before it.
+  const Starts& starts() const { return starts_; }
 
   // OK, or why the store takes no writes.
   absl::Status writable() const;
@@ -116,6 +124,7 @@ class CommitCore {
   absl::Status LoadMeta(const Options& options, bool* fresh);
   absl::Status Begin(const Options& options, bool fresh);
   absl::Status RefuseWhileBroken() const;
+  absl::Status Recover();
   void Publish(std::vector<Accepted>& accepted, int64_t now_s);
   int64_t NowSeconds() const;
 
@@ -123,7 +132,10 @@ class CommitCore {
   const Clock& clock_;
   const std::function<std::string()> new_uid_;
   Identity identity_;
+  Starts starts_;
   std::string boot_id_;
+  const size_t max_batch_changes_;
+  const size_t max_batch_bytes_;
   ChangeLog log_;
   Requests requests_;
   std::vector<Listener*> listeners_;

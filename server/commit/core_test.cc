@@ -5,10 +5,12 @@
 #include <chrono>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "common/error.h"
 #include "common/fake_clock.h"
+#include "server/commit/codec.h"
 #include "server/commit/test_command.h"
 #include "server/store/memory_store.h"
 
@@ -121,6 +123,7 @@ TEST_F(CoreTest, AFailingStoreChangesNothingAndRefusesUntilItRecovers) {
   store_.FailCommits(absl::ResourceExhaustedError("disk full"));
   TestCommand a(PutHost("hosts/a"));
   EXPECT_EQ(ReasonOf(a.RunOn(*core)), v1::ERROR_REASON_STORE_UNAVAILABLE);
+  EXPECT_NE(a.status.message().find("same request_id"), std::string::npos) << "it may be there after a restart";
   EXPECT_FALSE(core->writable().ok());
   EXPECT_FALSE(Has(*core, "hosts/a"));
   EXPECT_EQ(core->revision(), 0);
@@ -217,6 +220,89 @@ TEST_F(CoreTest, RequestIdsExpireByAge) {
   EXPECT_EQ(late.judged, 1);
 }
 
+// At any rate of changes: each answer makes room for itself, ticks or not.
+TEST_F(CoreTest, RequestIdsAreBoundedInNumberAndLength) {
+  constexpr int kRequests = 100;
+  const auto kept = [this] {
+    int count = 0;
+    EXPECT_TRUE(store_
+                    .Scan(KeySpace::kRequests, "", "",
+                          [&count](std::string_view, std::string_view) {
+                            ++count;
+                            return true;
+                          })
+                    .ok());
+    return count;
+  };
+  const auto fill = [this](CommitCore& core, int first) {
+    for (int i = first; i < first + kRequests; ++i) {
+      TestCommand command(PutHost("hosts/a", std::to_string(i)));
+      command.request_id = "id-" + std::to_string(i);
+      command.response = std::string(100, 'r');
+      ASSERT_TRUE(command.RunOn(core).ok());
+    }
+  };
+  options_.requests.max_entries = 10;
+  auto core = Open(store_);
+  fill(*core, 0);
+  EXPECT_EQ(kept(), 10);
+  TestCommand newest(PutHost("hosts/a"));
+  newest.request_id = "id-99";
+  EXPECT_TRUE(newest.RunOn(*core).ok());
+  EXPECT_EQ(newest.judged, 0);
+  TestCommand oldest(PutHost("hosts/a"));
+  oldest.request_id = "id-89";
+  EXPECT_TRUE(oldest.RunOn(*core).ok());
+  EXPECT_EQ(oldest.judged, 1) << "forgotten";
+
+  options_.requests.max_entries = 1000;
+  options_.requests.max_bytes = 1000;
+  core = Open(store_);
+  fill(*core, kRequests);
+  EXPECT_GT(kept(), 4);
+  EXPECT_LE(kept(), 9) << "of more than 100 bytes each";
+
+  // One batch that brings more than there is room for is made up for by the next ones.
+  options_.requests.max_entries = 10;
+  options_.requests.max_bytes = 1 << 20;
+  core = Open(store_);
+  std::vector<std::unique_ptr<TestCommand>> commands;
+  std::vector<Command*> batch;
+  for (int i = 0; i < kRequests; ++i) {
+    commands.push_back(std::make_unique<TestCommand>(PutHost("hosts/a", "b" + std::to_string(i))));
+    commands.back()->request_id = "batch-" + std::to_string(i);
+    batch.push_back(commands.back().get());
+  }
+  ASSERT_EQ(core->Run(batch).size(), batch.size());
+  EXPECT_GT(kept(), 10);
+  fill(*core, 2 * kRequests);
+  EXPECT_EQ(kept(), 10);
+}
+
+// However many commands wait, what goes to the store at once is bounded.
+TEST_F(CoreTest, ABatchEndsWhenItHasEnoughChangesOrBytes) {
+  const auto run = [&](CommitCore& core, const std::string& name, int count) {
+    std::vector<std::unique_ptr<TestCommand>> commands;
+    std::vector<Command*> batch;
+    for (int i = 0; i < count; ++i) {
+      commands.push_back(std::make_unique<TestCommand>(PutHost("hosts/" + name + std::to_string(i))));
+      batch.push_back(commands.back().get());
+    }
+    const size_t done = core.Run(batch).size();
+    for (size_t i = 0; i < commands.size(); ++i) EXPECT_EQ(commands[i]->judged, i < done ? 1 : 0) << i;
+    return done;
+  };
+  options_.max_batch_changes = 3;
+  auto core = Open(store_);
+  EXPECT_EQ(run(*core, "a", 5), 3u);
+  EXPECT_EQ(core->revision(), 3);
+  EXPECT_TRUE(Has(*core, "hosts/a2"));
+  EXPECT_FALSE(Has(*core, "hosts/a3"));
+  options_.max_batch_bytes = 1;
+  core = Open(store_);
+  EXPECT_EQ(run(*core, "b", 5), 1u) << "at least one";
+}
+
 TEST_F(CoreTest, AReopenedStoreHasEverythingUnderANewEpoch) {
   auto core = Open(store_);
   const Identity identity = core->identity();
@@ -266,6 +352,123 @@ TEST_F(CoreTest, AnotherClustersStoreIsRefused) {
   Open(store_, "boot-1", "cluster-a");
   const auto other = TryOpen(store_, "boot-1", "cluster-b");
   EXPECT_EQ(ReasonOf(other.status()), v1::ERROR_REASON_CLUSTER_MISMATCH);
+}
+
+// Promise 9: whoever was told something by the newer state can tell, however far the copy has got.
+TEST_F(CoreTest, AnOlderCopyOfTheStoreIsToldFromIt) {
+  auto core = Open(store_);
+  const auto put = [](CommitCore& at, const std::string& name) {
+    ASSERT_TRUE(TestCommand(PutHost(name)).RunOn(at).ok());
+  };
+  put(*core, "hosts/a");
+  const Identity told_by = core->identity();
+  const std::unique_ptr<MemoryStore> copy = store_.AfterPowerLoss();
+  put(*core, "hosts/b");
+  const int64_t told = core->revision();
+  EXPECT_TRUE(core->starts().Told(told_by.epoch, told_by.start_id, told, core->revision()));
+  core = Open(store_);
+  EXPECT_TRUE(core->starts().Told(told_by.epoch, told_by.start_id, told, core->revision()));
+  const Identity later = core->identity();
+
+  auto restored = Open(*copy);
+  EXPECT_EQ(restored->identity().store_incarnation, told_by.store_incarnation);
+  for (const char* name : {"hosts/c", "hosts/d", "hosts/e"}) put(*restored, name);
+  ASSERT_GT(restored->revision(), told);
+  EXPECT_FALSE(restored->starts().Told(told_by.epoch, told_by.start_id, told, restored->revision()));
+  EXPECT_EQ(restored->identity().epoch, later.epoch);
+  EXPECT_FALSE(restored->starts().Told(later.epoch, later.start_id, told, restored->revision()));
+  restored = Open(*copy);
+  EXPECT_FALSE(restored->starts().Told(told_by.epoch, told_by.start_id, told, restored->revision()));
+  EXPECT_FALSE(restored->starts().Told(later.epoch, later.start_id, told, restored->revision()));
+}
+
+// A copy that was made while the server ran is opened as after a loss of power. What the newer state recorded then lies
+// in what is skipped.
+TEST_F(CoreTest, WhatIsSkippedAfterALossOfPowerWasNeverRecorded) {
+  auto core = Open(store_);
+  ASSERT_TRUE(TestCommand(PutHost("hosts/a")).RunOn(*core).ok());
+  const Identity told_by = core->identity();
+  const std::unique_ptr<MemoryStore> after = store_.AfterPowerLoss();
+  core = Open(*after, "boot-2");
+  EXPECT_TRUE(core->starts().Told(told_by.epoch, told_by.start_id, 2, core->revision())) << "told, and lost";
+  EXPECT_FALSE(core->starts().Recorded(2));
+  EXPECT_TRUE(core->starts().Recorded(1));
+  EXPECT_TRUE(core->starts().Recorded(core->revision() + 1));
+}
+
+TEST_F(CoreTest, ARecordWithoutAnIdentityIsNoNewStore) {
+  for (const KeySpace space : {KeySpace::kResources, KeySpace::kChanges, KeySpace::kRequests}) {
+    MemoryStore store;
+    Batch batch;
+    batch.Put(space, "key", "value");
+    ASSERT_TRUE(store.Commit(batch, Durability::kSynced).ok());
+    const auto core = TryOpen(store, "boot-1", "");
+    EXPECT_EQ(ReasonOf(core.status()), v1::ERROR_REASON_STORE_DAMAGED) << core.status();
+    EXPECT_FALSE(store.Get(KeySpace::kMeta, kMetaIncarnation)->has_value()) << "left as it is";
+  }
+}
+
+// Whatever a recovery brings back must be what the tables were read from.
+TEST_F(CoreTest, AnotherStoreAfterARecoveryIsNotWrittenTo) {
+  for (const bool other_store : {false, true}) {
+    MemoryStore store;
+    auto core = Open(store);
+    ASSERT_TRUE(TestCommand(PutHost("hosts/a")).RunOn(*core).ok());
+    Batch swap;
+    if (other_store) {
+      swap.Put(KeySpace::kMeta, std::string(kMetaIncarnation), "other");
+    } else {
+      swap.Put(KeySpace::kMeta, std::string(kMetaRevision), EncodeNumber(0));
+    }
+    ASSERT_TRUE(store.Commit(swap, Durability::kSynced).ok());
+    store.FailCommits(absl::ResourceExhaustedError("disk full"));
+    EXPECT_FALSE(TestCommand(PutHost("hosts/b")).RunOn(*core).ok());
+    store.AllowRecovery();
+    core->Tick();
+    EXPECT_EQ(ReasonOf(core->writable()), v1::ERROR_REASON_STORE_DAMAGED) << core->writable();
+    TestCommand again(PutHost("hosts/b"));
+    EXPECT_EQ(ReasonOf(again.RunOn(*core)), v1::ERROR_REASON_STORE_DAMAGED);
+    EXPECT_EQ(again.judged, 0);
+  }
+}
+
+TEST_F(CoreTest, ARecordThatBreaksAPromiseIsRefusedWithItsName) {
+  const auto refused = [this](const v1::Device& device, const std::string& key, const std::string& what) {
+    MemoryStore store;
+    auto core = Open(store);
+    ASSERT_TRUE(TestCommand(PutHost("hosts/a")).RunOn(*core).ok());
+    core.reset();
+    Batch batch;
+    batch.Put(KeySpace::kResources, key, device.SerializeAsString());
+    ASSERT_TRUE(store.Commit(batch, Durability::kSynced).ok());
+    const auto opened = TryOpen(store, "boot-1", "");
+    EXPECT_EQ(ReasonOf(opened.status()), v1::ERROR_REASON_STORE_DAMAGED);
+    EXPECT_NE(opened.status().message().find(what), std::string::npos) << opened.status();
+  };
+  v1::Device device;
+  device.set_name("hosts/a/devices/0000:01:00.0");
+  device.set_uid("u");
+  device.set_state(v1::DEVICE_STATE_ASSIGNED);
+  device.set_owner("viommus/v/vdevices/1");
+  refused(device, ResourceKey(Kind::kDevice, device.name()), device.owner());
+  device.clear_owner();
+  refused(device, ResourceKey(Kind::kDevice, "hosts/a/devices/0000:02:00.0"), "0000:02:00.0");
+  refused(device, ResourceKey(Kind::kDevice, ""), "under the name");
+  refused(device, ResourceKey(static_cast<Kind>(77), device.name()), "cannot be read");
+}
+
+TEST_F(CoreTest, ADamagedAnswerIsToldAsSuch) {
+  auto core = Open(store_);
+  TestCommand first(PutHost("hosts/a"));
+  first.request_id = "id-1";
+  ASSERT_TRUE(first.RunOn(*core).ok());
+  Batch damage;
+  damage.Put(KeySpace::kRequests, "id-1", "\xff\xff\xff");
+  ASSERT_TRUE(store_.Commit(damage, Durability::kSynced).ok());
+  TestCommand repeat(PutHost("hosts/a"));
+  repeat.request_id = "id-1";
+  EXPECT_EQ(ReasonOf(repeat.RunOn(*core)), v1::ERROR_REASON_STORE_DAMAGED);
+  EXPECT_EQ(ReasonOf(TryOpen(store_, "boot-1", "").status()), v1::ERROR_REASON_STORE_DAMAGED);
 }
 
 TEST_F(CoreTest, ADamagedRecordIsRefused) {

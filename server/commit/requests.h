@@ -1,6 +1,7 @@
 // Which request ids were answered, so that a retry is answered alike and nothing is done twice.
 //
-// Rule of expiry: an answer is kept for `ttl_s`; when there are more than `max_entries`, the oldest go first.
+// Rule of expiry: an answer is kept for `ttl_s`; when there are more than `max_entries`, or they are longer than
+// `max_bytes`, the oldest go first. Each batch that adds some may take twice as many away.
 // Not thread-safe: the writer's own.
 
 #ifndef VIOMMU_SERVER_COMMIT_REQUESTS_H_
@@ -23,7 +24,14 @@ class Requests {
  public:
   struct Options {
     int64_t ttl_s = 24 * 3600;
-    size_t max_entries = 1'000'000;  // about 100 bytes of memory each
+    size_t max_entries = 1'000'000;        // about 200 bytes of memory each
+    int64_t max_bytes = int64_t{1} << 30;  // of all of them in the store
+  };
+
+  // Of answers.
+  struct Size {
+    size_t entries = 0;
+    int64_t bytes = 0;
   };
 
   struct Entry {
@@ -38,30 +46,32 @@ class Requests {
   // nullptr when the id is not known.
   const Entry* Find(const std::string& request_id) const;
 
-  static void Encode(const std::string& request_id, const std::string& fingerprint, int64_t revision, int64_t time_s,
-                     std::string response, Batch& batch);
+  // Returns the bytes that it takes.
+  static int64_t Encode(const std::string& request_id, const std::string& fingerprint, int64_t revision, int64_t time_s,
+                        std::string response, Batch& batch);
 
-  // After the batch is durable.
-  void Add(const std::string& request_id, const std::string& fingerprint, int64_t revision, int64_t time_s);
+  // After the batch is durable; `bytes` as Encode returned them.
+  void Add(const std::string& request_id, const std::string& fingerprint, int64_t revision, int64_t time_s,
+           int64_t bytes);
 
-  // Adds to `batch` what deletes expired entries, at most kMaxExpiriesPerBatch, and returns how many there are; give
-  // that to Expired once the batch is durable.
-  size_t PlanExpiry(int64_t now_s, Batch& batch) const;
+  // Adds to `batch`, which also adds `coming`, what deletes expired entries, at most `max`, and returns how many there
+  // are; give that to Expired once the batch is durable.
+  size_t PlanExpiry(int64_t now_s, const Size& coming, size_t max, Batch& batch) const;
   void Expired(size_t count);
 
-  size_t size() const { return entries_.size(); }
+  Size size() const { return {entries_.size(), bytes_}; }
 
  private:
-  static constexpr size_t kMaxExpiriesPerBatch = 1024;
-
   struct Age {
     std::string request_id;
     int64_t time_s;
+    int64_t bytes;
   };
 
   const Options options_;
   absl::flat_hash_map<std::string, Entry> entries_;
   std::deque<Age> ages_;  // oldest first
+  int64_t bytes_ = 0;
 };
 
 }  // namespace viommu::server

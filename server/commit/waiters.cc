@@ -23,6 +23,8 @@ bool Settled(Kind kind, const google::protobuf::Message& record, int64_t generat
       return Answered(static_cast<const v1::Vdevice&>(record), generation);
     case Kind::kNestedDomain:
       return Answered(static_cast<const v1::NestedDomain&>(record), generation);
+    case Kind::kHwQueue:
+      return Answered(static_cast<const v1::HwQueue&>(record), generation);
     case Kind::kHost:
     case Kind::kDevice:
       return true;  // nothing is asked of the host
@@ -30,17 +32,18 @@ bool Settled(Kind kind, const google::protobuf::Message& record, int64_t generat
   return true;
 }
 
-// The resource that has the uid of `seen` now; null when it is gone. A rebind may have changed its name.
+// The resource that has the uid of `seen` now; null when it is gone. Rebinds may have changed its name: its device
+// knows the present one.
 RecordPtr Present(const View& view, Kind kind, const RecordPtr& seen) {
   const std::string& uid = UidOf(kind, *seen);
   const std::string& name = NameOf(kind, *seen);
   RecordPtr record = view.FindRecord(kind, name);
   if (record != nullptr && UidOf(kind, *record) == uid) return record;
-  for (const std::string& renamed : view.Children(Relation::kReservedNames, name)) {
-    record = view.FindRecord(kind, renamed);
-    if (record != nullptr && UidOf(kind, *record) == uid) return record;
-  }
-  return nullptr;
+  if (kind != Kind::kVdevice) return nullptr;
+  const auto device = view.Find<v1::Device>(static_cast<const v1::Vdevice&>(*seen).device());
+  if (device == nullptr || device->owner().empty()) return nullptr;
+  record = view.FindRecord(kind, device->owner());
+  return record != nullptr && UidOf(kind, *record) == uid ? record : nullptr;
 }
 
 }  // namespace

@@ -20,11 +20,21 @@ bool HasAny(const View& view, Kind kind, const std::string& prefix) {
 
 bool IsEmpty(const View& view, const v1::Viommu& viommu) {
   return !HasAny(view, Kind::kVdevice, VdevicePrefix(viommu.name())) &&
-         !HasAny(view, Kind::kNestedDomain, NestedDomainPrefix(viommu.name()));
+         !HasAny(view, Kind::kNestedDomain, NestedDomainPrefix(viommu.name())) &&
+         !HasAny(view, Kind::kHwQueue, HwQueuePrefix(viommu.name()));
 }
 
 bool IsEmpty(const View& view, const v1::Stage2Domain& stage2) {
   return view.Count(Relation::kStage2Viommus, stage2.name()) == 0;
+}
+
+template <typename T>
+void AddLive(const View& view, const std::string& prefix, InTheWay& found) {
+  view.ScanRecords(KindOf<T>::value, prefix, "", [&](const RecordPtr& record) {
+    const auto& typed = static_cast<const T&>(*record);
+    if (typed.state() != v1::STATE_DELETING) found.Add(typed.name());
+    return true;
+  });
 }
 
 template <typename T>
@@ -76,16 +86,9 @@ absl::Status InTheWay::Check(const std::string& parent, std::string_view way_out
 }
 
 void FindInTheWay(const View& view, const std::string& viommu, InTheWay& found) {
-  view.ScanRecords(Kind::kVdevice, VdevicePrefix(viommu), "", [&](const RecordPtr& record) {
-    const auto& vdevice = static_cast<const v1::Vdevice&>(*record);
-    if (vdevice.state() != v1::STATE_DELETING) found.Add(vdevice.name());
-    return true;
-  });
-  view.ScanRecords(Kind::kNestedDomain, NestedDomainPrefix(viommu), "", [&](const RecordPtr& record) {
-    const auto& nested = static_cast<const v1::NestedDomain&>(*record);
-    if (nested.state() != v1::STATE_DELETING) found.Add(nested.name());
-    return true;
-  });
+  AddLive<v1::Vdevice>(view, VdevicePrefix(viommu), found);
+  AddLive<v1::NestedDomain>(view, NestedDomainPrefix(viommu), found);
+  AddLive<v1::HwQueue>(view, HwQueuePrefix(viommu), found);
 }
 
 v1::Vdevice Release(const v1::Vdevice& vdevice, const Context& context, Draft& draft) {
@@ -107,12 +110,18 @@ v1::NestedDomain Release(const v1::NestedDomain& nested, const Context& context,
   return MarkDeleting(nested, context, draft);
 }
 
+v1::HwQueue Release(const v1::HwQueue& queue, const Context& context, Draft& draft) {
+  if (queue.state() == v1::STATE_DELETING) return queue;
+  return MarkDeleting(queue, context, draft);
+}
+
 v1::Viommu Release(const v1::Viommu& viommu, const Context& context, Draft& draft) {
   if (viommu.state() == v1::STATE_DELETING) return viommu;
   for (const auto& vdevice : draft.Scan<v1::Vdevice>(VdevicePrefix(viommu.name()))) Release(*vdevice, context, draft);
   for (const auto& nested : draft.Scan<v1::NestedDomain>(NestedDomainPrefix(viommu.name()))) {
     Release(*nested, context, draft);
   }
+  for (const auto& queue : draft.Scan<v1::HwQueue>(HwQueuePrefix(viommu.name()))) Release(*queue, context, draft);
   return MarkDeleting(viommu, context, draft);
 }
 
@@ -150,6 +159,11 @@ void ConfirmReleased(const v1::Vdevice& vdevice, const Context& context, Draft& 
 void ConfirmReleased(const v1::NestedDomain& nested, const Context&, Draft& draft) {
   draft.Erase(Kind::kNestedDomain, nested.name());
   EraseEmptyViommu(nested.viommu(), draft);
+}
+
+void ConfirmReleased(const v1::HwQueue& queue, const Context&, Draft& draft) {
+  draft.Erase(Kind::kHwQueue, queue.name());
+  EraseEmptyViommu(queue.viommu(), draft);
 }
 
 void ConfirmReleased(const v1::Viommu& viommu, const Context& context, Draft& draft) {

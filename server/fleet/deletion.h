@@ -27,12 +27,13 @@ class InTheWay {
   std::vector<std::string> first_;
 };
 
-// Adds the vdevices and nested domains of a viommu that are not DELETING.
+// Adds what is in a viommu and not DELETING.
 void FindInTheWay(const View& view, const std::string& viommu, InTheWay& found);
 
 // Each marks what is not DELETING yet; a viommu with everything in it. They return the record as it is then.
 v1::Vdevice Release(const v1::Vdevice& vdevice, const Context& context, Draft& draft);
 v1::NestedDomain Release(const v1::NestedDomain& nested, const Context& context, Draft& draft);
+v1::HwQueue Release(const v1::HwQueue& queue, const Context& context, Draft& draft);
 v1::Viommu Release(const v1::Viommu& viommu, const Context& context, Draft& draft);
 v1::Stage2Domain Release(const v1::Stage2Domain& stage2, const Context& context, Draft& draft);
 
@@ -43,6 +44,7 @@ absl::Status CheckCascade(const Draft& draft, const std::string& parent);
 // below it stays, remembers the confirmation, and goes along with the last of those.
 void ConfirmReleased(const v1::Vdevice& vdevice, const Context& context, Draft& draft);
 void ConfirmReleased(const v1::NestedDomain& nested, const Context& context, Draft& draft);
+void ConfirmReleased(const v1::HwQueue& queue, const Context& context, Draft& draft);
 void ConfirmReleased(const v1::Viommu& viommu, const Context& context, Draft& draft);
 void ConfirmReleased(const v1::Stage2Domain& stage2, const Context& context, Draft& draft);
 

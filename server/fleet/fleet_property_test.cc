@@ -203,6 +203,8 @@ class History {
         return Sent(static_cast<const v1::Vdevice&>(*change.after));
       case Kind::kNestedDomain:
         return Sent(static_cast<const v1::NestedDomain&>(*change.after));
+      case Kind::kHwQueue:
+        return Sent(static_cast<const v1::HwQueue&>(*change.after));
       case Kind::kHost:
       case Kind::kDevice:
         return;
@@ -230,11 +232,15 @@ class History {
     }
   }
 
-  // A host comes back with some devices out of sight, holding nothing or everything.
-  void HelloFrom(uint8_t which, uint8_t gone) {
+  // A host comes back with some devices out of sight or behind another SMMU, holding nothing or everything.
+  void HelloFrom(uint8_t which, uint8_t gone, uint8_t moved = 0) {
     v1::Hello hello = which % 2 == 0 ? GraceHello() : SmallHello();
     for (v1::Smmu& smmu : *hello.mutable_host()->mutable_smmus()) smmu.set_vmid_bits(1);
     for (int i = hello.devices_size() - 1; i >= 0; --i) {
+      if ((moved >> i & 1) != 0) {
+        const bool first = hello.devices(i).smmu() == hello.host().smmus(0).name();
+        hello.mutable_devices(i)->set_smmu(hello.host().smmus(first ? 1 : 0).name());
+      }
       if ((gone >> i & 1) != 0) hello.mutable_devices()->DeleteSubrange(i, 1);
     }
     if (which % 4 < 2) {
@@ -296,7 +302,7 @@ void History::Take(const Step& step) {
   const std::string device = DeviceOf(host, at_home ? first_device + step[3] % 2 : step[3] % 5);  // there are four
   const uint64_t vdev_id = Pick<uint64_t>({0, 1, 2, 0, 1, 2, 3, 1 << 24, uint64_t{1} << 32}, step[4]);
   const bool cascade = step[4] % 2 == 0;
-  switch (step[0] % 20) {
+  switch (step[0] % 22) {
     case 0:
       return Do(CreateStage2(stage2, host, step[4] % 3 == 0 ? "" : smmu));
     case 1:
@@ -343,7 +349,11 @@ void History::Take(const Step& step) {
     case 14:
       return Do(DeleteStage2(stage2, cascade));
     case 15:
-      return HelloFrom(step[1], step[2]);
+      return HelloFrom(step[1], step[2], step[3] & step[4]);
+    case 16:
+      return Do(CreateHwQueue(viommu, step[3] % 3));
+    case 17:
+      return Do(DeleteHwQueue(viommu, step[3] % 2));
     default:
       return Answer(step);
   }

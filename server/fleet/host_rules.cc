@@ -17,6 +17,7 @@ namespace {
 
 constexpr uint32_t kMaxVmidBits = 16;
 constexpr uint32_t kMaxSidBits = 32;
+constexpr int kMaxIdRegisters = 6;  // SMMU_IDR0 to SMMU_IDR5
 
 // Equal bytes mean equal messages: maps are written in order.
 std::string Bytes(const google::protobuf::Message& message) {
@@ -48,6 +49,17 @@ absl::Status CheckLength(std::string_view field, int size, int limit) {
       .Field(field, what);
 }
 
+// Words that an agent reports about its host.
+absl::Status CheckText(std::string_view field, const std::string& text) {
+  if (text.size() <= kMaxReportedTextBytes) return absl::OkStatus();
+  const std::string what = fmt::format("has {} bytes, and at most {} are taken", text.size(), kMaxReportedTextBytes);
+  return Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_LIMIT_EXCEEDED)
+      .Message("hello: {}: {}", field, what)
+      .Meta("field", field)
+      .Meta("limit", std::to_string(kMaxReportedTextBytes))
+      .Field(field, what);
+}
+
 absl::Status CheckHost(const v1::Host& host) {
   if (!IsHostName(host.name())) {
     return Malformed("host.name", fmt::format("'{}' is no name of a host: hosts/{{host}}", host.name()));
@@ -57,6 +69,11 @@ absl::Status CheckHost(const v1::Host& host) {
     return Malformed("host.stage2_sharing", "must be SHARED or PER_SMMU");
   }
   VIOMMU_RETURN_IF_ERROR(CheckLength("host.capabilities", host.capabilities_size(), kMaxHostCapabilities));
+  for (const v1::Capability& capability : host.capabilities()) {
+    VIOMMU_RETURN_IF_ERROR(CheckText("host.capabilities.name", capability.name()));
+  }
+  VIOMMU_RETURN_IF_ERROR(CheckText("host.backend", host.backend()));
+  VIOMMU_RETURN_IF_ERROR(CheckText("host.boot_id", host.boot_id()));
   VIOMMU_RETURN_IF_ERROR(CheckLength("host.smmus", host.smmus_size(), kMaxHostSmmus));
   std::set<std::string_view> names;
   for (int i = 0; i < host.smmus_size(); ++i) {
@@ -66,6 +83,7 @@ absl::Status CheckHost(const v1::Host& host) {
       return Malformed(field, fmt::format("'{}' is no name of an SMMU of {}", smmu.name(), host.name()));
     }
     if (!names.insert(smmu.name()).second) return Malformed(field, smmu.name() + " is listed twice");
+    VIOMMU_RETURN_IF_ERROR(CheckLength(field + ".idr", smmu.idr_size(), kMaxIdRegisters));
     if (smmu.vmid_bits() < 1 || smmu.vmid_bits() > kMaxVmidBits) {
       return Malformed(field, fmt::format("{} bits of VMID: 1 to {} are possible", smmu.vmid_bits(), kMaxVmidBits));
     }
@@ -104,11 +122,15 @@ void Report(const v1::Host& reported, v1::Host& host) {
   for (v1::Smmu& smmu : *host.mutable_smmus()) {
     smmu.clear_vmids();
     smmu.clear_devices();
+    smmu.clear_hw_queue_interfaces();
   }
   host.set_stage2_sharing(reported.stage2_sharing());
   host.set_invalidate_by_nested_domain(reported.invalidate_by_nested_domain());
   host.set_backend(reported.backend());
   *host.mutable_capabilities() = reported.capabilities();
+  for (v1::Capability& capability : *host.mutable_capabilities()) {
+    CutText(*capability.mutable_reason(), kMaxReasonBytes);
+  }
   host.set_boot_id(reported.boot_id());
 }
 
@@ -170,6 +192,11 @@ void RecordDevice(const v1::Device& reported, const v1::Device* present, const C
   if (holder != nullptr && holder->stream_id() != device.stream_id()) {
     v1::Vdevice vdevice = *holder;
     vdevice.set_stream_id(device.stream_id());
+    // What was said about it was said about another StreamID.
+    if (vdevice.state() == v1::STATE_READY || vdevice.state() == v1::STATE_DORMANT) {
+      vdevice.set_state(v1::STATE_PENDING);
+      vdevice.set_observed_generation(0);
+    }
     Touch(vdevice, context);
     draft.Put(std::move(vdevice));
   }
@@ -182,6 +209,10 @@ void RecordDevices(const v1::Hello& hello, const Context& context, Draft& draft)
     present.emplace(device->name(), device);
   for (const v1::Device& reported : hello.devices()) {
     const auto found = present.find(reported.name());
+    // Its viommu is on the SMMU where it was: there it is missing, until its vdevice lets go of it.
+    const bool moved =
+        found != present.end() && !found->second->owner().empty() && found->second->smmu() != reported.smmu();
+    if (moved) continue;
     RecordDevice(reported, found == present.end() ? nullptr : found->second.get(), context, draft);
     if (found != present.end()) present.erase(found);
   }
@@ -218,6 +249,7 @@ class Recheck {
   void Viommu(const std::string& viommu) {
     for (const auto& vdevice : draft_.Scan<v1::Vdevice>(VdevicePrefix(viommu))) Check(*vdevice);
     for (const auto& nested : draft_.Scan<v1::NestedDomain>(NestedDomainPrefix(viommu))) Check(*nested);
+    for (const auto& queue : draft_.Scan<v1::HwQueue>(HwQueuePrefix(viommu))) Check(*queue);
     Check(*MustFind<v1::Viommu>(draft_, viommu));
   }
 
@@ -273,6 +305,7 @@ absl::StatusOr<v1::UncordonHostResponse> Judge(const v1::UncordonHostRequest& re
 
 absl::Status JudgeHello(const v1::Hello& hello, const Context& context, Draft& draft) {
   VIOMMU_RETURN_IF_ERROR(CheckHost(hello.host()));
+  VIOMMU_RETURN_IF_ERROR(CheckText("agent_version", hello.agent_version()));
   VIOMMU_RETURN_IF_ERROR(CheckDevices(hello));
   RecordHost(hello, context, draft);
   RecordDevices(hello, context, draft);
@@ -288,6 +321,7 @@ absl::Status JudgeDisconnect(const std::string& host, v1::ErrorReason reason, co
   next.set_state(v1::HOST_STATE_DISCONNECTED);
   next.mutable_state_reason()->set_reason(ReasonName(reason));
   next.mutable_state_reason()->set_message(message);
+  CutText(*next.mutable_state_reason()->mutable_message(), kMaxReasonBytes);
   Touch(next, context);
   draft.Put(std::move(next));
   return absl::OkStatus();
@@ -300,6 +334,10 @@ v1::Host WithBudgets(const v1::Host& host, const View& view) {
     smmu.mutable_vmids()->set_total(static_cast<uint64_t>(TotalVmids(smmu)));
     smmu.mutable_devices()->set_used(static_cast<uint64_t>(view.Count(Relation::kSmmuTakenDevices, smmu.name())));
     smmu.mutable_devices()->set_total(static_cast<uint64_t>(view.Count(Relation::kSmmuDevices, smmu.name())));
+    if (!smmu.has_hw_queue()) continue;
+    v1::Budget& interfaces = *smmu.mutable_hw_queue_interfaces();
+    interfaces.set_used(static_cast<uint64_t>(view.Count(Relation::kSmmuHwQueueViommus, smmu.name())));
+    interfaces.set_total(smmu.hw_queue().interfaces());
   }
   return filled;
 }

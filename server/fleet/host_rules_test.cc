@@ -112,6 +112,33 @@ TEST_F(HostRulesTest, AStreamIdFollowsItsDevice) {
   EXPECT_EQ(fleet_.vdevice("v", 8).generation(), before.generation());
 }
 
+TEST_F(HostRulesTest, WhatIsSaidOfAnotherStreamIdIsToBeSaidAnew) {
+  Accepted(SetVdevId("v", DeviceOf(kGrace, 0), 8));
+  ASSERT_TRUE(fleet_.Answer(fleet_.vdevice("v", 8), v1::OUTCOME_APPLIED).ok());
+  v1::Hello hello = HelloWithEverything();
+  hello.mutable_devices(0)->set_stream_id(0x777);
+  ASSERT_TRUE(fleet_.Hello(hello).ok());
+  EXPECT_EQ(fleet_.vdevice("v", 8).state(), v1::STATE_PENDING);
+  EXPECT_EQ(fleet_.vdevice("v", 8).observed_generation(), 0);
+}
+
+// Promise 3 holds on: the viommu is a slice of the SMMU that the device was behind.
+TEST_F(HostRulesTest, ADeviceThatMovesAwayFromItsViommuIsMissing) {
+  Accepted(SetVdevId("v", DeviceOf(kGrace, 0), 8));
+  v1::Hello hello = GraceHello();
+  hello.mutable_devices(0)->set_smmu(SmmuOf(kGrace, 1));
+  ASSERT_TRUE(fleet_.Hello(hello).ok());
+  EXPECT_EQ(fleet_.device(DeviceOf(kGrace, 0)).state(), v1::DEVICE_STATE_MISSING);
+  EXPECT_EQ(fleet_.device(DeviceOf(kGrace, 0)).smmu(), SmmuOf(kGrace, 0));
+  EXPECT_TRUE(CheckInvariants(fleet_.tables()).ok());
+
+  Accepted(UnsetVdevId("v", 8));
+  ASSERT_TRUE(fleet_.Answer(fleet_.vdevice("v", 8), v1::OUTCOME_RELEASED).ok());
+  ASSERT_TRUE(fleet_.Hello(hello).ok());
+  EXPECT_EQ(fleet_.device(DeviceOf(kGrace, 0)).state(), v1::DEVICE_STATE_FREE);
+  EXPECT_EQ(fleet_.device(DeviceOf(kGrace, 0)).smmu(), SmmuOf(kGrace, 1)) << "where it is now";
+}
+
 TEST_F(HostRulesTest, AHostMayComeBackWithLess) {
   Accepted(SetVdevId("v", DeviceOf(kGrace, 0), 8));
   v1::Hello hello = HelloOf(kGrace, v1::STAGE2_SHARING_PER_SMMU, 1, /*smmus=*/0, 0);
@@ -178,6 +205,22 @@ TEST_F(HostRulesTest, AMalformedHelloChangesNothing) {
   hello = GraceHello();
   (*hello.mutable_devices(0)->mutable_labels())["bad key"] = "";
   Malformed(hello, v1::ERROR_REASON_INVALID_FIELD);
+  const std::string long_text(kMaxReportedTextBytes + 1, 'x');
+  hello = GraceHello();
+  hello.set_agent_version(long_text);
+  Malformed(hello, v1::ERROR_REASON_LIMIT_EXCEEDED);
+  hello = GraceHello();
+  hello.mutable_host()->set_backend(long_text);
+  Malformed(hello, v1::ERROR_REASON_LIMIT_EXCEEDED);
+  hello = GraceHello();
+  hello.mutable_host()->set_boot_id(long_text);
+  Malformed(hello, v1::ERROR_REASON_LIMIT_EXCEEDED);
+  hello = GraceHello();
+  hello.mutable_host()->add_capabilities()->set_name(long_text);
+  Malformed(hello, v1::ERROR_REASON_LIMIT_EXCEEDED);
+  hello = GraceHello();
+  for (int i = 0; i < 7; ++i) hello.mutable_host()->mutable_smmus(0)->add_idr(0);
+  Malformed(hello, v1::ERROR_REASON_LIMIT_EXCEEDED);
   Malformed(HelloOf(kGrace, v1::STAGE2_SHARING_SHARED, 16, kMaxHostSmmus + 1, 0), v1::ERROR_REASON_LIMIT_EXCEEDED);
   Malformed(HelloOf(kGrace, v1::STAGE2_SHARING_SHARED, 16, 1, kMaxHostDevices + 1), v1::ERROR_REASON_LIMIT_EXCEEDED);
 }
@@ -193,6 +236,25 @@ TEST_F(HostRulesTest, AnEndedSessionIsRecordedOnce) {
   EXPECT_EQ(fleet_.host(kGrace).state(), v1::HOST_STATE_CONNECTED);
   EXPECT_FALSE(fleet_.host(kGrace).has_state_reason());
   EXPECT_EQ(ReasonOf(fleet_.Disconnect("hosts/nowhere")), v1::ERROR_REASON_HOST_NOT_FOUND);
+}
+
+TEST_F(HostRulesTest, LongReasonsAreCutBetweenCharacters) {
+  v1::Hello hello = GraceHello();
+  std::string umlauts;
+  while (umlauts.size() <= kMaxReasonBytes) umlauts += "ä";
+  v1::Capability& capability = *hello.mutable_host()->add_capabilities();
+  capability.set_name("hw_queue");
+  capability.set_reason(umlauts);
+  ASSERT_TRUE(fleet_.Hello(hello).ok());
+  const v1::Host host = fleet_.host(kGrace);
+  const std::string& cut = host.capabilities(host.capabilities_size() - 1).reason();
+  EXPECT_LE(cut.size(), kMaxReasonBytes);
+  EXPECT_GT(cut.size(), kMaxReasonBytes - 8);
+  v1::Host read;
+  EXPECT_TRUE(read.ParseFromString(host.SerializeAsString())) << "still UTF-8";
+  const int64_t revision = fleet_.revision();
+  ASSERT_TRUE(fleet_.Hello(hello).ok());
+  EXPECT_EQ(fleet_.revision(), revision) << "the same hello, cut alike";
 }
 
 TEST_F(HostRulesTest, CordonIsGuardedAndRepeatable) {
@@ -229,6 +291,11 @@ TEST_F(HostRulesTest, BudgetsFollowFromTheRecord) {
   const v1::Host grace = WithBudgets(fleet_.host(kGrace), fleet_.tables());
   EXPECT_EQ(grace.smmus(0).vmids().used(), 2u) << "each viommu has one";
   EXPECT_EQ(grace.smmus(0).vmids().total(), 65535u);
+  EXPECT_EQ(grace.smmus(0).hw_queue_interfaces().used(), 0u);
+  EXPECT_EQ(grace.smmus(0).hw_queue_interfaces().total(), 1u);
+  EXPECT_FALSE(grace.smmus(1).has_hw_queue_interfaces()) << "it has none";
+  Accepted(CreateViommu("hw", SmmuOf(kGrace, 0), "s", v1::VIOMMU_TYPE_TEGRA241_CMDQV));
+  EXPECT_EQ(WithBudgets(fleet_.host(kGrace), fleet_.tables()).smmus(0).hw_queue_interfaces().used(), 1u);
 }
 
 }  // namespace

@@ -66,7 +66,9 @@ class Checker {
         ForEach<v1::Stage2Domain>(view_, [this](const auto& record) { return CheckStage2(record); }));
     VIOMMU_RETURN_IF_ERROR(ForEach<v1::Viommu>(view_, [this](const auto& record) { return CheckViommu(record); }));
     VIOMMU_RETURN_IF_ERROR(ForEach<v1::Vdevice>(view_, [this](const auto& record) { return CheckVdevice(record); }));
-    return ForEach<v1::NestedDomain>(view_, [this](const auto& record) { return CheckNested(record); });
+    VIOMMU_RETURN_IF_ERROR(
+        ForEach<v1::NestedDomain>(view_, [this](const auto& record) { return CheckNested(record); }));
+    return ForEach<v1::HwQueue>(view_, [this](const auto& record) { return CheckHwQueue(record); });
   }
 
  private:
@@ -119,7 +121,8 @@ class Checker {
       return Broken(viommu.name(), "outlives {}", stage2->name());
     }
     if (IsReleaseConfirmed(viommu) && view_.Scan<v1::Vdevice>(VdevicePrefix(viommu.name()), "", 1).empty() &&
-        view_.Scan<v1::NestedDomain>(NestedDomainPrefix(viommu.name()), "", 1).empty()) {
+        view_.Scan<v1::NestedDomain>(NestedDomainPrefix(viommu.name()), "", 1).empty() &&
+        view_.Scan<v1::HwQueue>(HwQueuePrefix(viommu.name()), "", 1).empty()) {
       return Broken(viommu.name(), "is confirmed gone, nothing is left in it, and it is recorded");
     }
     return absl::OkStatus();
@@ -156,6 +159,10 @@ class Checker {
     if (ParentName(vdevice.device()) != vdevice.host()) {
       return Broken(vdevice.name(), "its {} is not on its host {}", vdevice.device(), vdevice.host());
     }
+    if (const v1::Viommu& viommu = *viommus_.Find(vdevice.viommu()); device->smmu() != viommu.smmu()) {
+      return Broken(vdevice.name(), "its {} is behind {}, and its viommu on {}", device->name(), device->smmu(),
+                    viommu.smmu());
+    }
     if (vdevice.has_previous_vdev_id()) VIOMMU_RETURN_IF_ERROR(CheckReserved(vdevice));
     if (vdevice.nested_domain().empty()) return absl::OkStatus();
     if (vdevice.state() == v1::STATE_DELETING) return Broken(vdevice.name(), "is DELETING and attached");
@@ -177,6 +184,14 @@ class Checker {
   absl::Status CheckNested(const v1::NestedDomain& nested) {
     VIOMMU_RETURN_IF_ERROR(CheckInViommu(nested));
     if (nested.config().kind_case() == v1::NestedConfig::KIND_NOT_SET) return Broken(nested.name(), "has no config");
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckHwQueue(const v1::HwQueue& queue) {
+    VIOMMU_RETURN_IF_ERROR(CheckInViommu(queue));
+    if (queue.name() != HwQueueName(queue.viommu(), queue.index())) {
+      return Broken(queue.name(), "has the index {}", queue.index());
+    }
     return absl::OkStatus();
   }
 

@@ -111,6 +111,8 @@ TEST_F(InvariantsTest, Vdevices) {
       vdevice, [](auto& r) { r.set_device(DeviceOf(kGrace, 1)); }, "instead");
   Broken<v1::Vdevice>(
       vdevice, [](auto& r) { r.set_vm("another"); }, "same host and VM");
+  Broken<v1::Device>(
+      fleet_.device(DeviceOf(kGrace, 0)), [](auto& r) { r.set_smmu(SmmuOf(kGrace, 1)); }, "is behind");
   Broken<v1::Vdevice>(
       vdevice, [](auto& r) { r.set_viommu("viommus/none"); }, "not recorded or not its own");
   Broken<v1::Vdevice>(

@@ -15,6 +15,7 @@ constexpr std::string_view kStage2Domains = "stage2Domains/";
 constexpr std::string_view kViommus = "viommus/";
 constexpr std::string_view kVdevices = "/vdevices/";
 constexpr std::string_view kNestedDomains = "/nestedDomains/";
+constexpr std::string_view kHwQueues = "/hwQueues/";
 
 bool IsLower(char c) { return c >= 'a' && c <= 'z'; }
 bool IsDigit(char c) { return c >= '0' && c <= '9'; }
@@ -88,10 +89,12 @@ bool IsStage2DomainName(std::string_view name) { return Is(name, kStage2Domains,
 bool IsViommuName(std::string_view name) { return Is(name, kViommus, IsId); }
 bool IsVdeviceName(std::string_view name) { return Is(name, kViommus, IsId, kVdevices, IsDecimal); }
 bool IsNestedDomainName(std::string_view name) { return Is(name, kViommus, IsId, kNestedDomains, IsId); }
+bool IsHwQueueName(std::string_view name) { return Is(name, kViommus, IsId, kHwQueues, IsDecimal); }
 
 std::optional<Kind> KindOfName(std::string_view name) {
   if (IsVdeviceName(name)) return Kind::kVdevice;
   if (IsNestedDomainName(name)) return Kind::kNestedDomain;
+  if (IsHwQueueName(name)) return Kind::kHwQueue;
   if (IsViommuName(name)) return Kind::kViommu;
   if (IsStage2DomainName(name)) return Kind::kStage2Domain;
   if (IsDeviceName(name)) return Kind::kDevice;
@@ -109,6 +112,7 @@ std::string_view ParentName(std::string_view name) {
 std::string DevicePrefix(std::string_view host) { return fmt::format("{}{}", host, kDevices); }
 std::string VdevicePrefix(std::string_view viommu) { return fmt::format("{}{}", viommu, kVdevices); }
 std::string NestedDomainPrefix(std::string_view viommu) { return fmt::format("{}{}", viommu, kNestedDomains); }
+std::string HwQueuePrefix(std::string_view viommu) { return fmt::format("{}{}", viommu, kHwQueues); }
 
 std::string Stage2DomainName(std::string_view id) { return fmt::format("{}{}", kStage2Domains, id); }
 std::string ViommuName(std::string_view id) { return fmt::format("{}{}", kViommus, id); }
@@ -117,6 +121,9 @@ std::string VdeviceName(std::string_view viommu, uint64_t vdev_id) {
 }
 std::string NestedDomainName(std::string_view viommu, std::string_view id) {
   return fmt::format("{}{}{}", viommu, kNestedDomains, id);
+}
+std::string HwQueueName(std::string_view viommu, uint32_t index) {
+  return fmt::format("{}{}{}", viommu, kHwQueues, index);
 }
 
 }  // namespace viommu::server

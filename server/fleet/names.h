@@ -8,6 +8,7 @@
 //   stage2Domains/{id}, viommus/{id}            an id of the caller's, see IsId
 //   viommus/{id}/vdevices/{vdev_id}             decimal, no leading zeros
 //   viommus/{id}/nestedDomains/{id}
+//   viommus/{id}/hwQueues/{index}               decimal, no leading zeros
 //
 // Functions that take a name apart answer nothing (empty) when it has not exactly that form.
 
@@ -37,22 +38,25 @@ bool IsStage2DomainName(std::string_view name);
 bool IsViommuName(std::string_view name);
 bool IsVdeviceName(std::string_view name);
 bool IsNestedDomainName(std::string_view name);
+bool IsHwQueueName(std::string_view name);
 
 // The kind of record that a name belongs to.
 std::optional<Kind> KindOfName(std::string_view name);
 
-// "hosts/{host}" of the name of an SMMU or device; "viommus/{viommu}" of that of a vdevice or nested domain.
+// "hosts/{host}" of the name of an SMMU or device; "viommus/{viommu}" of that of what is in a viommu.
 std::string_view ParentName(std::string_view name);
 
 // What begins the names of a parent's children: DevicePrefix("hosts/a") is "hosts/a/devices/".
 std::string DevicePrefix(std::string_view host);
 std::string VdevicePrefix(std::string_view viommu);
 std::string NestedDomainPrefix(std::string_view viommu);
+std::string HwQueuePrefix(std::string_view viommu);
 
 std::string Stage2DomainName(std::string_view id);
 std::string ViommuName(std::string_view id);
 std::string VdeviceName(std::string_view viommu, uint64_t vdev_id);
 std::string NestedDomainName(std::string_view viommu, std::string_view id);
+std::string HwQueueName(std::string_view viommu, uint32_t index);
 
 }  // namespace viommu::server
 

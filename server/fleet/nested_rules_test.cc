@@ -72,6 +72,9 @@ TEST_F(NestedRulesTest, AVsteBreaksNoRule) {
   Accepted(Translate(kStage1 | 0x12345640, uint64_t{1} << 28 | 0xff));
 }
 
+// Without V the entry is an abort, whatever else is in it.
+TEST_F(NestedRulesTest, OfAnInvalidVsteNothingElseIsLookedAt) { Accepted(Translate(~uint64_t{1}, ~uint64_t{0})); }
+
 TEST_F(NestedRulesTest, AttachIsAChangeOfTheVdevice) {
   ASSERT_TRUE(fleet_.Answer(fleet_.vdevice("v", 8), v1::OUTCOME_APPLIED).ok());
   const auto response = fleet_.Do(AttachDevice("v", "n", device0_));

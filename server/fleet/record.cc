@@ -18,6 +18,8 @@ constexpr KindWords kWords[] = {
      v1::ERROR_REASON_VDEVICE_NOT_FOUND},
     {"viommu.v1.NestedDomain", "nested domain", "viommus/{viommu}/nestedDomains/{nested_domain}", IsNestedDomainName,
      v1::ERROR_REASON_NESTED_DOMAIN_NOT_FOUND},
+    {"viommu.v1.HwQueue", "hardware queue", "viommus/{viommu}/hwQueues/{index}", IsHwQueueName,
+     v1::ERROR_REASON_HW_QUEUE_NOT_FOUND},
 };
 
 constexpr size_t kMaxShownBytes = 80;  // of a malformed text in an error
@@ -92,6 +94,16 @@ bool SameLabels(const Labels& a, const Labels& b) {
 absl::Status CheckVm(std::string_view field, const std::string& vm) {
   if (!vm.empty() && vm.size() <= kMaxVmBytes && IsPrintable(vm)) return absl::OkStatus();
   return InvalidField(field, "must be the name of the VM: 1 to {} bytes without control characters", kMaxVmBytes);
+}
+
+void CutText(std::string& text, size_t max_bytes) {
+  constexpr std::string_view kEllipsis = "…";
+  if (text.size() <= max_bytes) return;
+  size_t end = max_bytes - kEllipsis.size();
+  const auto continues = [&text](size_t at) { return (static_cast<uint8_t>(text[at]) & 0xc0) == 0x80; };
+  while (end > 0 && continues(end)) --end;
+  text.resize(end);
+  text += kEllipsis;
 }
 
 Error NotFound(Kind kind, const std::string& name) {

@@ -42,6 +42,9 @@ absl::Status CheckLabels(std::string_view field, const Labels& labels);
 bool SameLabels(const Labels& a, const Labels& b);
 absl::Status CheckVm(std::string_view field, const std::string& vm);
 
+// Cuts a text to at most `max_bytes`, between two characters of UTF-8, and ends it with an ellipsis.
+void CutText(std::string& text, size_t max_bytes);
+
 Error NotFound(Kind kind, const std::string& name);
 
 // The record that a field of a request names.

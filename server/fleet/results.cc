@@ -27,6 +27,8 @@ bool TakeOver(const v1::ItemResult& result, T& next) {
     case v1::OUTCOME_FAILED:
       if (next.state() != v1::STATE_DELETING) next.set_state(v1::STATE_FAILED);
       *next.mutable_state_reason() = result.reason();
+      CutText(*next.mutable_state_reason()->mutable_reason(), kMaxReportedTextBytes);
+      CutText(*next.mutable_state_reason()->mutable_message(), kMaxReasonBytes);
       break;
     default:
       return false;
@@ -110,6 +112,8 @@ absl::Status JudgeItem(const std::string& host, const v1::ItemResult& result, co
       return JudgeResult(host, result, FindVdevice(draft, result.name()), context, draft);
     case Kind::kNestedDomain:
       return JudgeResult(host, result, draft.Find<v1::NestedDomain>(result.name()), context, draft);
+    case Kind::kHwQueue:
+      return JudgeResult(host, result, draft.Find<v1::HwQueue>(result.name()), context, draft);
     case Kind::kHost:
     case Kind::kDevice:
       break;  // nothing is asked of hosts about these

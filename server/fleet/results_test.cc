@@ -43,6 +43,16 @@ TEST_F(ResultsTest, OutcomesBecomeStates) {
   EXPECT_FALSE(vdevice.has_state_reason());
 }
 
+TEST_F(ResultsTest, LongReasonsAreCut) {
+  v1::ItemResult result = ResultFor(fleet_.vdevice("v", 8), v1::OUTCOME_FAILED);
+  result.mutable_reason()->set_message(std::string(kMaxReasonBytes + 1, 'm'));
+  result.mutable_reason()->set_reason(std::string(kMaxReportedTextBytes + 1, 'R'));
+  ASSERT_TRUE(fleet_.Answer(kGrace, result).ok());
+  EXPECT_EQ(fleet_.vdevice("v", 8).state_reason().message().size(), kMaxReasonBytes);
+  EXPECT_EQ(fleet_.vdevice("v", 8).state_reason().reason().size(), kMaxReportedTextBytes);
+  Ignored(result);
+}
+
 TEST_F(ResultsTest, RepeatsChangeNothing) {
   for (const v1::Outcome outcome : {v1::OUTCOME_FAILED, v1::OUTCOME_DORMANT, v1::OUTCOME_APPLIED}) {
     const v1::ItemResult result = ResultFor(fleet_.vdevice("v", 8), outcome);

@@ -12,6 +12,7 @@
 
 #include <google/protobuf/timestamp.pb.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 
@@ -27,15 +28,17 @@
 namespace viommu::server {
 
 // Limits; docs/limits.md lists them. Those of names are in names.h.
-inline constexpr int kMaxBatchVdevIds = 1024;     // assignments in one BatchSetVdevIds
-inline constexpr int kMaxLabels = 64;             // labels of a resource
-inline constexpr int kMaxLabelKeyBytes = 63;      // length of a label's key
-inline constexpr int kMaxLabelValueBytes = 255;   // length of a label's value
-inline constexpr int kMaxVmBytes = 128;           // length of a VM's name
-inline constexpr int kMaxHostSmmus = 256;         // SMMUs of a host
-inline constexpr int kMaxHostDevices = 16384;     // devices of a host
-inline constexpr int kMaxHostCapabilities = 256;  // capabilities of a host
-inline constexpr int kMaxCascadeRecords = 65536;  // records that one deletion changes
+inline constexpr int kMaxBatchVdevIds = 1024;         // assignments in one BatchSetVdevIds
+inline constexpr int kMaxLabels = 64;                 // labels of a resource
+inline constexpr int kMaxLabelKeyBytes = 63;          // length of a label's key
+inline constexpr int kMaxLabelValueBytes = 255;       // length of a label's value
+inline constexpr int kMaxVmBytes = 128;               // length of a VM's name
+inline constexpr int kMaxHostSmmus = 256;             // SMMUs of a host
+inline constexpr int kMaxHostDevices = 16384;         // devices of a host
+inline constexpr int kMaxHostCapabilities = 256;      // capabilities of a host
+inline constexpr size_t kMaxReportedTextBytes = 255;  // of one text in a hello, such as a capability's value
+inline constexpr size_t kMaxReasonBytes = 4096;       // of the message in a state's reason; what is longer is cut
+inline constexpr int kMaxCascadeRecords = 65536;      // records that one deletion changes
 
 struct Context {
   google::protobuf::Timestamp now;
@@ -60,14 +63,17 @@ absl::StatusOr<v1::CreateNestedDomainResponse> Judge(const v1::CreateNestedDomai
 absl::StatusOr<v1::AttachDeviceResponse> Judge(const v1::AttachDeviceRequest&, const Context&, Draft&);
 absl::StatusOr<v1::DetachDeviceResponse> Judge(const v1::DetachDeviceRequest&, const Context&, Draft&);
 absl::StatusOr<v1::DeleteNestedDomainResponse> Judge(const v1::DeleteNestedDomainRequest&, const Context&, Draft&);
+absl::StatusOr<v1::CreateHwQueueResponse> Judge(const v1::CreateHwQueueRequest&, const Context&, Draft&);
+absl::StatusOr<v1::DeleteHwQueueResponse> Judge(const v1::DeleteHwQueueRequest&, const Context&, Draft&);
 
 // --- What comes from the host's side.
 
 // An agent said hello: records the host and its devices as it reports them. Devices that are gone and hold nothing are
-// erased; devices that are gone and in a vdevice are marked missing. A host whose SMMU vanished under recorded viommus
-// is taken all the same: its viommus' applies will fail with a reason. What is recorded as READY or DORMANT on the host
-// and is not among what the agent holds (after a reboot, with another journal) becomes PENDING, of the same generation.
-// Changes nothing when nothing changed.
+// erased; devices that are in a vdevice and gone, or behind another SMMU, are marked missing. A host whose SMMU
+// vanished under recorded viommus is taken all the same: its viommus' applies will fail with a reason. What is recorded
+// as READY or DORMANT on the host and is not among what the agent holds (after a reboot, with another journal) becomes
+// PENDING, of the same generation; so does a vdevice whose device has another StreamID. Changes nothing when nothing
+// changed.
 absl::Status JudgeHello(const v1::Hello& hello, const Context&, Draft&);
 
 // The agent's session ended.

@@ -50,6 +50,7 @@ void ForEachEdge(Kind kind, const google::protobuf::Message& record,
   switch (kind) {
     case Kind::kHost:
     case Kind::kNestedDomain:
+    case Kind::kHwQueue:
       return;
     case Kind::kDevice: {
       const auto& device = static_cast<const v1::Device&>(record);

@@ -61,6 +61,7 @@ inline v1::Hello GraceHello() {
   hw_queue.set_interfaces(1);
   hw_queue.set_queues_per_interface(2);
   hw_queue.set_sid_slots(1);
+  hello.mutable_host()->mutable_smmus(0)->add_idr(8 << 21);  // IDR1.CMDQS: queues of up to 256 commands
   return hello;
 }
 inline v1::Hello SmallHello() { return HelloOf(kSmall, v1::STAGE2_SHARING_PER_SMMU, 2); }
@@ -126,6 +127,20 @@ inline v1::DetachDeviceRequest DetachDevice(const std::string& viommu_id, uint64
 inline v1::DeleteNestedDomainRequest DeleteNested(const std::string& viommu_id, const std::string& id) {
   v1::DeleteNestedDomainRequest request;
   request.set_name(NestedDomainName(ViommuName(viommu_id), id));
+  return request;
+}
+inline v1::CreateHwQueueRequest CreateHwQueue(const std::string& viommu_id, uint32_t index, uint64_t iova = 0x10000,
+                                              uint64_t length_bytes = 0x1000) {
+  v1::CreateHwQueueRequest request;
+  request.set_viommu(ViommuName(viommu_id));
+  request.mutable_hw_queue()->set_index(index);
+  request.mutable_hw_queue()->set_nesting_parent_iova(iova);
+  request.mutable_hw_queue()->set_length_bytes(length_bytes);
+  return request;
+}
+inline v1::DeleteHwQueueRequest DeleteHwQueue(const std::string& viommu_id, uint32_t index) {
+  v1::DeleteHwQueueRequest request;
+  request.set_name(HwQueueName(ViommuName(viommu_id), index));
   return request;
 }
 inline v1::DeleteViommuRequest DeleteViommu(const std::string& viommu_id, bool cascade = false) {
@@ -218,6 +233,9 @@ class TestFleet {
   }
   v1::NestedDomain nested(const std::string& viommu_id, const std::string& id) const {
     return Present<v1::NestedDomain>(NestedDomainName(ViommuName(viommu_id), id));
+  }
+  v1::HwQueue hw_queue(const std::string& viommu_id, uint32_t index) const {
+    return Present<v1::HwQueue>(HwQueueName(ViommuName(viommu_id), index));
   }
   v1::Device device(const std::string& name) const { return Present<v1::Device>(name); }
   v1::Host host(const std::string& name) const { return Present<v1::Host>(name); }

@@ -151,7 +151,7 @@ absl::Status CheckSidSlotFree(const View& view, const Target& target) {
   const size_t total = target.smmu->hw_queue().sid_slots();
   const size_t used = view.Scan<v1::Vdevice>(VdevicePrefix(target.viommu->name()), "", total).size();
   if (used < total) return absl::OkStatus();
-  return Error(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_SMMU_INCAPABLE)
+  return Error(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_HW_QUEUE_EXHAUSTED)
       .Message("the hardware queue interface of {} translates {} StreamIDs, and all are taken; use another viommu",
                target.viommu->name(), total)
       .Meta("viommu", target.viommu->name())

@@ -150,7 +150,7 @@ TEST_F(VdeviceRulesTest, HardwareQueuesTakeTwentyBitsAndAFixedNumberOfDevices) {
   Accepted(UnsetVdevId("v", 8));
   ASSERT_TRUE(fleet_.Answer(fleet_.vdevice("v", 8), v1::OUTCOME_RELEASED).ok());
   const absl::Status status =
-      Refused(SetVdevId("hw", device0_, 1), StatusCode::kResourceExhausted, v1::ERROR_REASON_SMMU_INCAPABLE);
+      Refused(SetVdevId("hw", device0_, 1), StatusCode::kResourceExhausted, v1::ERROR_REASON_HW_QUEUE_EXHAUSTED);
   EXPECT_EQ(MetaOf(status, "total"), "1");
 }
 

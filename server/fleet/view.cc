@@ -24,6 +24,8 @@ decltype(auto) Visit(Kind kind, const google::protobuf::Message& record, F&& f) 
       return f(static_cast<const v1::Vdevice&>(record));
     case Kind::kNestedDomain:
       return f(static_cast<const v1::NestedDomain&>(record));
+    case Kind::kHwQueue:
+      return f(static_cast<const v1::HwQueue&>(record));
   }
   BrokenInvariant(fmt::format("there is no kind {} of records", static_cast<int>(kind)));
 }
@@ -62,6 +64,8 @@ std::string_view KindName(Kind kind) {
       return "vdevices";
     case Kind::kNestedDomain:
       return "nestedDomains";
+    case Kind::kHwQueue:
+      return "hwQueues";
   }
   return "unknown";
 }
@@ -89,6 +93,10 @@ int64_t GenerationOf(Kind kind, const google::protobuf::Message& record) {
   return Visit(kind, record, [](const auto& typed) -> int64_t { return typed.generation(); });
 }
 
+int64_t RevisionOf(Kind kind, const google::protobuf::Message& record) {
+  return Visit(kind, record, [](const auto& typed) -> int64_t { return typed.revision(); });
+}
+
 v1::Resource ToResource(Kind kind, const google::protobuf::Message& record) {
   v1::Resource resource;
   switch (kind) {
@@ -110,6 +118,9 @@ v1::Resource ToResource(Kind kind, const google::protobuf::Message& record) {
     case Kind::kNestedDomain:
       *resource.mutable_nested_domain() = static_cast<const v1::NestedDomain&>(record);
       break;
+    case Kind::kHwQueue:
+      *resource.mutable_hw_queue() = static_cast<const v1::HwQueue&>(record);
+      break;
   }
   return resource;
 }
@@ -128,6 +139,8 @@ RecordPtr ParseRecord(Kind kind, std::string_view bytes) {
       return Parse<v1::Vdevice>(bytes);
     case Kind::kNestedDomain:
       return Parse<v1::NestedDomain>(bytes);
+    case Kind::kHwQueue:
+      return Parse<v1::HwQueue>(bytes);
   }
   return nullptr;
 }

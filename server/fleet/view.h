@@ -34,9 +34,10 @@ enum class Kind : uint8_t {
   kViommu = 4,
   kVdevice = 5,
   kNestedDomain = 6,
+  kHwQueue = 7,
 };
-inline constexpr Kind kKinds[] = {Kind::kHost,   Kind::kDevice,  Kind::kStage2Domain,
-                                  Kind::kViommu, Kind::kVdevice, Kind::kNestedDomain};
+inline constexpr Kind kKinds[] = {Kind::kHost,    Kind::kDevice,       Kind::kStage2Domain, Kind::kViommu,
+                                  Kind::kVdevice, Kind::kNestedDomain, Kind::kHwQueue};
 
 template <typename T>
 struct KindOf;
@@ -64,6 +65,10 @@ template <>
 struct KindOf<v1::NestedDomain> {
   static constexpr Kind value = Kind::kNestedDomain;
 };
+template <>
+struct KindOf<v1::HwQueue> {
+  static constexpr Kind value = Kind::kHwQueue;
+};
 
 // "hosts", "devices", "stage2Domains", …: for messages and metrics.
 std::string_view KindName(Kind kind);
@@ -72,7 +77,7 @@ std::string_view KindName(Kind kind);
 [[noreturn]] void BrokenInvariant(std::string_view what);
 
 // Relations that a rule asks for, from a parent's name to the names of its children. They follow from the records.
-// Devices of a host, vdevices and nested domains of a viommu need none: their names begin with their parent's.
+// Devices of a host, and what is in a viommu, need none: their names begin with their parent's.
 enum class Relation : uint8_t {
   kHostStage2s,         // host -> its stage-2 domains
   kSmmuStage2s,         // SMMU -> stage-2 domains that belong to it alone
@@ -148,6 +153,7 @@ std::string HostOf(Kind kind, const google::protobuf::Message& record);
 const std::string& NameOf(Kind kind, const google::protobuf::Message& record);
 const std::string& UidOf(Kind kind, const google::protobuf::Message& record);
 int64_t GenerationOf(Kind kind, const google::protobuf::Message& record);
+int64_t RevisionOf(Kind kind, const google::protobuf::Message& record);
 
 // The record as an API union, and back. `record` must be of that kind.
 v1::Resource ToResource(Kind kind, const google::protobuf::Message& record);

@@ -42,7 +42,7 @@ absl::Status CheckInterfaceFree(const View& view, const v1::Smmu& smmu) {
   const int64_t used = view.Count(Relation::kSmmuHwQueueViommus, smmu.name());
   const int64_t total = smmu.hw_queue().interfaces();
   if (used < total) return absl::OkStatus();
-  return Error(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_SMMU_INCAPABLE)
+  return Error(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_HW_QUEUE_EXHAUSTED)
       .Message("all hardware queue interfaces of {} are taken ({} of {}); use the type ARM_SMMUV3 or another SMMU",
                smmu.name(), used, total)
       .Meta("smmu", smmu.name())

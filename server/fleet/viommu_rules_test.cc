@@ -123,7 +123,7 @@ TEST_F(ViommuRulesTest, HardwareQueuesNeedAnInterface) {
           v1::ERROR_REASON_SMMU_INCAPABLE);
   Accepted(CreateViommu("v2", SmmuOf(kGrace, 0), "s", v1::VIOMMU_TYPE_TEGRA241_CMDQV));
   Refused(CreateViommu("v3", SmmuOf(kGrace, 0), "s", v1::VIOMMU_TYPE_TEGRA241_CMDQV), StatusCode::kResourceExhausted,
-          v1::ERROR_REASON_SMMU_INCAPABLE);
+          v1::ERROR_REASON_HW_QUEUE_EXHAUSTED);
   Accepted(CreateViommu("v3", SmmuOf(kGrace, 0), "s"));
 }
 

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <random>
@@ -162,6 +163,35 @@ TEST_F(RocksDbFaultTest, FullDiskIsRecoveredFrom) {
   Crash();
   Open();
   EXPECT_EQ(Last(), 40);
+}
+
+// A recovery opens what was open before; it never makes a new store in its place.
+TEST_F(RocksDbFaultTest, AStoreThatIsGoneIsNotMadeAnew) {
+  Open();
+  CommitAll(1, 20);
+  disk_->FailSyncs(IsLog);
+  ASSERT_FALSE(Commit(21).ok());
+  disk_->FailSyncs(nullptr);
+  const std::string away = folder_.path() + ".away";
+  std::filesystem::rename(folder_.path(), away);
+  const auto refused = [this] {
+    const absl::Status status = store_->Recover();
+    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << status;
+    EXPECT_THAT(status.ToString(), HasSubstr("is gone"));
+    EXPECT_FALSE(Commit(21).ok());
+  };
+  refused();
+  EXPECT_FALSE(std::filesystem::exists(folder_.path()));
+  std::filesystem::create_directory(folder_.path());
+  refused();
+  EXPECT_TRUE(std::filesystem::is_empty(folder_.path()));
+
+  std::filesystem::remove(folder_.path());
+  std::filesystem::rename(away, folder_.path());
+  const absl::Status back = store_->Recover();
+  ASSERT_TRUE(back.ok()) << back;
+  EXPECT_EQ(Last(), 20);
+  CommitAll(21, 30);
 }
 
 TEST_F(RocksDbFaultTest, FullDiskAtOpeningIsToldAndLosesNothing) {

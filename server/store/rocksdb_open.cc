@@ -155,12 +155,14 @@ rocksdb::Status SyncFolder(rocksdb::Env* env, const std::string& path) {
 
 class Opener {
  public:
+  // `last_sequence`: of a store that must exist; nullopt: a new one is made where there is none.
   Opener(const std::string& path, const RocksDbOptions& options, std::shared_ptr<rocksdb::EventListener> listener,
-         rocksdb::SequenceNumber last_sequence)
+         std::optional<rocksdb::SequenceNumber> last_sequence)
       : path_(path),
         options_(options),
         listener_(std::move(listener)),
-        last_sequence_(last_sequence),
+        must_exist_(last_sequence.has_value()),
+        last_sequence_(last_sequence.value_or(UINT64_MAX)),
         env_(options.env != nullptr ? options.env : rocksdb::Env::Default()),
         lock_(env_),
         block_cache_(rocksdb::NewLRUCache(options.block_cache_bytes)) {}
@@ -173,6 +175,7 @@ class Opener {
   // What the folder has, without the files that say nothing.
   absl::StatusOr<std::vector<std::string>> List();
   absl::StatusOr<Found> Look();
+  absl::StatusOr<Found> LookForStore();
   // The manifest that CURRENT names; "CURRENT" when it names none.
   std::string ManifestName();
   absl::Status BeginCreation();
@@ -186,6 +189,7 @@ class Opener {
   const std::string path_;
   const RocksDbOptions& options_;
   const std::shared_ptr<rocksdb::EventListener> listener_;
+  const bool must_exist_;
   const rocksdb::SequenceNumber last_sequence_;
   rocksdb::Env* const env_;
   FolderLock lock_;
@@ -235,6 +239,15 @@ absl::StatusOr<Opener::Found> Opener::Look() {
                   path_);
   }
   return Found::kStore;
+}
+
+absl::StatusOr<Opener::Found> Opener::LookForStore() {
+  absl::StatusOr<Found> found = Look();
+  if (!found.ok() || *found == Found::kStore || !must_exist_) return found;
+  return Refuse(absl::StatusCode::kDataLoss,
+                "the store at {} is gone: its folder was removed or emptied while the server ran; nothing was created; "
+                "bring it back, or restore it from a backup and start the server anew",
+                path_);
 }
 
 absl::Status Opener::BeginCreation() {
@@ -405,7 +418,7 @@ absl::StatusOr<std::unique_ptr<OpenRocksDb>> Opener::OpenForGood(bool create) {
 }
 
 absl::StatusOr<std::unique_ptr<OpenRocksDb>> Opener::Run() {
-  absl::StatusOr<Found> found = Look();
+  absl::StatusOr<Found> found = LookForStore();
   if (!found.ok()) return found.status();
   if (*found == Found::kNothing) {
     std::error_code error;
@@ -419,7 +432,7 @@ absl::StatusOr<std::unique_ptr<OpenRocksDb>> Opener::Run() {
   }
   if (const rocksdb::Status status = lock_.Acquire(path_); !status.ok()) return LockError(status, path_);
   // Again, now that nobody else can be at work here.
-  found = Look();
+  found = LookForStore();
   if (!found.ok()) return found.status();
   const bool create = *found != Found::kStore;
   const absl::Status ready = create ? BeginCreation() : Check();
@@ -451,8 +464,13 @@ const char* ColumnFamilyName(KeySpace space) {
 }
 
 absl::StatusOr<std::unique_ptr<OpenRocksDb>> OpenRocksDb::Open(const std::string& path, const RocksDbOptions& options,
-                                                               std::shared_ptr<rocksdb::EventListener> listener,
-                                                               rocksdb::SequenceNumber last_sequence) {
+                                                               std::shared_ptr<rocksdb::EventListener> listener) {
+  return Opener(path, options, std::move(listener), std::nullopt).Run();
+}
+
+absl::StatusOr<std::unique_ptr<OpenRocksDb>> OpenRocksDb::Reopen(const std::string& path, const RocksDbOptions& options,
+                                                                 std::shared_ptr<rocksdb::EventListener> listener,
+                                                                 rocksdb::SequenceNumber last_sequence) {
   return Opener(path, options, std::move(listener), last_sequence).Run();
 }
 

@@ -30,11 +30,15 @@ const char* ColumnFamilyName(KeySpace space);
 // An open database. Its destruction closes it; nobody may be reading or writing then.
 class OpenRocksDb {
  public:
-  // Opens, creates or refuses, as RocksDbStore::Open. Writes in the log with a sequence number above `last_sequence`
-  // are left out, and then gone for good.
+  // Opens, creates or refuses, as RocksDbStore::Open.
   static absl::StatusOr<std::unique_ptr<OpenRocksDb>> Open(const std::string& path, const RocksDbOptions& options,
-                                                           std::shared_ptr<rocksdb::EventListener> listener,
-                                                           rocksdb::SequenceNumber last_sequence = UINT64_MAX);
+                                                           std::shared_ptr<rocksdb::EventListener> listener);
+
+  // Opens a store that was open before, and creates none. Writes in the log with a sequence number above
+  // `last_sequence` are left out, and then gone for good.
+  static absl::StatusOr<std::unique_ptr<OpenRocksDb>> Reopen(const std::string& path, const RocksDbOptions& options,
+                                                             std::shared_ptr<rocksdb::EventListener> listener,
+                                                             rocksdb::SequenceNumber last_sequence);
 
   // Takes over what an open database is made of; `handles` by key space, then RocksDB's default column family.
   OpenRocksDb(std::unique_ptr<RocksDbWalGuard> wal_guard, std::unique_ptr<rocksdb::DB> db,

@@ -270,7 +270,7 @@ absl::Status RocksDbStore::Reopen() {
   listener_->Clear();
   RocksDbOptions options = options_;
   options.verify_on_open = false;  // that was done when the server started
-  absl::StatusOr<std::unique_ptr<OpenRocksDb>> open = OpenRocksDb::Open(path_, options, listener_, last_sequence_);
+  absl::StatusOr<std::unique_ptr<OpenRocksDb>> open = OpenRocksDb::Reopen(path_, options, listener_, last_sequence_);
   if (!open.ok()) return open.status();
   rocksdb::WriteOptions synced;
   synced.sync = true;

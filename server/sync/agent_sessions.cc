@@ -112,7 +112,7 @@ absl::Status AgentSessions::CheckClaim(const v1::Hello& hello, const Connected* 
 }
 
 absl::Status AgentSessions::Admit(const std::shared_ptr<AgentSession>& session, v1::Hello hello) {
-  VIOMMU_RETURN_IF_ERROR(CheckHello(hello, session->peer(), core_.identity()));
+  VIOMMU_RETURN_IF_ERROR(CheckHello(hello, session->peer(), core_.identity(), core_.starts(), core_.revision()));
   const std::string host = hello.host().name();
   const std::string agent_id = hello.agent_id();
   Connected old;
@@ -149,6 +149,8 @@ void AgentSessions::Ended(const AgentSession& session, const std::string& host, 
   const v1::ErrorReason reason = ReasonOf(why);
   if (reason == v1::ERROR_REASON_STALE_EPOCH) {
     VIOMMU_LOG(kError, "this server is stale", {{"host", host}, {"why", why}});
+  } else if (reason == v1::ERROR_REASON_STORE_OUT_OF_DATE) {
+    VIOMMU_LOG(kError, "this server's store is an older copy", {{"host", host}, {"why", why}});
   }
   {
     MutexLock lock(sessions_mu_);

@@ -62,6 +62,7 @@ class AgentSessionsTest : public testing::Test {
     do {
       std::vector<Command*> batch = std::exchange(queue_, {});
       const auto outcomes = core_->Run(batch);
+      ASSERT_EQ(outcomes.size(), batch.size());
       for (size_t i = 0; i < batch.size(); ++i) batch[i]->Done(outcomes[i].status, outcomes[i].revision);
       sessions_->RunReady();
     } while (!queue_.empty() || sessions_->RunReady());
@@ -139,6 +140,9 @@ class AgentSessionsTest : public testing::Test {
                          const std::vector<std::string>& stage2s) const {
     hello.set_cluster_id(core_->identity().cluster_id);
     hello.set_store_incarnation(core_->identity().store_incarnation);
+    hello.set_epoch(core_->identity().epoch);
+    hello.set_start_id(core_->identity().start_id);
+    hello.set_revision(core_->revision());
     const auto hold = [&hello](const auto& record) {
       v1::HeldItem& item = *hello.add_held();
       item.set_uid(record.uid());
@@ -174,6 +178,8 @@ TEST_F(AgentSessionsTest, AHelloIsRecordedBeforeItIsWelcomed) {
   ASSERT_TRUE(agent.welcomed());
   EXPECT_TRUE(agent.synced());
   EXPECT_EQ(agent.got()[0].welcome().epoch(), core_->identity().epoch);
+  EXPECT_EQ(agent.got()[0].welcome().start_id(), core_->identity().start_id);
+  EXPECT_EQ(agent.got()[0].welcome().revision(), core_->revision());
   EXPECT_EQ(agent.got()[0].welcome().lease().seconds(), 10);
   EXPECT_EQ(StateOf(kGrace), v1::HOST_STATE_CONNECTED);
   const auto info = sessions_->Find(kGrace);
@@ -212,6 +218,9 @@ TEST_F(AgentSessionsTest, ARefusedHelloChangesNothing) {
   hello = GraceHello();
   hello.set_epoch(core_->identity().epoch + 1);
   refuse(hello, absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_STALE_EPOCH);
+  hello = GraceHello();
+  hello.set_revision(core_->revision() + 1);
+  refuse(hello, absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_STORE_OUT_OF_DATE);
   refuse(GraceHello(), absl::StatusCode::kPermissionDenied, v1::ERROR_REASON_NOT_AUTHORIZED,
          {"test:2", true, {"another-host"}});
   hello = GraceHello();  // the rules refuse this one

@@ -20,11 +20,13 @@ int Rank(Kind kind) {
       return 2;
     case Kind::kVdevice:
       return 3;
+    case Kind::kHwQueue:
+      return 4;
     case Kind::kHost:
     case Kind::kDevice:
       break;
   }
-  return 4;
+  return 5;
 }
 
 // What the desired kinds have in common.
@@ -51,6 +53,8 @@ Standing StandingOf(Kind kind, const google::protobuf::Message& record) {
       return StandingAs<v1::NestedDomain>(record);
     case Kind::kVdevice:
       return StandingAs<v1::Vdevice>(record);
+    case Kind::kHwQueue:
+      return StandingAs<v1::HwQueue>(record);
     case Kind::kHost:
     case Kind::kDevice:
       break;
@@ -107,6 +111,7 @@ std::vector<HostRecord> RecordsOfHost(const View& view, const std::string& host)
   }
   for (const std::string& name : viommus) AddWithPrefix<v1::NestedDomain>(view, NestedDomainPrefix(name), found);
   for (const std::string& name : viommus) AddWithPrefix<v1::Vdevice>(view, VdevicePrefix(name), found);
+  for (const std::string& name : viommus) AddWithPrefix<v1::HwQueue>(view, HwQueuePrefix(name), found);
   return found;
 }
 

@@ -22,6 +22,7 @@ absl::Status CheckForm(const v1::Hello& hello) {
   }
   if (hello.host().boot_id().empty()) return Violation("host.boot_id is empty");
   if (hello.epoch() < 0) return Violation("epoch {} is negative", hello.epoch());
+  if (hello.revision() < 0) return Violation("revision {} is negative", hello.revision());
   if (hello.held_size() > kMaxHeldItems) {
     return Violation("held has {} entries, at most {} are taken", hello.held_size(), kMaxHeldItems);
   }
@@ -63,8 +64,7 @@ absl::Status CheckIdentity(const v1::Hello& hello, const Identity& identity) {
     return Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_STORE_INCARNATION_MISMATCH)
         .Message(
             "the agent of {} knows store {}, this is store {}: the store was wiped or replaced; bring the old one "
-            "back, "
-            "or clear the agent's state directory once nothing runs on the host",
+            "back, or clear the agent's state directory once nothing runs on the host",
             hello.host().name(), hello.store_incarnation(), identity.store_incarnation)
         .Meta("store_incarnation", identity.store_incarnation);
   }
@@ -79,9 +79,32 @@ absl::Status CheckIdentity(const v1::Hello& hello, const Identity& identity) {
   return absl::OkStatus();
 }
 
+// What the agent remembers must be something that this store has said.
+absl::Status CheckMemory(const v1::Hello& hello, const Starts& starts, int64_t revision) {
+  int64_t newest = hello.revision();
+  bool recorded = true;
+  for (const v1::HeldItem& item : hello.held()) {
+    newest = std::max(newest, item.generation());
+    recorded = recorded && starts.Recorded(item.generation());
+  }
+  if (recorded && starts.Told(hello.epoch(), hello.start_id(), newest, revision)) return absl::OkStatus();
+  return Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_STORE_OUT_OF_DATE)
+      .Message(
+          "the agent of {} was told revision {} in epoch {} by a newer state of this store, which is at revision {}: "
+          "an "
+          "older copy was restored; stop this server and bring the newer store back, or clear the agent's state "
+          "directory once nothing runs on the host",
+          hello.host().name(), newest, hello.epoch(), revision)
+      .Meta("host", hello.host().name())
+      .Meta("agent_revision", std::to_string(newest))
+      .Meta("agent_epoch", std::to_string(hello.epoch()))
+      .Meta("revision", std::to_string(revision));
+}
+
 }  // namespace
 
-absl::Status CheckHello(const v1::Hello& hello, const Peer& peer, const Identity& identity) {
+absl::Status CheckHello(const v1::Hello& hello, const Peer& peer, const Identity& identity, const Starts& starts,
+                        int64_t revision) {
   if (hello.protocol_version() != kAgentProtocolVersion) {
     return Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_PROTOCOL_VERSION_UNSUPPORTED)
         .Message("the agent speaks version {} of the protocol, this server version {}; upgrade the older of the two",
@@ -90,7 +113,8 @@ absl::Status CheckHello(const v1::Hello& hello, const Peer& peer, const Identity
   }
   VIOMMU_RETURN_IF_ERROR(CheckForm(hello));
   VIOMMU_RETURN_IF_ERROR(CheckPeer(hello, peer));
-  return CheckIdentity(hello, identity);
+  VIOMMU_RETURN_IF_ERROR(CheckIdentity(hello, identity));
+  return CheckMemory(hello, starts, revision);
 }
 
 }  // namespace viommu::server

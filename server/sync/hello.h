@@ -39,7 +39,11 @@ struct Peer {
 //   FAILED_PRECONDITION, CLUSTER_MISMATCH: it belongs to another cluster.
 //   FAILED_PRECONDITION, STORE_INCARNATION_MISMATCH: it knows another store of this cluster.
 //   FAILED_PRECONDITION, STALE_EPOCH: it has obeyed a later start of the server; we are the stale one.
-absl::Status CheckHello(const v1::Hello& hello, const Peer& peer, const Identity& identity);
+//   FAILED_PRECONDITION, STORE_OUT_OF_DATE: it was told, or holds, what this store has not recorded: an older copy was
+//     restored. What it lacks would be unknown here and torn down.
+// `starts` and `revision`: of the record as it is now.
+absl::Status CheckHello(const v1::Hello& hello, const Peer& peer, const Identity& identity, const Starts& starts,
+                        int64_t revision);
 
 }  // namespace viommu::server
 

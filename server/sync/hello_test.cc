@@ -19,6 +19,8 @@ class HelloTest : public testing::Test {
     hello_.set_epoch(7);
     hello_.mutable_host()->set_name("hosts/a.example");
     hello_.mutable_host()->set_boot_id("boot");
+    starts_.Add(6, "six", 100, 100);
+    starts_.Add(7, "seven", 150, 1150);
   }
 
   v1::HeldItem& Hold(const std::string& uid) {
@@ -29,19 +31,21 @@ class HelloTest : public testing::Test {
   }
 
   void ExpectRefused(absl::StatusCode code, v1::ErrorReason reason) {
-    const absl::Status status = CheckHello(hello_, peer_, identity_);
+    const absl::Status status = CheckHello(hello_, peer_, identity_, starts_, kRevision);
     EXPECT_EQ(status.code(), code) << status;
     EXPECT_EQ(ReasonName(ReasonOf(status)), ReasonName(reason)) << status;
   }
   void ExpectViolation() { ExpectRefused(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_PROTOCOL_VIOLATION); }
   void ExpectTaken() {
-    const absl::Status status = CheckHello(hello_, peer_, identity_);
+    const absl::Status status = CheckHello(hello_, peer_, identity_, starts_, kRevision);
     EXPECT_TRUE(status.ok()) << status;
   }
 
   v1::Hello hello_;
   Peer peer_{"ipv4:10.0.0.7:1", false, {}};
-  Identity identity_{"cluster", "store", 7};
+  static constexpr int64_t kRevision = 2000;
+  Identity identity_{"cluster", "store", 7, "seven"};
+  Starts starts_;
 };
 
 TEST_F(HelloTest, TakesOneOfThisClusterAndANewOne) {
@@ -79,6 +83,9 @@ TEST_F(HelloTest, RefusesWhatIsNotWellFormed) {
   hello_.set_epoch(-1);
   ExpectViolation();
   hello_ = good;
+  hello_.set_revision(-1);
+  ExpectViolation();
+  hello_ = good;
   Hold("");
   ExpectViolation();
   hello_ = good;
@@ -108,6 +115,43 @@ TEST_F(HelloTest, RefusesAnotherClusterAnotherStoreAndAnObeyedLaterEpoch) {
   hello_.set_epoch(8);
   ExpectRefused(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_STALE_EPOCH);
   hello_.set_epoch(6);
+  ExpectTaken();
+}
+
+// Promise 9: this store is an older copy of the one that the agent knows.
+TEST_F(HelloTest, RefusesAnAgentThatKnowsMoreThanThisStoreHasSaid) {
+  const auto expect_out_of_date = [this] {
+    ExpectRefused(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_STORE_OUT_OF_DATE);
+  };
+  hello_.set_start_id("seven");
+  hello_.set_revision(kRevision);
+  Hold("uid").set_generation(kRevision);
+  ExpectTaken();
+  hello_.set_revision(kRevision + 1);
+  expect_out_of_date();
+  hello_.set_revision(0);
+  hello_.mutable_held(0)->set_generation(kRevision + 1);
+  expect_out_of_date();
+  // Of a start that has ended: what it told ends where the next one began, whatever has been recorded since.
+  hello_.set_epoch(6);
+  hello_.set_start_id("six");
+  hello_.mutable_held(0)->set_generation(150);
+  hello_.set_revision(1100);
+  ExpectTaken();
+  hello_.set_revision(1151);
+  expect_out_of_date();
+  // What was skipped cannot have been recorded, only told.
+  hello_.set_revision(0);
+  hello_.mutable_held(0)->set_generation(151);
+  expect_out_of_date();
+  // Another start with the number of one of ours.
+  hello_.mutable_held(0)->set_generation(1);
+  hello_.set_start_id("another six");
+  expect_out_of_date();
+  hello_.set_epoch(7);
+  hello_.set_start_id("another seven");
+  expect_out_of_date();
+  hello_.clear_start_id();
   ExpectTaken();
 }
 

@@ -14,6 +14,10 @@ absl::Status Disconnected(std::string_view why) {
       .Message("{}; try again once the host is connected", why);
 }
 
+absl::Status TimedOut(std::string_view why) {
+  return Error(absl::StatusCode::kDeadlineExceeded, v1::ERROR_REASON_HOST_TIMEOUT).Message("{}", why);
+}
+
 bool IsKnown(v1::Outcome outcome) {
   return outcome == v1::OUTCOME_APPLIED || outcome == v1::OUTCOME_DORMANT || outcome == v1::OUTCOME_RELEASED ||
          outcome == v1::OUTCOME_FAILED;
@@ -224,7 +228,7 @@ std::unique_ptr<v1::ConnectResponse> SessionCore::Built(DesiredMessage built, Mo
 absl::Status SessionCore::Invalidate(const std::string& target_uid, const std::vector<v1::Command>& commands,
                                      MonotonicTime deadline, Sessions::InvalidateCallback& done, MonotonicTime now) {
   if (!welcomed()) return Disconnected("the host's agent is not connected");
-  if (deadline <= now) return absl::DeadlineExceededError("the deadline has passed before anything was sent");
+  if (deadline <= now) return TimedOut("the deadline has passed before anything was sent");
   auto message = std::make_unique<v1::ConnectResponse>();
   v1::InvalidateCall& call = *message->mutable_invalidate_call();
   call.set_call_id(last_call_id_ + 1);
@@ -285,8 +289,9 @@ void SessionCore::Tick(MonotonicTime now) {
     const auto next = std::next(call);
     if (call->second.deadline <= now) {
       const int64_t id = call->first;
-      EndCall(call, absl::DeadlineExceededError("the host's agent did not answer in time; the invalidations may have "
-                                                "been carried out, and may be sent again"));
+      EndCall(call,
+              TimedOut("the host's agent did not answer in time; the invalidations may have been carried out, and "
+                       "may be sent again"));
       call = calls_.upper_bound(id);
       continue;
     }
@@ -361,6 +366,7 @@ void SessionCore::NextWrite(Step& step, int64_t followed, MonotonicTime now) {
     welcome.mutable_lease()->set_seconds(lease_.count() / 1000);
     welcome.mutable_lease()->set_nanos(static_cast<int32_t>(lease_.count() % 1000 * 1'000'000));
     welcome.set_revision(settled_);
+    welcome.set_start_id(identity_.start_id);
     return StartWrite(now);
   }
   if (heartbeat_due_) {

@@ -629,13 +629,16 @@ TEST_F(SessionCoreTest, NoCallsBeforeTheWelcomeOrAfterTheEnd) {
 
 TEST_F(SessionCoreTest, CallsEndAtTheirDeadlineAndLateRepliesAreNoHarm) {
   Connect();
-  EXPECT_EQ(Call(milliseconds(0)).code(), absl::StatusCode::kDeadlineExceeded);
+  const absl::Status too_late = Call(milliseconds(0));
+  EXPECT_EQ(too_late.code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(ReasonOf(too_late), v1::ERROR_REASON_HOST_TIMEOUT);
   EXPECT_TRUE(Call(milliseconds(100)).ok());
   EXPECT_TRUE(Call(milliseconds(50)).ok());
   EXPECT_EQ(core_->NextDue(), now_ + milliseconds(50));
   Advance(milliseconds(50));
   ASSERT_EQ(answers_.size(), 1u);
   EXPECT_EQ(answers_[0].status().code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(ReasonOf(answers_[0].status()), v1::ERROR_REASON_HOST_TIMEOUT);
   WriteAll();
   EXPECT_EQ(written_.size(), 1u) << "the second one was given up before it was sent";
   Advance(milliseconds(50));

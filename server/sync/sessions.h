@@ -70,7 +70,7 @@ class Sessions : public Listener {
   // Sends invalidations to the agent of `host` and calls `done` once, on any thread: with what the agent answered, or
   //   UNAVAILABLE, HOST_DISCONNECTED: there is no session, or it ended; some may have been carried out.
   //   RESOURCE_EXHAUSTED, OVERLOADED: too many calls in flight for this host.
-  //   DEADLINE_EXCEEDED: no answer before `deadline`; they may have been carried out.
+  //   DEADLINE_EXCEEDED, HOST_TIMEOUT: no answer before `deadline`; they may have been carried out.
   virtual void Invalidate(const std::string& host, const std::string& target_uid,
                           const std::vector<v1::Command>& commands, std::chrono::system_clock::time_point deadline,
                           InvalidateCallback done) = 0;

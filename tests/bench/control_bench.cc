@@ -1,8 +1,8 @@
 // The control plane under load, against what it stands on: RocksDB's own synced writes, and an empty call.
 //
-//   SetVdevId, durable    rate and latency by number of callers; rivals: as many threads that each put a value of the
-//   same
-//                         size into RocksDB with a sync (its group commit), and an empty call to the same server
+//   SetVdevId, durable    rate and latency by number of callers; rivals: as many threads that each put a value of as
+//                         many bytes as the server writes for a call into RocksDB with a sync (its group commit), and
+//                         an empty call to the same server
 //   BatchSetVdevIds(32)   per vdev_id; rival: SetVdevId by as many callers
 //   GetVdevice            rival: the empty call
 //   one caller            latency; rival: one fdatasync of the same disk
@@ -14,9 +14,12 @@
 #include <fmt/format.h>
 #include <grpcpp/create_channel.h>
 #include <grpcpp/security/credentials.h>
+#include <netinet/in.h>
 #include <rocksdb/db.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -24,10 +27,12 @@
 #include <cstdlib>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "common/address.h"
 #include "common/uuid.h"
 #include "server/server.h"
 #include "tests/bench/echo.grpc.pb.h"
@@ -53,6 +58,27 @@ void Must(const grpc::Status& status, const std::string& what) {
   if (!status.ok()) Die(what + ": " + status.error_message());
 }
 
+std::string HttpGet(const std::string& address, const std::string& path) {
+  const Address at = ParseAddress(address).value();
+  sockaddr_in peer = {};
+  peer.sin_family = AF_INET;
+  peer.sin_port = htons(at.port);
+  peer.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  const std::string request = "GET " + path + " HTTP/1.0\r\n\r\n";
+  if (connect(fd, reinterpret_cast<const sockaddr*>(&peer), sizeof(peer)) != 0 ||
+      write(fd, request.data(), request.size()) != static_cast<ssize_t>(request.size())) {
+    Die("cannot read http://" + address + path);
+  }
+  std::string reply;
+  char buffer[4096];
+  for (ssize_t size = 0; (size = read(fd, buffer, sizeof(buffer))) > 0;) {
+    reply.append(buffer, static_cast<size_t>(size));
+  }
+  close(fd);
+  return reply;
+}
+
 class EchoServer final : public EchoService::CallbackService {
  public:
   grpc::ServerUnaryReactor* Echo(grpc::CallbackServerContext* context, const EchoRequest*, EchoResponse*) override {
@@ -71,6 +97,7 @@ class World {
     server::ServerConfig config;
     config.listen = {socket};
     config.store = "rocksdb:" + dir + "/store";
+    config.metrics_listen = ParseAddress("127.0.0.1:0").value();
     config.log_level = LogLevel::kError;
     auto started = server::Server::Start(config, nullptr, RealClock(), {&echo_});
     if (!started.ok()) Die(started.status().ToString());
@@ -88,39 +115,50 @@ class World {
   Fleet::Stub& fleet(int caller) { return *fleets_[static_cast<size_t>(caller) % fleets_.size()]; }
   EchoService::Stub& echo(int caller) { return *echos_[static_cast<size_t>(caller) % echos_.size()]; }
 
-  // Where the next assignment goes: a device that nobody has, and a free vdev_id. Thread-safe.
+  // Where the next assignment goes: a device that nobody has, and a free vdev_id. Nothing when all devices of all hosts
+  // are taken: a faster machine than AddHosts() was told of has a shorter run. Thread-safe.
   struct Slot {
     std::string viommu;
     std::string device;
     uint64_t vdev_id;
   };
-  Slot NextSlot() { return SlotAt(next_slot_.fetch_add(1)); }
+  std::optional<Slot> NextSlot() {
+    const int64_t number = next_slot_.fetch_add(1);
+    if (number >= slots_) return std::nullopt;
+    return SlotAt(number);
+  }
 
-  // A run of slots behind one viommu.
+  // A run of slots behind one viommu; empty when they are used up.
   std::vector<Slot> NextSlots(int count) {
     while (true) {
       const int64_t first = next_slot_.fetch_add(count);
-      if (first / kDevicesPerHost == (first + count - 1) / kDevicesPerHost) {
-        std::vector<Slot> slots;
-        for (int i = 0; i < count; ++i) slots.push_back(SlotAt(first + i));
-        return slots;
-      }
+      if (first + count > slots_) return {};
+      if (first / kDevicesPerHost != (first + count - 1) / kDevicesPerHost) continue;
+      std::vector<Slot> slots;
+      for (int i = 0; i < count; ++i) slots.push_back(SlotAt(first + i));
+      return slots;
     }
   }
 
+  // Not while a load runs.
   void AddHosts(int64_t devices) {
-    while (static_cast<int64_t>(hosts_) * kDevicesPerHost - next_slot_ < devices) AddHost(hosts_++);
+    next_slot_ = std::min<int64_t>(next_slot_, slots_);
+    while (slots_ - next_slot_ < devices) {
+      AddHost(hosts_++);
+      slots_ += kDevicesPerHost;
+    }
   }
 
   // A vdevice that is there.
   std::string VdeviceName() const { return "viommus/v0/vdevices/1"; }
 
-  int64_t StoreBytes(const std::string& dir) const {
-    int64_t bytes = 0;
-    for (const auto& entry : std::filesystem::directory_iterator(dir + "/store")) {
-      if (entry.path().extension() == ".log") bytes += static_cast<int64_t>(entry.file_size());
-    }
-    return bytes;
+  // What the server has handed to its store so far, as it counts it.
+  double StoreBytes() const {
+    constexpr char kMetric[] = "\nviommu_server_store_written_bytes_total ";
+    const std::string metrics = HttpGet(server_->metrics_address(), "/metrics");
+    const size_t at = metrics.find(kMetric);
+    if (at == std::string::npos) Die("the server's metrics tell no bytes written");
+    return std::stod(metrics.substr(at + sizeof(kMetric) - 1));
   }
 
  private:
@@ -190,6 +228,7 @@ class World {
   std::vector<std::unique_ptr<Fleet::Stub>> fleets_;
   std::vector<std::unique_ptr<EchoService::Stub>> echos_;
   int hosts_ = 0;
+  std::atomic<int64_t> slots_ = 0;
   std::atomic<int64_t> next_slot_ = 0;
 };
 
@@ -207,10 +246,11 @@ LoadResult RunSet(World& world, int callers, double seconds) {
                  v1::SetVdevIdResponse* response,
                  auto done) { world.fleet(caller).async()->SetVdevId(context, request, response, std::move(done)); },
              [&](int, v1::SetVdevIdRequest* request) {
-               const World::Slot slot = world.NextSlot();
-               request->set_viommu(slot.viommu);
-               request->set_device(slot.device);
-               request->set_vdev_id(slot.vdev_id);
+               const auto slot = world.NextSlot();
+               if (!slot) return false;
+               request->set_viommu(slot->viommu);
+               request->set_device(slot->device);
+               request->set_vdev_id(slot->vdev_id);
                request->set_request_id(NewUuid());
                return true;
              })
@@ -224,9 +264,11 @@ LoadResult RunBatch(World& world, int callers, int size, double seconds) {
                world.fleet(caller).async()->BatchSetVdevIds(context, request, response, std::move(done));
              },
              [&](int, v1::BatchSetVdevIdsRequest* request) {
+               const auto slots = world.NextSlots(size);
+               if (slots.empty()) return false;
                request->Clear();
                request->set_request_id(NewUuid());
-               for (const World::Slot& slot : world.NextSlots(size)) {
+               for (const World::Slot& slot : slots) {
                  request->set_viommu(slot.viommu);
                  auto* assignment = request->add_assignments();
                  assignment->set_device(slot.device);
@@ -315,12 +357,11 @@ int Main(int argc, char** argv) {
     double set_rate_at_64 = 0;
     for (const int callers : {1, 16, 64, 256}) {
       world.AddHosts(devices_for(callers == 1 ? 4000 : 25'000));
-      const int64_t bytes_before = world.StoreBytes(dir);
+      const double bytes_before = world.StoreBytes();
       const LoadResult set = RunSet(world, callers, seconds);
-      const int64_t bytes = world.StoreBytes(dir) - bytes_before;
-      // The write-ahead log may have been rotated in between; a vdevice, its device, the log's entry and the answer
-      // under the request id are about this much.
-      const size_t value_bytes = bytes > 0 && set.calls > 0 ? static_cast<size_t>(bytes / set.calls) : size_t{2048};
+      // A vdevice, its device, the change log's entry and the answer under the request id.
+      const auto value_bytes = static_cast<size_t>((world.StoreBytes() - bytes_before) /
+                                                   static_cast<double>(std::max<int64_t>(set.calls, 1)));
       const LoadResult rocks = RunRocksDb(fmt::format("{}/rival-{}", dir, callers), callers, value_bytes, seconds);
       const LoadResult echo = RunEcho(world, callers, seconds);
       if (callers == 64) set_rate_at_64 = set.calls_per_s;

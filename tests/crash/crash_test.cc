@@ -3,6 +3,8 @@
 //
 //   VIOMMU_CRASH_KILLS   kills of the server and of the agent each, instead of the numbers below
 
+#include <grpcpp/create_channel.h>
+#include <grpcpp/security/credentials.h>
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -22,6 +24,7 @@
 #include "common/grpc_error.h"
 #include "common/uuid.h"
 #include "tests/harness/cluster.h"
+#include "viommu/v1/local_service.grpc.pb.h"
 
 namespace viommu::tests {
 namespace {
@@ -31,8 +34,11 @@ using Stub = v1::FleetService::Stub;
 constexpr int kServerKills = 50;
 constexpr int kAgentKills = 20;
 constexpr int kWorkers = 8;
+constexpr uint64_t kIdsPerWorker = 4096;  // vdev_ids of each worker's own
 constexpr char kHost[] = "grace-01";
 constexpr char kInventory[] = "deploy/inventory/grace.yaml";
+// A server that comes and goes is otherwise tried ever more slowly, and there would be nothing to break.
+constexpr char kEagerly[] = "--longest-retry=300ms";
 
 int Kills(int if_not_set) {
   const char* value = std::getenv("VIOMMU_CRASH_KILLS");
@@ -74,7 +80,7 @@ class Worker {
         stub_(cluster.NewStub()),
         viommu_(std::move(viommu)),
         device_(std::move(device)),
-        next_id_(first_id),
+        first_id_(first_id),
         random_(seed),
         stop_(stop),
         acknowledged_(acknowledged),
@@ -180,15 +186,15 @@ class Worker {
     }
   }
 
-  // From a range of its own, and not one that may still be held by an unconfirmed rebind or release.
-  uint64_t NextId() { return first_id() + (next_id_++ % 512); }
-  uint64_t first_id() const { return next_id_ / 4096 * 4096; }
+  // From a range of its own, in turns: none that may still be held by an unconfirmed rebind or release.
+  uint64_t NextId() { return first_id_ + used_ids_++ % kIdsPerWorker; }
 
   Cluster& cluster_;
   std::unique_ptr<Stub> stub_;
   const std::string viommu_;
   const std::string device_;
-  uint64_t next_id_;
+  const uint64_t first_id_;
+  uint64_t used_ids_ = 0;
   std::mt19937_64 random_;
   std::atomic<bool>& stop_;
   std::atomic<int64_t>& acknowledged_;
@@ -302,7 +308,7 @@ class CrashTest : public testing::Test {
  protected:
   void SetUp() override {
     cluster_.StartServer();
-    cluster_.StartAgent(kHost, kInventory);
+    cluster_.StartAgent(kHost, kInventory, {kEagerly});
     cluster_.WaitConnected(kHost);
     Must(&Stub::CreateStage2Domain, [](v1::CreateStage2DomainRequest& request) {
       request.set_stage2_domain_id("vm-1");
@@ -329,8 +335,8 @@ class CrashTest : public testing::Test {
     for (int i = 0; i < kWorkers; ++i) {
       const v1::Device& device = devices_[static_cast<size_t>(i)];
       workers_.push_back(std::make_unique<Worker>(cluster_, viommu_of_[device.smmu()], device.name(),
-                                                  static_cast<uint64_t>(i + 1) * 4096, static_cast<uint64_t>(i), stop_,
-                                                  acknowledged_, verdict_));
+                                                  static_cast<uint64_t>(i + 1) * kIdsPerWorker,
+                                                  static_cast<uint64_t>(i), stop_, acknowledged_, verdict_));
     }
   }
 
@@ -372,6 +378,53 @@ class CrashTest : public testing::Test {
     return vdevices;
   }
 
+  // What the agent itself says it holds, by name.
+  std::map<std::string, v1::HeldObject> HeldByTheAgent() {
+    const auto stub = v1::LocalService::NewStub(
+        grpc::CreateChannel("unix:" + cluster_.socket_path(kHost), grpc::InsecureChannelCredentials()));
+    std::map<std::string, v1::HeldObject> held;
+    v1::ListHeldObjectsRequest request;
+    request.set_page_size(1000);
+    do {
+      grpc::ClientContext context;
+      context.set_wait_for_ready(true);
+      context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(10));
+      v1::ListHeldObjectsResponse response;
+      const grpc::Status status = stub->ListHeldObjects(&context, request, &response);
+      EXPECT_TRUE(status.ok()) << status.error_message();
+      for (const auto& object : response.objects()) {
+        if (object.resource().has_vdevice()) held[object.resource().vdevice().name()] = object;
+      }
+      request.set_page_token(response.next_page_token());
+    } while (!request.page_token().empty());
+    return held;
+  }
+
+  // The agent holds what is recorded, in that generation, with kernel objects behind it; and it is real: the guest's
+  // StreamID is known to the SMMU.
+  void ExpectTheAgentHolds(const std::map<std::string, v1::Vdevice>& recorded) {
+    const auto held = HeldByTheAgent();
+    EXPECT_EQ(held.size(), recorded.size());
+    for (const auto& [name, vdevice] : recorded) {
+      const auto it = held.find(name);
+      ASSERT_NE(it, held.end()) << name << " is recorded, and its agent does not hold it";
+      const v1::HeldObject& object = it->second;
+      EXPECT_EQ(object.outcome(), v1::HeldObject::OUTCOME_APPLIED) << object.ShortDebugString();
+      EXPECT_EQ(object.resource().vdevice().uid(), vdevice.uid());
+      EXPECT_EQ(object.resource().vdevice().generation(), vdevice.generation()) << name;
+      EXPECT_EQ(object.resource().vdevice().vdev_id(), vdevice.vdev_id());
+      EXPECT_GT(object.kernel_ids().count("vdevice"), 0u) << object.ShortDebugString();
+      EXPECT_GT(object.kernel_ids().count("device"), 0u) << object.ShortDebugString();
+      v1::InvalidateRequest request;
+      v1::InvalidateResponse response;
+      request.set_target(vdevice.viommu());
+      request.add_commands()->mutable_cfgi_cd_all()->set_vdev_id(static_cast<uint32_t>(vdevice.vdev_id()));
+      const grpc::Status status = Cluster::Call(cluster_.stub(), &Stub::Invalidate, request, &response);
+      EXPECT_TRUE(status.ok()) << FromGrpcStatus(status);
+      EXPECT_EQ(response.result().handled(), 1u) << name << ": " << response.result().ShortDebugString();
+    }
+  }
+
   // Everything that is recorded is in effect on the host, and nothing else is recorded than what was acknowledged.
   void ExpectConverged() {
     const auto settled = [&] {
@@ -391,6 +444,8 @@ class CrashTest : public testing::Test {
       EXPECT_EQ(vdevices.at(worker->owner()).device(), worker->device());
     }
     EXPECT_EQ(vdevices.size(), owned);
+    cluster_.WaitConnected(kHost);
+    ExpectTheAgentHolds(vdevices);
   }
 
   std::mt19937_64 random_{20260101};
@@ -445,7 +500,7 @@ TEST_F(CrashTest, KillingTheAgentLosesNothing) {
   for (int kill = 0; kill < kills && !verdict_.failed(); ++kill) {
     std::this_thread::sleep_for(std::chrono::milliseconds(50 + random_() % 300));
     cluster_.agent(kHost).Kill();
-    cluster_.StartAgent(kHost, kInventory);
+    cluster_.StartAgent(kHost, kInventory, {kEagerly});
   }
   StopWorkers();
   ASSERT_FALSE(verdict_.failed()) << verdict_.what() << cluster_.Outputs();
@@ -454,6 +509,7 @@ TEST_F(CrashTest, KillingTheAgentLosesNothing) {
   int64_t changes = 0;
   for (const auto& worker : workers_) changes += worker->changes();
   std::printf("%d kills of the agent, %ld acknowledged changes\n", kills, static_cast<long>(changes));
+  EXPECT_GT(changes, kills) << "the load was no load";
 }
 
 }  // namespace

@@ -72,6 +72,9 @@ TEST_F(BadInputTest, UnknownThings) {
   stage2.mutable_stage2_domain()->set_host("hosts/nowhere");
   stage2.mutable_stage2_domain()->set_vm("vm-2");
   ExpectRefused(&Stub::CreateStage2Domain, stage2, v1::ERROR_REASON_HOST_NOT_FOUND, {"hosts/nowhere"});
+  stage2.mutable_stage2_domain()->set_host(std::string("hosts/") + kGrace);
+  stage2.mutable_stage2_domain()->set_smmu("hosts/grace-01/smmus/none");
+  ExpectRefused(&Stub::CreateStage2Domain, stage2, v1::ERROR_REASON_SMMU_NOT_FOUND, {"smmus/none"});
 }
 
 TEST_F(BadInputTest, DevicesAndVdevIds) {
@@ -82,6 +85,15 @@ TEST_F(BadInputTest, DevicesAndVdevIds) {
   const std::string free = devices_[smmu_][1];
   ExpectRefused(&Stub::SetVdevId, SetRequest("a", free, 16), v1::ERROR_REASON_VDEV_ID_TAKEN);
   ExpectRefused(&Stub::SetVdevId, SetRequest("a", free, uint64_t{1} << 32), v1::ERROR_REASON_VDEV_ID_OUT_OF_RANGE);
+  v1::RebindVdevIdRequest rebind;
+  rebind.set_name("viommus/a/vdevices/16");
+  rebind.set_new_vdev_id(uint64_t{1} << 32);
+  ExpectRefused(&Stub::RebindVdevId, rebind, v1::ERROR_REASON_VDEV_ID_OUT_OF_RANGE, {"new_vdev_id"});
+  v1::BatchSetVdevIdsRequest batch;
+  batch.set_viommu("viommus/a");
+  batch.add_assignments()->set_device(free);
+  batch.mutable_assignments(0)->set_vdev_id(uint64_t{1} << 32);
+  ExpectRefused(&Stub::BatchSetVdevIds, batch, v1::ERROR_REASON_VDEV_ID_OUT_OF_RANGE, {"assignments[0].vdev_id"});
 
   StartHost(kAmpere);
   v1::GetHostRequest get;
@@ -95,6 +107,13 @@ TEST_F(BadInputTest, DevicesAndVdevIds) {
   WaitSettled();
   ExpectRefused(&Stub::SetVdevId, SetRequest("narrow", behind, uint64_t{1} << narrow.sid_bits()),
                 v1::ERROR_REASON_VDEV_ID_TOO_WIDE);
+  rebind.set_name("viommus/narrow/vdevices/1");
+  rebind.set_new_vdev_id(uint64_t{1} << narrow.sid_bits());
+  ExpectRefused(&Stub::RebindVdevId, rebind, v1::ERROR_REASON_VDEV_ID_TOO_WIDE, {"new_vdev_id"});
+  batch.set_viommu("viommus/narrow");
+  batch.mutable_assignments(0)->set_device(behind);
+  batch.mutable_assignments(0)->set_vdev_id(uint64_t{1} << narrow.sid_bits());
+  ExpectRefused(&Stub::BatchSetVdevIds, batch, v1::ERROR_REASON_VDEV_ID_TOO_WIDE, {"assignments[0].vdev_id"});
 }
 
 TEST_F(BadInputTest, CordonedHost) {
@@ -140,6 +159,20 @@ TEST_F(BadInputTest, DeletingWithChildren) {
   v1::DeleteStage2DomainRequest stage2;
   stage2.set_name("stage2Domains/vm-1");
   ExpectRefused(&Stub::DeleteStage2Domain, stage2, v1::ERROR_REASON_HAS_CHILDREN);
+  v1::CreateNestedDomainRequest nested;
+  nested.set_viommu("viommus/a");
+  nested.set_nested_domain_id("n");
+  nested.mutable_nested_domain()->mutable_config()->mutable_bypass();
+  nested.set_wait(v1::WAIT_APPLIED);
+  Ok(&Stub::CreateNestedDomain, nested);
+  v1::AttachDeviceRequest attach;
+  attach.set_name("viommus/a/nestedDomains/n");
+  attach.set_device(device_);
+  attach.set_wait(v1::WAIT_APPLIED);
+  Ok(&Stub::AttachDevice, attach);
+  v1::DeleteNestedDomainRequest remove;
+  remove.set_name("viommus/a/nestedDomains/n");
+  ExpectRefused(&Stub::DeleteNestedDomain, remove, v1::ERROR_REASON_HAS_CHILDREN, {"viommus/a/vdevices/16"});
 }
 
 TEST_F(BadInputTest, StaleEtagAndReusedRequestId) {

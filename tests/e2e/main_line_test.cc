@@ -71,6 +71,13 @@ TEST_F(MainLineTest, AVmBehindTwoSmmusFromRecordToRelease) {
   EXPECT_EQ(result.handled(), 4u) << result.ShortDebugString();
   EXPECT_FALSE(result.has_stop()) << result.ShortDebugString();
 
+  // The same through the nested domain, whose viommu's VMID is meant.
+  invalidate.set_target("viommus/a/nestedDomains/guest");
+  result = Ok(&Stub::Invalidate, invalidate).result();
+  EXPECT_EQ(result.handled(), 4u) << result.ShortDebugString();
+  EXPECT_FALSE(result.has_stop()) << result.ShortDebugString();
+  invalidate.set_target("viommus/a");
+
   // The guest renumbers its buses.
   v1::RebindVdevIdRequest rebind;
   rebind.set_name("viommus/a/vdevices/16");
@@ -145,6 +152,22 @@ TEST_F(MainLineTest, AHostThatBehavesLikeLinuxTakesOneStage2PerSmmu) {
   CreateStage2("vm-1", kEdge, "vm-1", smmu);
   Ok(&Stub::CreateViommu, ViommuRequest("a", smmu, "vm-1"));
   Ok(&Stub::SetVdevId, SetRequest("a", devices.begin()->second[0], 8, v1::WAIT_APPLIED));
+
+  // And takes invalidations by viommu only.
+  v1::CreateNestedDomainRequest nested;
+  nested.set_viommu("viommus/a");
+  nested.set_nested_domain_id("guest");
+  nested.mutable_nested_domain()->mutable_config()->mutable_bypass();
+  nested.set_wait(v1::WAIT_APPLIED);
+  Ok(&Stub::CreateNestedDomain, nested);
+  v1::InvalidateRequest invalidate;
+  invalidate.add_commands()->mutable_tlbi_nh_all();
+  invalidate.set_target("viommus/a/nestedDomains/guest");
+  const absl::Status refused = Error(&Stub::Invalidate, invalidate);
+  EXPECT_EQ(ReasonOf(refused), v1::ERROR_REASON_TARGET_NOT_SUPPORTED) << refused;
+  EXPECT_EQ(DetailOf<google::rpc::ErrorInfo>(refused).metadata().at("viommu"), "viommus/a");
+  invalidate.set_target("viommus/a");
+  EXPECT_EQ(Ok(&Stub::Invalidate, invalidate).result().handled(), 1u);
 }
 
 TEST_F(MainLineTest, AssignmentsForAnAbsentHostAreAppliedWhenItComesBack) {

@@ -23,7 +23,12 @@ def fuzz_target(name, srcs, deps, tags = [], random_inputs = 5000, max_len = 409
     )
     cc_binary(
         name = name + "_fuzz",
-        linkopts = ["-fsanitize=fuzzer"],
+        # The driver is clang, not clang++: without the second, the part of the undefined-behaviour sanitizer that is for
+        # C++ (virtual calls, std::function) is missing.
+        linkopts = [
+            "-fsanitize=fuzzer",
+            "-fsanitize-link-c++-runtime",
+        ],
         tags = ["manual"],
         deps = [":" + name + "_entry"],
     )

@@ -31,19 +31,27 @@ bool AtcInvalidations::IsAnswered(const Outstanding::Request& request) const {
                                                  [&](const Kept& kept) { return kept.id == request.id; });
 }
 
+std::optional<bool> AtcInvalidations::Look(Outstanding& outstanding) const {
+  auto& requests = outstanding.requests_;
+  while (!requests.empty() && IsAnswered(requests.back())) requests.pop_back();
+  if (requests.empty()) return true;
+  if (!closed_ && std::chrono::steady_clock::now() < outstanding.deadline_) return std::nullopt;
+  requests.clear();
+  return false;
+}
+
 bool AtcInvalidations::Wait(Outstanding& outstanding) {
   MutexLock lock(mu_);
   while (true) {
-    auto& requests = outstanding.requests_;
-    while (!requests.empty() && IsAnswered(requests.back())) requests.pop_back();
-    if (requests.empty()) return true;
-    const auto now = std::chrono::steady_clock::now();
-    if (closed_ || now >= outstanding.deadline_) {
-      requests.clear();
-      return false;
-    }
-    answered_.WaitFor(mu_, outstanding.deadline_ - now);
+    const std::optional<bool> answered = Look(outstanding);
+    if (answered.has_value()) return *answered;
+    answered_.WaitFor(mu_, outstanding.deadline_ - std::chrono::steady_clock::now());
   }
+}
+
+std::optional<bool> AtcInvalidations::TryWait(Outstanding& outstanding) {
+  MutexLock lock(mu_);
+  return Look(outstanding);
 }
 
 void AtcInvalidations::Silence(uint32_t sid) {

@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <optional>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -44,6 +45,8 @@ class AtcInvalidations {
   bool Issue(const Command& command, Outstanding& outstanding) ABSL_LOCKS_EXCLUDED(mu_);
   // Waits until everything outstanding is answered; false when that takes too long. Nothing is outstanding afterwards.
   bool Wait(Outstanding& outstanding) ABSL_LOCKS_EXCLUDED(mu_);
+  // The same without waiting: nothing while it may still be answered in time.
+  std::optional<bool> TryWait(Outstanding& outstanding) ABSL_LOCKS_EXCLUDED(mu_);
 
   void Silence(uint32_t sid) ABSL_LOCKS_EXCLUDED(mu_);
   // The device answers again, and first what it has kept: `carry_out` is called for each, with the lock held.
@@ -58,6 +61,7 @@ class AtcInvalidations {
     Command command;
   };
   bool IsAnswered(const Outstanding::Request& request) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  std::optional<bool> Look(Outstanding& outstanding) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const std::chrono::nanoseconds timeout_;
   mutable Mutex mu_;

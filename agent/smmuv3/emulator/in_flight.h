@@ -45,10 +45,12 @@ class InFlight {
   void Wait();
 
  private:
-  // Threads are spread over stripes, so that they rarely share a cache line.
+  // Threads are spread over stripes, so that they rarely share a cache line. Padded, not aligned: whoever holds one of
+  // these need not be aligned to cache lines for it.
   static constexpr uint32_t kStripes = 16;
-  struct alignas(64) Stripe {
+  struct Stripe {
     std::array<std::atomic<uint32_t>, 2> sections = {};
+    std::array<uint32_t, 30> padding = {};
   };
 
   std::array<Stripe, kStripes> stripes_;

@@ -2,8 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
-#include <cstring>
 #include <numeric>
 #include <thread>
 #include <vector>
@@ -27,7 +27,7 @@ TEST(PhysicalMemoryTest, AccessesOfEveryAlignmentAndLength) {
       std::vector<std::byte> in(length), out(length);
       for (size_t i = 0; i < length; ++i) in[i] = static_cast<std::byte>(offset * 31 + i * 7 + 1);
       ASSERT_TRUE(memory.Write(0x1000 + offset, in));
-      ASSERT_EQ(std::memcmp(buffer.bytes().data() + offset, in.data(), length), 0);
+      ASSERT_TRUE(std::equal(in.begin(), in.end(), buffer.bytes().begin() + static_cast<ptrdiff_t>(offset)));
       ASSERT_TRUE(memory.Read(0x1000 + offset, out));
       ASSERT_EQ(in, out);
     }

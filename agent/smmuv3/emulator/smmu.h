@@ -139,6 +139,8 @@ class EmulatedSmmu {
   // when it was carried out. A CMD_SYNC returns when everything before it on this queue is complete. `outstanding` is
   // what that queue is waiting for; without it all such callers share one. Not to be called from a handler.
   CommandErrorCode Execute(const RawCommand& command, AtcInvalidations::Outstanding* outstanding = nullptr);
+  // The same without waiting for devices: nothing when a CMD_SYNC is not complete yet and is to be tried again.
+  std::optional<CommandErrorCode> TryExecute(const RawCommand& command, AtcInvalidations::Outstanding& outstanding);
 
   // ---- Accesses of devices (see transaction.h) ----
   // A transaction that stalls waits until it is answered, or until `stall_deadline`.

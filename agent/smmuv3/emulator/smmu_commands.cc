@@ -133,6 +133,16 @@ CommandErrorCode EmulatedSmmu::Execute(const RawCommand& command, AtcInvalidatio
   return ExecuteOne(command, outstanding == nullptr ? shared_outstanding_ : *outstanding);
 }
 
+std::optional<CommandErrorCode> EmulatedSmmu::TryExecute(const RawCommand& command,
+                                                         AtcInvalidations::Outstanding& outstanding) {
+  if (OpcodeOf(command) == Opcode::kSync) {
+    const std::optional<bool> answered = atc_invalidations_.TryWait(outstanding);
+    if (!answered.has_value()) return std::nullopt;
+    if (!*answered) return CommandErrorCode::kAtcInvSync;
+  }
+  return ExecuteOne(command, outstanding);
+}
+
 CommandErrorCode EmulatedSmmu::ExecuteOne(const RawCommand& raw, AtcInvalidations::Outstanding& outstanding) {
   const std::optional<Command> command = DecodeLegal(raw, features_);
   if (!command.has_value()) return CommandErrorCode::kIllegal;

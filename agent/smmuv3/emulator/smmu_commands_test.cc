@@ -5,6 +5,7 @@
 #include <chrono>
 #include <functional>
 #include <future>
+#include <memory>
 #include <vector>
 
 #include "agent/smmuv3/emulator/test_machine.h"
@@ -119,7 +120,8 @@ TEST_F(CommandsTest, AFetchThatAbortsIsTriedAgain) {
 
 TEST(CommandsEndTest, DestructionEndsAnErrorThatNobodyAcknowledged) {
   std::promise<void> raised;
-  TestMachine machine;
+  const auto owner = std::make_unique<TestMachine>();
+  TestMachine& machine = *owner;
   machine.on_gerror = [&] { raised.set_value(); };
   ASSERT_TRUE(machine.smmu.queue().TryPush({&kBad, 1}).has_value());
   raised.get_future().wait();

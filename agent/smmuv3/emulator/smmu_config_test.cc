@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -122,7 +123,8 @@ INSTANTIATE_TEST_SUITE_P(Splits, TwoLevelStreamTableTest, testing::Values(6, 8, 
 
 TEST_P(TwoLevelStreamTableTest, SpansSplitsAndLimits) {
   const uint32_t split = GetParam();
-  TestMachine machine;
+  const auto owner = std::make_unique<TestMachine>();
+  TestMachine& machine = *owner;
   const uint64_t l1 = machine.host.AllocatePage(4096);
   const uint64_t l2 = machine.host.AllocatePage(uint64_t{kSteBytes} << split);
   machine.smmu.WriteRegister(Register::kCr0, 0);

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -304,7 +305,8 @@ TEST(EvictionTest, NobodyCanRelyOnStaleness) {
   SmmuOptions options;
   options.eviction_seed = 1;
   options.tlb_capacity = 256;
-  TestMachine machine(kFullFeatures, options);
+  const auto owner = std::make_unique<TestMachine>(kFullFeatures, options);
+  TestMachine& machine = *owner;
   TestTables tables(&machine.host, Granule::k4k, 48);
   const uint64_t cd_place = machine.host.AllocatePage();
   const uint64_t old_page = machine.host.AllocatePage();

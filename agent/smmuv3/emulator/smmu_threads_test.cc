@@ -68,6 +68,76 @@ class ThreadsTest : public testing::TestWithParam<bool> {
 
 INSTANTIATE_TEST_SUITE_P(Eviction, ThreadsTest, testing::Bool());
 
+// Holds one access up while a command and a sync are carried out: the sync must not be over before the access is.
+class SyncTest : public testing::Test {
+ protected:
+  SyncTest() : tables_(&machine_.host, Granule::k4k, 48) {
+    cd_place_ = machine_.host.AllocatePage();
+    page_ = machine_.host.AllocatePage();
+    tables_.Map(kVa, page_, kUserPage);
+    machine_.SetCd(machine_.host, cd_place_, TestMachine::MakeCd(tables_, kAsid));
+    Ste ste = TestMachine::Stage1Ste(cd_place_);
+    ste.eats = 1;
+    machine_.SetSte(0, ste);
+  }
+  // `held` is the physical address whose read is held up.
+  void SyncWaits(uint64_t held, bool use_atc, const Command& command) {
+    std::atomic<bool> armed{true}, reached{false}, released{false};
+    machine_.memory.on_access = [&](uint64_t address) {
+      if (address != held || !armed.exchange(false)) return;
+      reached = true;
+      while (!released) std::this_thread::yield();
+    };
+    std::thread device([&] {
+      uint64_t value = 0;
+      const auto out = std::as_writable_bytes(std::span(&value, 1));
+      const Transaction transaction{.address = kVa};
+      const Outcome outcome = use_atc ? machine_.smmu.ReadThroughAtc(transaction, out, kNever)
+                                      : machine_.smmu.Read(transaction, out, kNever);
+      EXPECT_EQ(outcome.result, TransactionResult::kDone);
+    });
+    while (!reached) std::this_thread::yield();
+    const auto opcode = static_cast<uint8_t>(command.opcode);
+    const uint64_t before = machine_.smmu.GetCounters().executed[opcode];
+    const QueuePosition end = machine_.Push({command});
+    while (machine_.smmu.GetCounters().executed[opcode] == before) std::this_thread::yield();
+    for (int i = 0; i < 200; ++i) {
+      std::this_thread::yield();
+      EXPECT_FALSE(machine_.smmu.queue().WaitConsumed(end, std::chrono::steady_clock::now()));
+      if (HasFailure()) break;
+    }
+    released = true;
+    EXPECT_TRUE(machine_.smmu.queue().WaitConsumed(end, kNever));
+    device.join();
+    machine_.memory.on_access = nullptr;
+  }
+
+  TestMachine machine_;
+  TestTables tables_;
+  uint64_t cd_place_ = 0;
+  uint64_t page_ = 0;
+};
+
+TEST_F(SyncTest, WaitsForDataThatIsBeingMoved) {
+  EXPECT_TRUE(machine_.Read(0, kVa).has_value());
+  SyncWaits(page_, false, {.opcode = Opcode::kTlbiNhVa, .asid = kAsid, .address = kVa, .leaf = true});
+}
+
+TEST_F(SyncTest, WaitsForDevicesThatUseTheirOwnCache) {
+  SyncWaits(page_, true, {.opcode = Opcode::kAtcInv, .address = kVa});
+}
+
+TEST_F(SyncTest, WaitsForWalksAndFetches) {
+  const uint64_t dropped = machine_.smmu.GetCounters().fills_dropped;
+  SyncWaits(tables_.Place(kVa, kLastLevel), false, {.opcode = Opcode::kTlbiNhAll});
+  machine_.InvalidateConfig();
+  SyncWaits(cd_place_, false, {.opcode = Opcode::kCfgiCdAll});
+  machine_.InvalidateConfig();
+  SyncWaits(machine_.SteAt(0), false, {.opcode = Opcode::kCfgiSte, .leaf = true});
+  // What was being read when the command came is not kept.
+  EXPECT_GT(machine_.smmu.GetCounters().fills_dropped, dropped);
+}
+
 // A page that was unmapped and invalidated belongs to its owner again: nobody reads or writes it any more once the sync
 // is complete. Here it is given back to the allocator, which the sanitizers watch.
 TEST_P(ThreadsTest, APageIsFreeWhenTheSyncIsComplete) {

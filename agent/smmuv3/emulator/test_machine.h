@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -54,6 +55,22 @@ inline constexpr Features kFullFeatures = {.stage2 = true,
 
 inline constexpr auto kNever = EmulatedSmmu::TimePoint::max();
 
+// Memory that can hold an access up.
+class TestMemory : public PhysicalMemory {
+ public:
+  bool Read(uint64_t address, std::span<std::byte> out) override {
+    if (on_access) on_access(address);
+    return PhysicalMemory::Read(address, out);
+  }
+  bool ReadWord(uint64_t address, uint64_t& value) override {
+    if (on_access) on_access(address);
+    return PhysicalMemory::ReadWord(address, value);
+  }
+  // Called with the address of each read, on the thread that reads. Set while nobody reads.
+  std::function<void(uint64_t address)> on_access;
+};
+
+// Aligned to cache lines, which the address sanitizer's stack frames are not: it lives on the heap or in a fixture.
 class TestMachine {
  public:
   static constexpr uint64_t kHostBase = 0x1'0000'0000;
@@ -181,7 +198,7 @@ class TestMachine {
     return smmu.Write(transaction, std::as_bytes(std::span(&value, 1)), kNever);
   }
 
-  PhysicalMemory memory;
+  TestMemory memory;
   TestRegion host;
   TestRegion guest;
   std::atomic<int> gerror_interrupts{0};

@@ -55,7 +55,8 @@ const CdTable* TranslationRun::SelectTable(const Cd& cd, StreamWorld world) cons
   const CdTable& table = high ? cd.ttb1 : cd.ttb0;
   // All bits above the input are alike, but for a top byte that is ignored (3.4.1).
   const uint64_t seen = table.tbi ? WithoutTopByte(address) : address;
-  const uint64_t above = seen >> (64u - table.tsz);
+  // A table that is disabled may have any size, also one that leaves nothing above.
+  const uint64_t above = table.tsz == 0 ? 0 : seen >> (64u - table.tsz);
   return above == (high ? LowBits(table.tsz) : 0) ? &table : nullptr;
 }
 

@@ -1,12 +1,14 @@
 #include "agent/smmuv3/queue/atomics.h"
 
 #include <linux/futex.h>
+#include <linux/membarrier.h>
 #include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <climits>
+#include <cstdlib>
 #include <ctime>
 
 namespace viommu::smmuv3 {
@@ -35,6 +37,17 @@ void SystemAtomics::Sleep(Atomic<uint32_t>& word, uint32_t value, Clock::time_po
 
 void SystemAtomics::WakeAll(Atomic<uint32_t>& word) {
   syscall(SYS_futex, Address(word), FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+}
+
+bool SystemAtomics::HasHeavyFence() {
+  // Missing before Linux 4.14 and where a seccomp filter forbids it.
+  static const bool has = syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0;
+  return has;
+}
+
+void SystemAtomics::HeavyFence() {
+  // Registered processes are not refused; without the fence a wake-up could be lost.
+  if (syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0) != 0) std::abort();
 }
 
 }  // namespace viommu::smmuv3

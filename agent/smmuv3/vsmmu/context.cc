@@ -17,7 +17,11 @@ EmulatedContext::~EmulatedContext() {
   for (NestedObject* object : table_.All<NestedObject>()) static_cast<void>(DestroyObject(*object));
   for (VdeviceObject* object : table_.All<VdeviceObject>()) static_cast<void>(DestroyObject(*object));
   for (VeventqObject* object : table_.All<VeventqObject>()) static_cast<void>(DestroyObject(*object));
-  for (ViommuObject* object : table_.All<ViommuObject>()) static_cast<void>(DestroyObject(*object));
+  for (ViommuObject* object : table_.All<ViommuObject>()) {
+    while (!object->hw_queues.empty()) static_cast<void>(DestroyObject(*object->hw_queues.back()));
+    object->users -= std::exchange(object->vintf_mappings, 0);
+    static_cast<void>(DestroyObject(*object));
+  }
   for (HwptObject* object : table_.All<HwptObject>()) static_cast<void>(DestroyObject(*object));
   for (FaultQueueObject* object : table_.All<FaultQueueObject>()) static_cast<void>(DestroyObject(*object));
   for (IoasObject* object : table_.All<IoasObject>()) static_cast<void>(DestroyObject(*object));
@@ -89,6 +93,7 @@ absl::StatusOr<HwInfo> EmulatedContext::GetHwInfo(ObjectId device_id) {
 void EmulatedContext::ForgetVdevice(VdeviceObject& vdevice) {
   vdevice.device->vdevice = nullptr;
   --vdevice.viommu->users;
+  if (vdevice.viommu->vintf != nullptr) vdevice.viommu->vintf->RemoveStream(vdevice.sid_slot);
   WriterLock lock(vdevice.viommu->sids_mu);
   vdevice.viommu->sids.erase(vdevice.virt_id);
 }
@@ -134,6 +139,9 @@ absl::Status EmulatedContext::DestroyObject(Object& object) {
       for (const StallTag& tag : static_cast<FaultQueueObject&>(*removed).queue->Close()) {
         tag.smmu->Resume(tag, PageResponseCode::kInvalid);
       }
+      break;
+    case ObjectKind::kHwQueue:
+      ReleaseHwQueue(static_cast<HwQueueObject&>(*removed));
       break;
     case ObjectKind::kDevice:
       break;

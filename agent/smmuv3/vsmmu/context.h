@@ -114,6 +114,12 @@ class EmulatedContext final : public Context {
   void ReleaseHwpt(HwptObject& hwpt) ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
   void ReleaseIoas(IoasObject& ioas) ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
 
+  // hw_queues.cc
+  // The mappings that a range of an IOAS lies in, which must be one piece of physical memory, and where that begins.
+  static absl::StatusOr<std::vector<IoasMapping*>> MappingsOf(BackendOp op, IoasObject& ioas, uint64_t iova,
+                                                              uint64_t length, uint64_t* physical);
+  void ReleaseHwQueue(HwQueueObject& queue) ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
+
   // context.cc
   void ForgetVdevice(VdeviceObject& vdevice) ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
   void ForgetDevice(DeviceObject& device) ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);

@@ -6,10 +6,12 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "agent/smmuv3/spec/cd.h"
+#include "agent/smmuv3/spec/cmdqv.h"
 #include "agent/smmuv3/vsmmu/context.h"
 #include "agent/smmuv3/vsmmu/context_errors.h"
 
@@ -182,9 +184,13 @@ absl::StatusOr<ViommuHandle> EmulatedContext::AllocViommu(ObjectId device_id, Ob
   const auto* device = table_.Find<DeviceObject>(device_id);
   if (device == nullptr) return NoObject(kOp, "device", device_id);
   HostSmmu* smmu = device->device->smmu;
-  if (type != ViommuType::kArmSmmuv3) {
-    return CallError(kOp, EOPNOTSUPP,
-                     absl::StrCat("viommu type ", static_cast<uint32_t>(type), " is not emulated; use ARM_SMMUV3 (1)"));
+  if (type != ViommuType::kArmSmmuv3 && type != ViommuType::kTegra241Cmdqv) {
+    return CallError(kOp, EOPNOTSUPP, absl::StrCat("there is no viommu type ", static_cast<uint32_t>(type)));
+  }
+  if (type == ViommuType::kTegra241Cmdqv && smmu->cmdqv() == nullptr) {
+    return CallError(
+        kOp, EOPNOTSUPP,
+        absl::StrCat("SMMU ", smmu->info().name, " has no hardware queues; use viommu type ARM_SMMUV3 (1)"));
   }
   if (!smmu->can_viommu()) {
     return CallError(
@@ -212,6 +218,16 @@ absl::StatusOr<ViommuHandle> EmulatedContext::AllocViommu(ObjectId device_id, Ob
   viommu->vmid = stage2->vmid != nullptr ? stage2->vmid : smmu->TakeVmid();
   if (viommu->vmid == nullptr) {
     return NoVmid(kOp, *smmu, "destroy a viommu on it");
+  }
+  if (type == ViommuType::kTegra241Cmdqv) {
+    int error = 0;
+    viommu->vintf = smmu->cmdqv()->TakeVintf(viommu->vmid->vmid(), viommu->events, error);
+    if (viommu->vintf == nullptr) {
+      return CallError(kOp, error,
+                       error == ENOSPC ? absl::StrCat("the hardware queues' interfaces of SMMU ", smmu->info().name,
+                                                      " are used up; use type ARM_SMMUV3 (1), or destroy a viommu")
+                                       : "no page for the interface");
+    }
   }
   ++stage2->users;
   const uint16_t vmid = viommu->vmid->vmid();
@@ -245,10 +261,25 @@ absl::StatusOr<ObjectId> EmulatedContext::AllocVdevice(ObjectId viommu_id, Objec
         kOp, EOPNOTSUPP,
         absl::StrCat("device ", spec.info.pci_address, " has ", spec.stream_count, " StreamIDs; a vdevice has one"));
   }
+  uint32_t sid_slot = 0;
+  if (viommu->vintf != nullptr) {
+    if (virt_id > smmuv3::cmdqv::kSidMatchVirtSid.max()) {
+      return CallError(kOp, EINVAL,
+                       absl::StrCat("guest StreamID ", virt_id, " is wider than the 20 bits of a hardware queue"));
+    }
+    const std::optional<uint32_t> slot = viommu->vintf->AddStream(static_cast<uint32_t>(virt_id), spec.info.stream_id);
+    if (!slot.has_value()) {
+      return CallError(
+          kOp, ENOSPC,
+          absl::StrCat("viommu ", viommu_id, " has as many devices as its hardware queues can tell apart"));
+    }
+    sid_slot = *slot;
+  }
   auto vdevice = std::make_unique<VdeviceObject>();
   vdevice->viommu = viommu;
   vdevice->device = device;
   vdevice->virt_id = virt_id;
+  vdevice->sid_slot = sid_slot;
   device->vdevice = vdevice.get();
   ++viommu->users;
   viommu->sids.emplace(virt_id, spec.info.stream_id);

@@ -38,13 +38,16 @@ Capabilities EmulatedBackend::GetCapabilities() const {
   capabilities.reports_vmid = true;
   const bool any =
       std::any_of(host_->smmus().begin(), host_->smmus().end(), [](const auto& s) { return s->can_viommu(); });
+  const bool any_queues = std::any_of(host_->smmus().begin(), host_->smmus().end(),
+                                      [](const auto& s) { return s->can_viommu() && s->cmdqv() != nullptr; });
   capabilities.others = {
       {"viommu", any, any ? "type ARM_SMMUV3" : "no SMMU can nest (IDR0.S1P, S2P) and keep guests cache coherent"},
-      {"veventq", true, "type ARM_SMMUV3"},
+      {"veventq", true, "types ARM_SMMUV3 and TEGRA241_CMDQV"},
       {"fault_queue", true, "stalled transactions; page requests (PRI) are denied"},
       {"map_ioas", true, "files; devices reach them through translation tables"},
       {"device_dma", true, "devices access memory on request"},
-      {"hw_queue", false, "not emulated; the inventory's hardware queues are shown and cannot be used"},
+      {"hw_queue", any_queues,
+       any_queues ? "type TEGRA241_CMDQV" : "no SMMU with viommus has hardware queues, by this host's inventory"},
       {"exact_handled", personality.exact_handled,
        personality.exact_handled ? "the count of an invalidation is what has taken effect"
                                  : "after an error, send the whole batch again"},

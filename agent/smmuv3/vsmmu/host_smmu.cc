@@ -123,10 +123,16 @@ SmmuStats HostSmmu::GetStats() const {
     const auto read = [&](InvalidationOutcome outcome) {
       return outcomes_[opcode][static_cast<size_t>(outcome)].load(std::memory_order_relaxed);
     };
-    const InvalidationCount count{.opcode = static_cast<uint8_t>(opcode),
-                                  .done = read(InvalidationOutcome::kDone),
-                                  .refused = read(InvalidationOutcome::kRefused),
-                                  .failed = read(InvalidationOutcome::kFailed)};
+    InvalidationCount count{.opcode = static_cast<uint8_t>(opcode),
+                            .done = read(InvalidationOutcome::kDone),
+                            .refused = read(InvalidationOutcome::kRefused),
+                            .failed = read(InvalidationOutcome::kFailed)};
+    if (cmdqv_ != nullptr) {
+      const smmuv3::VcmdqCounters& queues = cmdqv_->hardware().counters();
+      count.done += queues.done[opcode].load(std::memory_order_relaxed);
+      count.refused += queues.refused[opcode].load(std::memory_order_relaxed);
+      count.failed += queues.failed[opcode].load(std::memory_order_relaxed);
+    }
     if (count.done + count.refused + count.failed != 0) stats.invalidations.push_back(count);
   }
   const smmuv3::QueueStats queue = hardware_.queue().GetStats();

@@ -19,6 +19,7 @@
 #include "agent/smmuv3/emulator/smmu.h"
 #include "agent/smmuv3/spec/ste.h"
 #include "agent/smmuv3/vsmmu/fault_queue.h"
+#include "agent/smmuv3/vsmmu/host_cmdqv.h"
 #include "agent/smmuv3/vsmmu/host_memory.h"
 #include "agent/smmuv3/vsmmu/inventory.h"
 #include "agent/smmuv3/vsmmu/page_table.h"
@@ -98,6 +99,8 @@ class HostSmmu {
   bool can_nest() const { return can_nest_; }
   bool can_viommu() const { return can_viommu_; }
   smmuv3::EmulatedSmmu& hardware() { return hardware_; }
+  // Null where there are no hardware queues.
+  HostCmdqv* cmdqv() { return cmdqv_.get(); }
 
   // Nothing when all are taken.
   std::shared_ptr<const VmidLease> TakeVmid();
@@ -238,7 +241,9 @@ class HostSmmu {
   std::atomic<uint64_t> host_events_{0};
   std::atomic<uint64_t> unexpected_page_requests_{0};
 
-  mutable smmuv3::EmulatedSmmu hardware_;  // last: its thread calls back, and reads the tables above
+  // Last: their threads call back, and read the tables above.
+  mutable smmuv3::EmulatedSmmu hardware_;
+  std::unique_ptr<HostCmdqv> cmdqv_;
 };
 
 }  // namespace viommu::agent

@@ -59,7 +59,12 @@ HostSmmu::HostSmmu(const EmulatedSmmuSpec& spec, const smmuv3::SmmuOptions& opti
                 {.on_gerror = [this] { OnGlobalError(); },
                  .on_event = [this] { OnEvent(); },
                  .on_page_request = [this] { OnPageRequest(); },
-                 .on_sync = {}}) {}
+                 .on_sync = {}}) {
+  if (info_.hw_queue.has_value()) {
+    cmdqv_ = std::make_unique<HostCmdqv>(*info_.hw_queue, smmuv3::CmdqvOptions{}, memory->memory(), &hardware_,
+                                         [this] { static_cast<void>(Settle()); });
+  }
+}
 
 std::unique_ptr<HostSmmu> HostSmmu::Create(const EmulatedSmmuSpec& spec, const smmuv3::SmmuOptions& options,
                                            std::chrono::nanoseconds sync_timeout, HostMemory* memory) {

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "agent/smmuv3/spec/cmdqv.h"
 #include "agent/smmuv3/spec/id_registers.h"
 
 namespace viommu::agent {
@@ -26,6 +27,24 @@ absl::Status CheckDevice(const EmulatedDevice& device, const SmmuInfo& smmu) {
                                                    " takes ", smmu.ssid_bits, " (IDR1.SSIDSIZE)"));
   }
   return absl::OkStatus();
+}
+
+// What the registers have room for.
+absl::Status CheckHwQueue(const SmmuInfo& smmu) {
+  if (!smmu.hw_queue.has_value()) return absl::OkStatus();
+  const auto check = [&](const char* what, uint32_t value, uint32_t max) {
+    if (value >= 1 && value <= max) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrCat("SMMU ", smmu.name, ": hw_queue.", what, " is ", value, "; 1 to ", max));
+  };
+  if (absl::Status status = check("vintfs", smmu.hw_queue->vintfs, smmuv3::cmdqv::kMaxVintfs - 1); !status.ok()) {
+    return status;
+  }
+  const uint32_t queues = smmu.hw_queue->queues_per_vintf;
+  if (absl::Status status = check("queues_per_vintf", queues, smmuv3::cmdqv::kMaxLvcmdqsPerVintf); !status.ok()) {
+    return status;
+  }
+  return check("sid_slots", smmu.hw_queue->sid_slots, smmuv3::cmdqv::kMaxSidSlots);
 }
 
 }  // namespace
@@ -54,6 +73,7 @@ absl::Status ValidateInventory(const EmulatedInventory& inventory) {
   std::map<std::string, const SmmuInfo*> smmus;
   for (const EmulatedSmmuSpec& smmu : inventory.smmus) {
     if (smmu.info.name.empty()) return absl::InvalidArgumentError("an SMMU has no name");
+    if (absl::Status status = CheckHwQueue(smmu.info); !status.ok()) return status;
     if (!smmus.emplace(smmu.info.name, &smmu.info).second) {
       return absl::InvalidArgumentError(absl::StrCat("SMMU ", smmu.info.name, " is listed twice"));
     }

@@ -22,6 +22,8 @@ const char* ObjectKindName(ObjectKind kind) {
       return "event queue";
     case ObjectKind::kFaultQueue:
       return "fault queue";
+    case ObjectKind::kHwQueue:
+      return "hardware queue";
   }
   return "?";
 }

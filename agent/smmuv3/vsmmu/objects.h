@@ -18,6 +18,7 @@
 #include "agent/smmuv3/spec/words.h"
 #include "agent/smmuv3/vsmmu/fault_queue.h"
 #include "agent/smmuv3/vsmmu/host.h"
+#include "agent/smmuv3/vsmmu/host_cmdqv.h"
 #include "agent/smmuv3/vsmmu/host_memory.h"
 #include "agent/smmuv3/vsmmu/host_smmu.h"
 #include "agent/smmuv3/vsmmu/page_table.h"
@@ -26,7 +27,7 @@
 
 namespace viommu::agent {
 
-enum class ObjectKind : uint8_t { kDevice, kIoas, kHwpt, kViommu, kVdevice, kNested, kVeventq, kFaultQueue };
+enum class ObjectKind : uint8_t { kDevice, kIoas, kHwpt, kViommu, kVdevice, kNested, kVeventq, kFaultQueue, kHwQueue };
 
 // "vdevice" and so on, for messages.
 const char* ObjectKindName(ObjectKind kind);
@@ -98,6 +99,8 @@ struct HwptObject : Object {
   HostPages cd;  // the one context descriptor
 };
 
+struct HwQueueObject;
+
 struct ViommuObject : Object {
   static constexpr ObjectKind kKind = ObjectKind::kViommu;
   ViommuObject() : Object(kKind) {}
@@ -106,6 +109,11 @@ struct ViommuObject : Object {
   HwptObject* stage2 = nullptr;
   std::shared_ptr<const VmidLease> vmid;
   const std::shared_ptr<ViommuEvents> events = std::make_shared<ViommuEvents>();
+
+  // Of type TEGRA241_CMDQV; null with others. It goes before the VMID that its commands bear.
+  std::unique_ptr<VintfLease> vintf;
+  uint32_t vintf_mappings = 0;            // each is a user
+  std::vector<HwQueueObject*> hw_queues;  // by index
 
   SharedMutex sids_mu;
   // Physical StreamIDs by the guest's. 64 bits, because Linux 7.2 takes guest StreamIDs that no command can name.
@@ -118,6 +126,7 @@ struct VdeviceObject : Object {
   ViommuObject* viommu = nullptr;
   DeviceObject* device = nullptr;
   uint64_t virt_id = 0;
+  uint32_t sid_slot = 0;  // in the viommu's interface, where it has one
 };
 
 struct NestedObject : Object {
@@ -141,6 +150,14 @@ inline const HwptObject& TablesBelow(const Object& target) {
   return target.kind == ObjectKind::kNested ? *static_cast<const NestedObject&>(target).viommu->stage2
                                             : static_cast<const HwptObject&>(target);
 }
+
+// Each holds the one before it.
+struct HwQueueObject : Object {
+  static constexpr ObjectKind kKind = ObjectKind::kHwQueue;
+  HwQueueObject() : Object(kKind) {}
+  ViommuObject* viommu = nullptr;
+  std::vector<IoasMapping*> memory;  // pinned
+};
 
 // Its own lock is held for moments only, so that Invalidate() finds its object while a control call is waiting for the
 // SMMU. An object that was found stays until its owner removes it: under the control lock, or as long as it is pinned.

@@ -1,7 +1,6 @@
-// Queues of a viommu, and of faults.
+// Queues of events and of faults.
 
 #include <cerrno>
-#include <limits>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -12,12 +11,6 @@
 #include "agent/smmuv3/vsmmu/context_errors.h"
 
 namespace viommu::agent {
-namespace {
-
-constexpr uint64_t kMaxU64 = std::numeric_limits<uint64_t>::max();
-
-}  // namespace
-
 absl::StatusOr<ObjectId> EmulatedContext::AllocVeventq(ObjectId viommu_id, VeventqType type, uint32_t depth) {
   constexpr BackendOp kOp = BackendOp::kAllocVeventq;
   if (absl::Status status = host_->InjectedFailure(kOp); !status.ok()) return status;
@@ -77,35 +70,6 @@ absl::Status EmulatedContext::AnswerFault(ObjectId id, uint32_t cookie, PageResp
   if (!tag.has_value()) return CallError(kOp, EINVAL, absl::StrCat("no fault waits under cookie ", cookie));
   tag->smmu->Resume(*tag, code);
   return absl::OkStatus();
-}
-
-absl::StatusOr<VintfMapping> EmulatedContext::MapVintf(ObjectId viommu_id) {
-  constexpr BackendOp kOp = BackendOp::kMapVintf;
-  if (absl::Status status = host_->InjectedFailure(kOp); !status.ok()) return status;
-  MutexLock lock(control_mu_);
-  if (table_.Find<ViommuObject>(viommu_id) == nullptr) return NoObject(kOp, "viommu", viommu_id);
-  return CallError(kOp, EOPNOTSUPP, absl::StrCat("viommu ", viommu_id, " has no hardware queues"));
-}
-
-absl::Status EmulatedContext::UnmapVintf(ObjectId viommu_id) {
-  constexpr BackendOp kOp = BackendOp::kMapVintf;
-  MutexLock lock(control_mu_);
-  if (table_.Find<ViommuObject>(viommu_id) == nullptr) return NoObject(kOp, "viommu", viommu_id);
-  return CallError(kOp, EINVAL, absl::StrCat("nothing of viommu ", viommu_id, " is mapped"));
-}
-
-absl::StatusOr<ObjectId> EmulatedContext::AllocHwQueue(ObjectId viommu_id, HwQueueType type, uint32_t index,
-                                                       uint64_t iova, uint64_t length) {
-  constexpr BackendOp kOp = BackendOp::kAllocHwQueue;
-  if (absl::Status status = host_->InjectedFailure(kOp); !status.ok()) return status;
-  MutexLock lock(control_mu_);
-  if (type == HwQueueType::kDefault) return CallError(kOp, EOPNOTSUPP, "type DEFAULT is no type");
-  if (length == 0) return CallError(kOp, EINVAL, "length 0");
-  if (iova > kMaxU64 - (length - 1)) return CallError(kOp, EOVERFLOW, "beyond the end of the address space");
-  if (table_.Find<ViommuObject>(viommu_id) == nullptr) return NoObject(kOp, "viommu", viommu_id);
-  return CallError(
-      kOp, EOPNOTSUPP,
-      absl::StrCat("viommu ", viommu_id, " of type ARM_SMMUV3 has no hardware queues (index ", index, ")"));
 }
 
 }  // namespace viommu::agent

@@ -3,6 +3,7 @@
 #ifndef VIOMMU_AGENT_SMMUV3_VSMMU_VEVENTQ_H_
 #define VIOMMU_AGENT_SMMUV3_VSMMU_VEVENTQ_H_
 
+#include <array>
 #include <cstdint>
 #include <deque>
 #include <map>
@@ -47,8 +48,13 @@ class ViommuEvents {
   void Remove(VeventqType type) ABSL_LOCKS_EXCLUDED(mu_);
   // Queues an SMMU's record, with the guest's StreamID; drops it where there is no queue of the SMMU's type.
   void Deliver(const smmuv3::RawEvent& record) ABSL_LOCKS_EXCLUDED(mu_);
+  // Queues an event of the hardware queues: one bit for each that stands at an error; drops it where there is no queue
+  // of the CMDQV's type. In Vevent::record it is the first two words.
+  void DeliverQueueErrors(const std::array<uint64_t, 2>& map) ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
+  void Push(VeventqType type, const smmuv3::RawEvent& record) ABSL_LOCKS_EXCLUDED(mu_);
+
   Mutex mu_;
   std::map<VeventqType, std::shared_ptr<VeventQueue>> queues_ ABSL_GUARDED_BY(mu_);
 };

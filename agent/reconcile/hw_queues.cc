@@ -1,0 +1,217 @@
+// Guests' memory, and the hardware queues in it.
+
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "agent/errno_status.h"
+#include "agent/reconcile/realizer.h"
+#include "common/error.h"
+
+namespace viommu::agent {
+namespace {
+
+constexpr uint64_t kPageMask = VmMemory::kPageBytes - 1;
+
+absl::Status BackendFailed(absl::StatusCode code, Operation operation, const absl::Status& status) {
+  return Error(code, v1::ERROR_REASON_BACKEND_FAILED)
+      .Message("{}", std::string(status.message()))
+      .Meta("errno", std::to_string(StatusErrno(status)))
+      .Meta("operation", OperationName(operation));
+}
+
+absl::StatusOr<FileDescriptor> Duplicate(int fd) {
+  FileDescriptor duplicate(::dup(fd));
+  if (duplicate.valid()) return duplicate;
+  return ErrnoStatus(errno, "dup", "the queue's memory cannot be handed out");
+}
+
+}  // namespace
+
+absl::Status Realizer::MapMemory(const std::string& vm, uint64_t iova, VmMemory::Range range) {
+  if (!memory_.contains(vm) && memory_.size() >= kMaxVms) {
+    return Error(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_LIMIT_EXCEEDED)
+        .Message("the memory of {} VMs is known already, and no more are taken", memory_.size())
+        .Meta("limit", std::to_string(kMaxVms));
+  }
+  VmMemory& memory = memory_[vm];
+  VIOMMU_RETURN_IF_ERROR(memory.Check(iova, range));
+  const auto found = contexts_.find(vm);
+  if (found != contexts_.end() && found->second.ioas != 0) {
+    const absl::Status mapped = found->second.context->MapIoas(found->second.ioas, iova, range.length, range.handle());
+    if (!mapped.ok()) return BackendFailed(absl::StatusCode::kInvalidArgument, Operation::kMapMemory, mapped);
+    ++changes_;
+  }
+  memory.Add(iova, std::move(range));
+  return absl::OkStatus();
+}
+
+absl::Status Realizer::MapEverything(Context& context, ObjectId ioas, const std::string& vm) {
+  const auto memory = memory_.find(vm);
+  if (memory == memory_.end()) return absl::OkStatus();
+  for (const auto& [iova, range] : memory->second.ranges()) {
+    VIOMMU_RETURN_IF_ERROR(context.MapIoas(ioas, iova, range.length, range.handle()));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Realizer::Unmap(const std::string& vm, uint64_t iova, uint64_t length) {
+  const auto found = contexts_.find(vm);
+  if (found == contexts_.end() || found->second.ioas == 0) return absl::OkStatus();
+  ++changes_;
+  return found->second.context->UnmapIoas(found->second.ioas, iova, length).status();
+}
+
+absl::StatusOr<uint64_t> Realizer::UnmapMemory(VmMemory::Owner owner, const std::string& vm, uint64_t iova,
+                                               uint64_t length) {
+  const auto memory = memory_.find(vm);
+  if (memory == memory_.end()) return VmMemory().Inside(owner, iova, length).status();
+  VIOMMU_ASSIGN_OR_RETURN(const std::vector<uint64_t> inside, memory->second.Inside(owner, iova, length));
+  uint64_t bytes = 0;
+  for (const uint64_t start : inside) {
+    const uint64_t of_this = memory->second.ranges().at(start).length;
+    if (const absl::Status status = Unmap(vm, start, of_this); !status.ok()) {
+      return BackendFailed(absl::StatusCode::kFailedPrecondition, Operation::kMapMemory, status);
+    }
+    memory->second.Erase(start);
+    bytes += of_this;
+  }
+  return bytes;
+}
+
+void Realizer::ForgetOwner(VmMemory::Owner owner) {
+  for (const OpenVintf& open : std::exchange(open_vintfs_[owner], {})) {
+    // A viommu that was made anew knows nothing of it.
+    const Made* viommu = Find(open.viommu);
+    if (viommu == nullptr || viommu->id != open.id) continue;
+    static_cast<void>(contexts_.at(open.vm).context->UnmapVintf(open.id));
+    ++changes_;
+  }
+  open_vintfs_.erase(owner);
+  std::vector<std::string> vms;
+  for (auto& [vm, memory] : memory_) {
+    const std::vector<uint64_t> ranges = memory.Of(owner);
+    for (const uint64_t iova : ranges) memory.SetLeaving(iova);
+    if (!ranges.empty()) vms.push_back(vm);
+  }
+  for (const std::string& vm : vms) TidyMemory(vm);
+}
+
+void Realizer::TidyMemory(const std::string& vm) {
+  const auto found = memory_.find(vm);
+  if (found == memory_.end()) return;
+  VmMemory& memory = found->second;
+  std::vector<uint64_t> gone = memory.Leaving();
+  for (const uint64_t iova : memory.Of(VmMemory::kAgent)) {
+    const uint64_t length = memory.ranges().at(iova).length;
+    bool used = false;
+    for (const auto& [uid, queue] : queues_) {
+      used = used || (queue.vm == vm && queue.iova >= iova && queue.iova - iova < length);
+    }
+    if (!used) gone.push_back(iova);
+  }
+  // What the backend does not let go of, because a queue lies in it, is tried again when that goes.
+  for (const uint64_t iova : gone) {
+    if (Unmap(vm, iova, memory.ranges().at(iova).length).ok()) memory.Erase(iova);
+  }
+  if (memory.ranges().empty()) memory_.erase(found);
+}
+
+absl::Status Realizer::SupplyMemory(Vm& vm, VmMemory& memory, uint64_t iova, uint64_t length) {
+  const uint64_t start = iova & ~kPageMask;
+  VmMemory::Range range;
+  range.length = ((iova - start + length - 1) | kPageMask) + 1;
+  if (!memory.IsFree(start, range.length)) return absl::OkStatus();
+  FileDescriptor file(::memfd_create("viommu-hw-queue", MFD_CLOEXEC));
+  if (!file.valid() || ::ftruncate(file.get(), static_cast<off_t>(range.length)) != 0) {
+    return ErrnoStatus(errno, "memfd_create", "there is no memory for the queue");
+  }
+  range.file = std::make_shared<const FileDescriptor>(std::move(file));
+  VIOMMU_RETURN_IF_ERROR(memory.Check(start, range));
+  VIOMMU_RETURN_IF_ERROR(vm.context->MapIoas(vm.ioas, start, range.length, range.handle()));
+  memory.Add(start, std::move(range));
+  return absl::OkStatus();
+}
+
+Step Realizer::AdvanceHwQueue(const HeldItem& item) {
+  if (Find(item.uid()) != nullptr) return {.kind = Step::Kind::kApplied};
+  const auto& queue = item.resource.hw_queue();
+  const HeldItem* viommu = held_.FindLive(queue.viommu());
+  if (viommu == nullptr) return WaitFor(nullptr, queue.viommu());
+  const Made* below = Find(viommu->uid());
+  if (below == nullptr) {
+    if (DeviceOfViommu(viommu->uid()) == 0) return {.kind = Step::Kind::kDormant};
+    return WaitFor(viommu, queue.viommu());
+  }
+  // A queue stands on the one with the next lower index, so that they go in the reverse order.
+  std::string parent = viommu->uid();
+  if (queue.index() > 0) {
+    const std::string lower_name = fmt::format("{}/hwQueues/{}", queue.viommu(), queue.index() - 1);
+    const HeldItem* lower = held_.FindLive(lower_name);
+    if (lower == nullptr || Find(lower->uid()) == nullptr) return WaitFor(lower, lower_name);
+    parent = lower->uid();
+  }
+  Made made = {.kind = ItemKind::kHwQueue, .vm = below->vm, .parent = parent};
+  Vm& vm = contexts_.at(made.vm);
+  const auto supplied = Try(item, Operation::kMapMemory, [&] {
+    return SupplyMemory(vm, memory_[made.vm], queue.nesting_parent_iova(), queue.length_bytes());
+  });
+  if (supplied) return *supplied;
+  const auto failure = Try(item, Operation::kAllocHwQueue, [&]() -> absl::Status {
+    auto id = vm.context->AllocHwQueue(below->id, HwQueueType::kTegra241Cmdqv, queue.index(),
+                                       queue.nesting_parent_iova(), queue.length_bytes());
+    if (!id.ok()) return id.status();
+    made.id = *id;
+    return absl::OkStatus();
+  });
+  if (failure) {
+    TidyMemory(made.vm);
+    return *failure;
+  }
+  queues_[item.uid()] = {made.vm, queue.nesting_parent_iova(), queue.length_bytes()};
+  objects_.Add(item.uid(), made);
+  return {.kind = Step::Kind::kApplied};
+}
+
+absl::StatusOr<OpenedHwQueue> Realizer::OpenHwQueue(VmMemory::Owner owner, const std::string& name) {
+  const HeldItem* item = held_.FindLive(name);
+  if (item == nullptr || item->kind != ItemKind::kHwQueue) {
+    return Error(absl::StatusCode::kNotFound, v1::ERROR_REASON_HW_QUEUE_NOT_FOUND)
+        .Message("this host holds no hardware queue {}", name)
+        .Meta("name", name);
+  }
+  const auto& queue = item->resource.hw_queue();
+  const Made* made = Find(item->uid());
+  const HeldItem* viommu = held_.FindLive(queue.viommu());
+  const Made* below = viommu == nullptr ? nullptr : Find(viommu->uid());
+  if (made == nullptr || below == nullptr) {
+    return Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_NOT_REALIZED)
+        .Message("{} is not made yet; it is, along with its viommu's first vdevice", name)
+        .Meta("name", name);
+  }
+  uint64_t start = 0;
+  const VmMemory::Range* range = memory_[made->vm].Covering(queue.nesting_parent_iova(), queue.length_bytes(), start);
+  if (range == nullptr) {
+    return Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_MEMORY_NOT_MAPPED)
+        .Message("the memory of {} lies in more than one range, and can be handed out in one piece only", name);
+  }
+  OpenedHwQueue opened;
+  VIOMMU_ASSIGN_OR_RETURN(opened.memory, Duplicate(range->file->get()));
+  const auto mapping = contexts_.at(made->vm).context->MapVintf(below->id);
+  if (!mapping.ok()) {
+    return BackendFailed(absl::StatusCode::kUnavailable, Operation::kAllocHwQueue, mapping.status());
+  }
+  open_vintfs_[owner].push_back({made->vm, viommu->uid(), below->id});
+  opened.registers = FileDescriptor(mapping->fd);
+  opened.registers_offset = mapping->offset;
+  opened.registers_length = mapping->length;
+  opened.memory_offset = range->offset + (queue.nesting_parent_iova() - start);
+  opened.memory_length = queue.length_bytes();
+  opened.index = queue.index();
+  return opened;
+}
+
+}  // namespace viommu::agent

@@ -1,0 +1,102 @@
+#include "agent/reconcile/objects.h"
+
+#include <cstdlib>
+
+namespace viommu::agent {
+namespace {
+
+const std::string kNobody;
+const std::set<std::string> kNone;
+
+void Take(absl::node_hash_map<std::string, std::set<std::string>>& sets, const std::string& key,
+          const std::string& uid) {
+  const auto it = sets.find(key);
+  if (it == sets.end()) return;
+  it->second.erase(uid);
+  if (it->second.empty()) sets.erase(it);
+}
+
+}  // namespace
+
+void Objects::Count(Counts& counts, const std::string& key, bool more) {
+  if (key.empty()) return;
+  if (more) {
+    ++counts[key];
+    return;
+  }
+  const auto it = counts.find(key);
+  if (it == counts.end()) std::abort();
+  if (--it->second == 0) counts.erase(it);
+}
+
+const Made* Objects::Find(const std::string& uid) const {
+  const auto it = made_.find(uid);
+  return it == made_.end() ? nullptr : &it->second;
+}
+
+void Objects::Add(const std::string& uid, Made made) {
+  const auto [it, fresh] = made_.emplace(uid, std::move(made));
+  if (!fresh || !it->second.attached_to.empty()) std::abort();
+  const Made& added = it->second;
+  Count(standing_on_, added.parent, true);
+  Count(of_vm_, added.vm, true);
+  if (added.kind != ItemKind::kVdevice || added.device == 0) return;
+  if (!by_pci_.emplace(added.pci_address, uid).second) std::abort();
+  bound_by_viommu_[added.parent].insert(uid);
+  bound_by_stage2_[added.stage2_name].insert(uid);
+}
+
+void Objects::Erase(const std::string& uid) {
+  const auto it = made_.find(uid);
+  if (it == made_.end()) return;
+  if (it->second.kind == ItemKind::kVdevice) {
+    SetAttached(uid, "");
+    SetVdevice(uid, 0, 0);
+  }
+  const Made& made = it->second;
+  if (made.device != 0) {
+    by_pci_.erase(made.pci_address);
+    Take(bound_by_viommu_, made.parent, uid);
+    Take(bound_by_stage2_, made.stage2_name, uid);
+  }
+  Count(standing_on_, made.parent, false);
+  Count(of_vm_, made.vm, false);
+  made_.erase(it);
+}
+
+void Objects::SetVdevice(const std::string& uid, ObjectId id, uint64_t virt_id) {
+  Made& made = made_.at(uid);
+  if (made.id != 0) by_virt_id_.erase({made.parent, made.virt_id});
+  made.id = id;
+  made.virt_id = virt_id;
+  if (id != 0) by_virt_id_[{made.parent, virt_id}] = uid;
+}
+
+void Objects::SetAttached(const std::string& uid, const std::string& to) {
+  Made& made = made_.at(uid);
+  Count(standing_on_, made.attached_to, false);
+  made.attached_to = to;
+  Count(standing_on_, made.attached_to, true);
+}
+
+const std::string& Objects::HolderOf(const std::string& pci_address) const {
+  const auto it = by_pci_.find(pci_address);
+  return it == by_pci_.end() ? kNobody : it->second;
+}
+
+const std::string& Objects::HolderOf(const std::string& viommu_uid, uint64_t virt_id) const {
+  const auto it = by_virt_id_.find({viommu_uid, virt_id});
+  return it == by_virt_id_.end() ? kNobody : it->second;
+}
+
+const std::set<std::string>& Objects::BoundToViommu(const std::string& viommu_uid) const {
+  const auto it = bound_by_viommu_.find(viommu_uid);
+  return it == bound_by_viommu_.end() ? kNone : it->second;
+}
+
+const std::set<std::string>& Objects::BoundToStage2(const std::string& stage2_name) const {
+  const auto it = bound_by_stage2_.find(stage2_name);
+  return it == bound_by_stage2_.end() ? kNone : it->second;
+}
+
+}  // namespace viommu::agent

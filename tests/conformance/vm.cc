@@ -1,0 +1,48 @@
+#include "tests/conformance/vm.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstdlib>
+
+namespace viommu::conformance {
+
+MemoryFile::MemoryFile(uint64_t bytes) : bytes_(bytes), fd_(memfd_create("conformance", MFD_CLOEXEC)) {
+  void* data = MAP_FAILED;
+  if (fd_ >= 0 && ftruncate(fd_, static_cast<off_t>(bytes)) == 0) {
+    data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd_, 0);
+  }
+  if (data == MAP_FAILED) std::abort();  // the machine has no memory left
+  data_ = static_cast<std::byte*>(data);
+}
+
+MemoryFile::~MemoryFile() {
+  munmap(data_, bytes_);
+  close(fd_);
+}
+
+ObjectId Vm::ioas() {
+  if (ioas_ == 0) {
+    ioas_ = Must(context_->AllocIoas());
+    EXPECT_OK(context_->MapIoas(ioas_, kMemoryBase, kMemoryBytes, memory_.handle()));
+  }
+  return ioas_;
+}
+
+Function Vm::PlugWithoutVdevice(const std::string& pci, const Function* beside) {
+  Function function;
+  function.pci = pci;
+  function.device = Bind(pci);
+  function.stage2 = beside != nullptr ? beside->stage2 : Stage2(function.device);
+  function.viommu = beside != nullptr ? beside->viommu : Viommu(function.device, function.stage2);
+  return function;
+}
+
+Function Vm::Plug(const std::string& pci, uint32_t vsid, const Function* beside) {
+  Function function = PlugWithoutVdevice(pci, beside);
+  function.vsid = vsid;
+  function.vdevice = Vdevice(function.viommu, function.device, vsid);
+  return function;
+}
+
+}  // namespace viommu::conformance
