@@ -22,7 +22,6 @@ struct OneSided {
 inline constexpr const char* kPaused = "holds the SMMU up, which only emulated hardware lets one do";
 inline constexpr const char* kCounted = "counts the commands that the SMMU carries out, which hardware does not tell";
 inline constexpr const char* kSilent = "needs a device that does not answer invalidations of its cache";
-inline constexpr const char* kMsi = "the window for MSIs in the address space is not emulated";
 
 inline constexpr std::array kOneSided = {
     OneSided{"Batch.A6_GroupsOf63", Side::kEmulation, kCounted},
@@ -39,7 +38,6 @@ inline constexpr std::array kOneSided = {
     OneSided{"Timeout.BadCommandsAreFoundWithoutTheSmmu", Side::kEmulation, kPaused},
     OneSided{"Timeout.OtherSmmusGoOn", Side::kEmulation, kPaused},
     OneSided{"Timeout.SilentDevice", Side::kEmulation, kSilent},
-    OneSided{"Ioas.MapOverTheMsiWindow", Side::kKernel, kMsi},
 };
 
 }  // namespace viommu::conformance
