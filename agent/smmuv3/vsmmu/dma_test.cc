@@ -164,8 +164,11 @@ TEST_P(DmaTest, UnmappingGuestMemoryReachesEverything) {
   EXPECT_GT(backend_->GetStats()[0].atc_entries, 0u);
   ASSERT_EQ(*context_->UnmapIoas(ioas_, 0, ~uint64_t{0}), TestGuest::kBytes);
   EXPECT_EQ(backend_->GetStats()[0].atc_entries, 0u);
+  // Refused by the SMMU, not by memory that is not there any more.
   EXPECT_FALSE(Read(kInput).has_value());
+  EXPECT_EQ(last_.outcome, Outcome::kAborted);
   EXPECT_FALSE(Read(At(kInput, true)).has_value());
+  EXPECT_EQ(last_.outcome, Outcome::kAborted);
   EXPECT_EQ(backend_->GetMemoryStats().files, 0u);
   // Mapped again, elsewhere in the host's memory.
   ASSERT_TRUE(context_->MapIoas(ioas_, TestGuest::kBase, TestGuest::kBytes, guest_.handle()).ok());
@@ -184,6 +187,7 @@ TEST_P(DmaTest, MapsReachTablesThatAreThereAlready) {
   EXPECT_FALSE(Write(at, 1));
   ASSERT_EQ(*context_->UnmapIoas(ioas_, at, 0x1000), 0x1000u);
   EXPECT_FALSE(Read(at).has_value());
+  EXPECT_EQ(last_.outcome, Outcome::kAborted);
   EXPECT_EQ(Read(page_), 0x1111u);
 }
 
@@ -204,7 +208,9 @@ TEST_P(DmaTest, TablesOfTheHostsAlone) {
   // A block of 2 MiB goes, and its translations with it.
   ASSERT_EQ(*context_->UnmapIoas(ioas_, TestGuest::kBase, TestGuest::kBytes), TestGuest::kBytes);
   EXPECT_FALSE(Read(page_).has_value());
+  EXPECT_EQ(last_.outcome, Outcome::kAborted);
   EXPECT_FALSE(Read(At(page_, true)).has_value());
+  EXPECT_EQ(last_.outcome, Outcome::kAborted);
   ASSERT_TRUE(context_->Detach(device_).ok());
   EXPECT_EQ(StatusErrno(context_->Destroy(next)), EBUSY);
   ASSERT_TRUE(context_->Detach(second).ok());
@@ -396,7 +402,9 @@ TEST_P(DmaTest, TwoSmmus) {
   EXPECT_EQ(Read(request), 0x1111u);
   ASSERT_EQ(*context_->UnmapIoas(ioas_, 0, ~uint64_t{0}), TestGuest::kBytes);
   EXPECT_FALSE(Read(page_).has_value());
+  EXPECT_EQ(last_.outcome, Outcome::kAborted);
   EXPECT_FALSE(Read(request).has_value());
+  EXPECT_EQ(last_.outcome, Outcome::kAborted);
 }
 
 INSTANTIATE_TEST_SUITE_P(Personalities, DmaTest, testing::Values(Strict(), Linux72()),

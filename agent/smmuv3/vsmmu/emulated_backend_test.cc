@@ -393,7 +393,9 @@ TEST_P(EmulatedBackendTest, HwptFlagsAndData) {
   }
   EXPECT_EQ(alloc({.flags = kHwptDirtyTracking, .device = device_, .pt = ioas_}), EOPNOTSUPP);
   EXPECT_EQ(alloc({.device = device_, .pt = ioas_, .data_type = kArmSmmuv3, .data = bytes(16)}), EOPNOTSUPP);
-  EXPECT_EQ(alloc({.flags = kHwptFaultIdValid, .device = device_, .pt = ioas_, .fault = 99}), ENOENT);
+  const ObjectId spare = *context_->AllocIoas();
+  EXPECT_EQ(alloc({.flags = kHwptFaultIdValid, .device = device_, .pt = spare, .fault = 99}), ENOENT);
+  EXPECT_TRUE(context_->Destroy(spare).ok());
   EXPECT_EQ(alloc({.flags = kHwptPasid, .device = device_, .pt = ioas_}), 0);
   const auto nested = [&](uint32_t flags, HwptDataType type, size_t size, ObjectId fault = 0) {
     return alloc(
