@@ -30,13 +30,14 @@ viommu_missing_packages() {
   done <"$VIOMMU_ROOT/tools/packages.txt"
 }
 
-# Installs the packages "$@", after asking where somebody can answer.
-viommu_install() {
+# Asks whether the packages "$@" may be installed, where somebody can answer. Afterwards "${VIOMMU_AS_ROOT[@]}" in front of
+# a command runs it as root.
+viommu_ask_to_install() {
   command -v apt-get >/dev/null || viommu_die "this is not Debian; please install: $*"
-  local run=()
+  VIOMMU_AS_ROOT=(env)
   if [[ "$(id -u)" != 0 ]]; then
     command -v sudo >/dev/null || viommu_die "installing needs root; run as root: apt-get install --no-install-recommends $*"
-    run=(sudo)
+    VIOMMU_AS_ROOT=(sudo env)
   fi
   viommu_say "Missing packages: $*"
   if viommu_interactive; then
@@ -44,9 +45,15 @@ viommu_install() {
     read -r -p "Install them with apt-get? [Y/n] " answer
     [[ "$answer" == [nN]* ]] && viommu_die "nothing installed; install them yourself and try again"
   fi
-  run+=(env DEBIAN_FRONTEND=noninteractive apt-get -q)
-  "${run[@]}" update
-  "${run[@]}" install -y --no-install-recommends "$@"
+  return 0
+}
+
+# Installs the packages "$@".
+viommu_install() {
+  viommu_ask_to_install "$@"
+  local apt=("${VIOMMU_AS_ROOT[@]}" DEBIAN_FRONTEND=noninteractive apt-get -q)
+  "${apt[@]}" update
+  "${apt[@]}" install -y --no-install-recommends "$@"
 }
 
 # buf and buildifier, which Debian does not have: the exact versions of tools/package.json, outside of the repository.

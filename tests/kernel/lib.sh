@@ -1,0 +1,82 @@
+# shellcheck shell=bash
+# What the testbed's scripts share. To be sourced; it sources tools/setup.sh and tools/debian.sh.
+
+# shellcheck source=tools/setup.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../../tools/setup.sh"
+# shellcheck source=tools/debian.sh
+source "$VIOMMU_ROOT/tools/debian.sh"
+
+kernel_uefi=/usr/share/qemu-efi-aarch64/QEMU_EFI.fd
+# The first with stage 2 under stage 1 in its SMMUv3.
+kernel_least_qemu=9.1
+
+# Where the kernel is, or will be: named after everything that it is made of, so that a change makes another one.
+kernel_folder() {
+  local hash
+  hash="$(cd "$VIOMMU_ROOT/tests/kernel" && cat kernel.config build.sh | sha256sum)"
+  printf '%s\n' "$VIOMMU_CACHE/kernel/${hash:0:16}"
+}
+
+# Version of the QEMU that is installed; nothing if it is missing or too old.
+kernel_qemu_version() {
+  local version
+  version="$(qemu-system-aarch64 --version 2>/dev/null | sed -n '1s/.*version \([0-9.]*\).*/\1/p')"
+  [[ -n "$version" ]] && dpkg --compare-versions "$version" ge "$kernel_least_qemu" && printf '%s\n' "$version"
+}
+
+# Says why the tier cannot run as things are; nothing if it can.
+kernel_missing() {
+  local folder missing
+  folder="$(kernel_folder)"
+  missing="$(viommu_missing_packages cross kernel | paste -sd ' ')"
+  if [[ ! -e "$folder/Image" ]]; then
+    echo "there is no kernel in $folder; ./test --kernel builds one"
+  elif [[ -n "$missing" ]]; then
+    echo "packages are missing: $missing"
+  elif ! kernel_qemu_version >/dev/null; then
+    echo "there is no QEMU from $kernel_least_qemu on"
+  fi
+}
+
+# Installs what building and booting need, after asking where somebody can answer.
+kernel_setup() {
+  viommu_setup build cross kernel
+  kernel_qemu_version >/dev/null && return
+  viommu_install_from bookworm-backports qemu-system-arm
+  kernel_qemu_version >/dev/null || viommu_die "QEMU is still older than $kernel_least_qemu"
+}
+
+# The table of QEMU's firmware with the one bit that lets viommus be made (iort.h), as the beginning of an initramfs; the
+# kernel takes it in place of the firmware's. It is made once for each QEMU: prints the file's name.
+kernel_iort() {
+  local folder file work
+  folder="$(kernel_folder)"
+  file="$folder/iort-$(kernel_qemu_version).cpio"
+  if [[ ! -e "$file" ]]; then
+    work="$(mktemp -d)"
+    # Where the caller stands matters to him.
+    if ! (viommu_setup build && kernel_make_iort "$work") >&2; then
+      rm -rf "$work"
+      return 1
+    fi
+    mv "$work/iort.cpio" "$file"
+    rm -rf "$work"
+  fi
+  printf '%s\n' "$file"
+}
+
+# A first boot, as the firmware has it, says what there is to change.
+kernel_make_iort() {
+  local work="$1" program
+  "${BAZEL[@]}" build "${VIOMMU_BAZEL_FLAGS[@]}" //tests/kernel:iort_canwbs || return 1
+  program="$("${BAZEL[@]}" info bazel-bin 2>/dev/null)/tests/kernel/iort_canwbs"
+  "$VIOMMU_ROOT/tests/kernel/boot.sh" --no-canwbs --limit 120 \
+    -- /bin/sh -c 'echo BEGIN; base64 /sys/firmware/acpi/tables/IORT; echo END' >"$work/console" || {
+    tail -n 30 "$work/console"
+    return 1
+  }
+  mkdir -p "$work/root/kernel/firmware/acpi"
+  sed -n '/^BEGIN$/,/^END$/{/^BEGIN$/d;/^END$/d;p}' "$work/console" | base64 -d |
+    "$program" >"$work/root/kernel/firmware/acpi/iort.aml" || return 1
+  (cd "$work/root" && find kernel | sort | cpio --quiet -o -H newc -R 0:0) >"$work/iort.cpio"
+}
