@@ -94,6 +94,8 @@ if "$canwbs"; then
 fi
 (cd "$root" && find . | sort | cpio --quiet -o -H newc -R 0:0) >>"$work/initrd"
 
+# Commas are within arguments.
+# shellcheck disable=SC2054
 arguments=(
   -machine "virt,gic-version=3,its=on,iommu=smmuv3,acpi=on" -global arm-smmuv3.stage=nested
   -cpu max -accel tcg,thread=multi -smp 2 -m 1536M

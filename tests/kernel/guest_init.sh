@@ -1,4 +1,5 @@
 #!/bin/busybox sh
+# shellcheck shell=dash
 # The first program of the testbed's guest: mounts what programs expect, hands the "edu" devices to vfio-pci, runs
 # /run/command and powers off. What follows "viommu-exit" on the console is the command's exit status (boot.sh reads it).
 /bin/busybox --install -s /bin

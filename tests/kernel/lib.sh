@@ -6,6 +6,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../../tools/setup.sh"
 # shellcheck source=tools/debian.sh
 source "$VIOMMU_ROOT/tools/debian.sh"
 
+# shellcheck disable=SC2034  # for boot.sh
 kernel_uefi=/usr/share/qemu-efi-aarch64/QEMU_EFI.fd
 # The first with stage 2 under stage 1 in its SMMUv3.
 kernel_least_qemu=9.1
