@@ -85,10 +85,6 @@ absl::StatusOr<ObjectId> IommufdContext::BindDevice(std::string_view pci_address
                                     function.driver.empty() ? "it has no driver" : "its driver is " + function.driver,
                                     "; bind it to vfio-pci (CONFIG_VFIO_DEVICE_CDEV)"));
   }
-  for (const auto& [id, device] : devices_) {
-    // Opened once more, it would be refused with EINVAL.
-    if (device.address == name) return ErrnoStatus(EBUSY, kCall, absl::StrCat("device ", name, " is bound here"));
-  }
   const std::string path = host_.DevPath("vfio/devices/" + function.vfio_name);
   const int fd = kernel().Open(path);
   if (fd < 0) return ErrnoStatus(-fd, "open", absl::StrCat(path, ", device ", name));
@@ -96,7 +92,8 @@ absl::StatusOr<ObjectId> IommufdContext::BindDevice(std::string_view pci_address
   uapi::VfioBindIommufd bind;
   bind.iommufd = iommufd_.get();
   if (const int error = CallKernel(kernel(), fd, uapi::kVfioBindIommufd, bind); error != 0) {
-    return ErrnoStatus(error, kCall, absl::StrCat("device ", name));
+    const char* hint = error == EINVAL ? "; is it bound elsewhere, or its DMA not cache coherent?" : "";
+    return ErrnoStatus(error, kCall, absl::StrCat("device ", name, hint));
   }
   devices_.emplace(bind.out_devid, Device{std::move(file), name, function.smmu});
   return bind.out_devid;

@@ -33,12 +33,18 @@ InvalidateAnswer Invalidations::Invalidate(std::span<const RawCommand> commands)
 }
 
 InvalidateAnswer Invalidations::Call(std::span<const RawCommand> commands) {
-  const auto start = std::chrono::steady_clock::now();
-  const InvalidateAnswer answer = CallInvalidate(
-      kernel_, iommufd_, viommu_,
-      {InvalidateDataType::kArmSmmuv3, commands.data(), sizeof(RawCommand), static_cast<uint32_t>(commands.size())});
-  counters_.CountCall(commands.size(), std::chrono::steady_clock::now() - start);
-  return answer;
+  InvalidateAnswer total;
+  while (!commands.empty() && total.error_number == 0) {
+    const auto piece = commands.first(std::min(kMaxCall, commands.size()));
+    const auto start = std::chrono::steady_clock::now();
+    const InvalidateAnswer answer = CallInvalidate(
+        kernel_, iommufd_, viommu_,
+        {InvalidateDataType::kArmSmmuv3, piece.data(), sizeof(RawCommand), static_cast<uint32_t>(piece.size())});
+    counters_.CountCall(piece.size(), std::chrono::steady_clock::now() - start);
+    total = {answer.error_number, total.handled + answer.handled};
+    commands = commands.subspan(piece.size());
+  }
+  return total;
 }
 
 void Invalidations::Serve(Request* first) {

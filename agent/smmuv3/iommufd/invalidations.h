@@ -33,6 +33,10 @@ InvalidateAnswer CallInvalidate(Kernel& kernel, int iommufd, ObjectId id, const 
 // Thread-safe.
 class Invalidations {
  public:
+  // Commands in one ioctl, whole groups: the kernel copies them into one piece of memory, which it may not find for the
+  // largest array that it takes (8 MiB: ENOMEM). 64 KiB are always there, and one ioctl more for 64 syncs costs
+  // nothing.
+  static constexpr size_t kMaxCall = size_t{64} * kKernelGroup;
   // Commands in one call for several callers: 16 groups. The kernel wants one piece of memory for all commands of a
   // call, and a caller waits for those of the others.
   static constexpr size_t kMaxTogether = size_t{16} * kKernelGroup;
@@ -61,6 +65,7 @@ class Invalidations {
   void Serve(Request* first);
   // The row from `first` to `end`, which it does not include: together at most kMaxTogether.
   void ServeTogether(Request* first, const Request* end);
+  // In as many ioctls as it takes.
   InvalidateAnswer Call(std::span<const smmuv3::RawCommand> commands);
 
   Kernel& kernel_;

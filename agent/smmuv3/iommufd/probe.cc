@@ -49,6 +49,19 @@ absl::Status MapOnePage(Context& context, ObjectId ioas) {
   return status;
 }
 
+// Only attaching shows whether faults will come.
+absl::Status UseFaultQueue(Context& context, ObjectId viommu, ObjectId device) {
+  const auto queue = context.AllocFaultQueue();
+  if (!queue.ok()) return queue.status();
+  const auto nested = context.AllocNested(viommu, device, smmuv3::kAbortVste, *queue);
+  if (!nested.ok()) return nested.status();
+  absl::Status status = context.Attach(device, *nested);
+  if (StatusErrno(status) == EOPNOTSUPP) {
+    return ErrnoStatus(EOPNOTSUPP, "ATTACH_IOMMUFD_PT", "to a HWPT that names a fault queue (CONFIG_ARM_SMMU_V3_SVA)");
+  }
+  return status;
+}
+
 void AskForEverything(IommufdContext& context, ObjectId device, bool hw_queues, Abilities abilities) {
   const ObjectId ioas = abilities.Note("ioas", context.AllocIoas());
   abilities.Note("map_ioas", MapOnePage(context, ioas));
@@ -59,7 +72,7 @@ void AskForEverything(IommufdContext& context, ObjectId device, bool hw_queues, 
   const smmuv3::RawCommand command = smmuv3::Encode({.opcode = smmuv3::Opcode::kTlbiNhAll});
   abilities.Note("invalidate", context.Invalidate(viommu, InvalidateDataType::kArmSmmuv3, {&command, 1}).status);
   abilities.Note("veventq", context.AllocVeventq(viommu, VeventqType::kArmSmmuv3, 1));
-  abilities.Note("fault_queue", context.AllocFaultQueue());
+  abilities.Note("fault_queue", UseFaultQueue(context, viommu, device));
   if (hw_queues) {
     abilities.Note("hw_queue", absl::OkStatus());
   } else {
