@@ -300,7 +300,8 @@ class Context {
   // Takes the device for this context. Its accesses are blocked until it is attached.
   //   ENODEV  no such device here
   //   EINVAL  the device's DMA is not cache coherent
-  //   EBUSY   the device, or another one of its IOMMU group, is bound in another context; or it is bound here already
+  //   EINVAL  it is bound already, here or in another context: Linux opens a VFIO device once (strict: EBUSY)
+  //   EBUSY   another one of its IOMMU group is bound in another context
   virtual absl::StatusOr<ObjectId> BindDevice(std::string_view pci_address) = 0;
 
   // Gives the device back (closes its VFIO device): detaches it. A vdevice that still exists goes with it; its id then

@@ -231,6 +231,7 @@ TEST_P(Attach, ANestedHwptServesSeveralDevices) {
 }
 
 TEST_P(Attach, WithAFaultQueue) {
+  NEED_CAPABILITY("fault_queue");
   Vm vm(Open());
   const Function function = vm.Plug(A0(), 0x10);
   const ObjectId faults = Must(vm->AllocFaultQueue());

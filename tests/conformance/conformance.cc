@@ -84,6 +84,13 @@ agent::SmmuInfo ConformanceBase::SmmuOf(const std::string& pci_address) {
   return {};
 }
 
+std::string ConformanceBase::Lacks(std::string_view capability) {
+  for (const agent::Capability& entry : backend().GetCapabilities().others) {
+    if (entry.name == capability) return entry.available ? "" : entry.name + ": " + entry.reason;
+  }
+  return std::string(capability) + ": not among its capabilities";
+}
+
 agent::SmmuStats ConformanceBase::StatsOf(const std::string& smmu) {
   for (const agent::SmmuStats& stats : backend().GetStats()) {
     if (stats.smmu == smmu) return stats;

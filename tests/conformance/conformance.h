@@ -9,6 +9,7 @@
 #include <memory>
 #include <source_location>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <utility>
 
@@ -74,6 +75,10 @@ T Must(absl::StatusOr<T> value, std::source_location where = std::source_locatio
   const std::string variable = rig().Device(role); \
   if (variable.empty()) GTEST_SKIP() << "the rig lacks " << ::viommu::conformance::RoleName(role)
 
+// Skips the case unless the backend says that it can do this (Capabilities::others).
+#define NEED_CAPABILITY(name) \
+  if (const std::string lack = Lacks(name); !lack.empty()) GTEST_SKIP() << "the backend cannot: " << lack
+
 class ConformanceBase : public testing::Test {
  protected:
   // `request`: what all cases of the suite want of their rig.
@@ -93,6 +98,8 @@ class ConformanceBase : public testing::Test {
   std::unique_ptr<Context> Open();
   agent::DeviceInfo Info(const std::string& pci_address);
   agent::SmmuInfo SmmuOf(const std::string& pci_address);
+  // Why the backend cannot do this; empty: it can.
+  std::string Lacks(std::string_view capability);
   agent::SmmuStats StatsOf(const std::string& smmu);
 
  private:

@@ -28,6 +28,8 @@ struct Expectations {
   int invalidate_by_nested;
   // Invalidate() without a command.
   int empty_invalidate;
+  // BindDevice() of a device that is bound already.
+  int bound_device;
   // AllocVdevice() with a guest StreamID of more than 32 bits.
   int wide_virt_id;
   // A command with a bit that the architecture does not define there, or with fields that do not go together.
@@ -50,6 +52,7 @@ inline constexpr Expectations kLinux72 = {
     .foreign_stage2 = EINVAL,
     .invalidate_by_nested = EOPNOTSUPP,
     .empty_invalidate = EINVAL,
+    .bound_device = EINVAL,
     .wide_virt_id = 0,
     .bad_command_bits = 0,
     .exact_handled = false,
@@ -62,6 +65,7 @@ inline constexpr Expectations kStrict = {
     .foreign_stage2 = 0,
     .invalidate_by_nested = 0,
     .empty_invalidate = 0,
+    .bound_device = EBUSY,
     .wide_virt_id = EINVAL,
     .bad_command_bits = EIO,
     .exact_handled = true,

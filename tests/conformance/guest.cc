@@ -18,7 +18,7 @@ using smmuv3::S1Fmt;
 
 uint64_t GuestMemory::Alloc(uint64_t bytes, uint64_t alignment) {
   const uint64_t offset = (next_ + alignment - 1) / alignment * alignment;
-  if (offset + bytes > file_.bytes()) std::abort();
+  if (offset + bytes > file_.bytes() - (scratch_ ? kScratchBytes : 0)) std::abort();
   next_ = offset + bytes;
   return kMemoryBase + offset;
 }
@@ -46,6 +46,7 @@ uint64_t GuestMemory::Read(uint64_t address) const {
 Stage1::Stage1(GuestMemory& memory, Granule granule, uint32_t bits) : memory_(memory), granule_(granule), bits_(bits) {
   const uint64_t page = uint64_t{1} << smmuv3::GranuleLog2(granule);
   root_ = memory_.Alloc(page, page);
+  if (memory_.scratch()) Map(kScratchVa, kScratchIpa);
 }
 
 uint64_t Stage1::Slot(uint64_t va, uint32_t level) {
@@ -202,7 +203,13 @@ void DmaConformance::SetUp() {
   if (rig().dma() == nullptr) GTEST_SKIP() << "the rig cannot make devices access memory";
   NEED_DMA(A0());
   vm_ = std::make_unique<Vm>(Open());
-  memory_ = std::make_unique<GuestMemory>(vm_->memory());
+  const bool scratch = rig().dma()->NeedsScratch();
+  memory_ = std::make_unique<GuestMemory>(vm_->memory(), scratch);
+  if (scratch) {
+    rig().dma()->UseScratch({.addresses = {kScratchVa, kScratchIpa},
+                             .data = vm_->memory().data() + (kScratchIpa - kMemoryBase),
+                             .bytes = 4096});
+  }
 }
 
 Guest& DmaConformance::guest(Granule granule) {

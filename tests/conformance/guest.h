@@ -21,10 +21,16 @@ namespace viommu::conformance {
 
 using smmuv3::Granule;
 
+// The last 64 KiB of a VM's memory, and where tables map them; away from what cases map.
+inline constexpr uint64_t kScratchBytes = 65536;
+inline constexpr uint64_t kScratchIpa = kMemoryBase + kMemoryBytes - kScratchBytes;
+inline constexpr uint64_t kScratchVa = 0x7000'0000;
+
 // Hands out guest-physical addresses in a VM's memory, and never takes them back.
 class GuestMemory {
  public:
-  explicit GuestMemory(MemoryFile& file) : file_(file) {}
+  // With `scratch`, every tree of tables over it maps kScratchVa to kScratchIpa (DmaScratch).
+  explicit GuestMemory(MemoryFile& file, bool scratch = false) : file_(file), scratch_(scratch) {}
   GuestMemory(const GuestMemory&) = delete;
   GuestMemory& operator=(const GuestMemory&) = delete;
 
@@ -35,11 +41,13 @@ class GuestMemory {
 
   void Write(uint64_t address, uint64_t word);
   uint64_t Read(uint64_t address) const;
+  bool scratch() const { return scratch_; }
 
  private:
   uint64_t* Word(uint64_t address) const;
 
   MemoryFile& file_;
+  const bool scratch_;
   uint64_t next_ = 0x10000;  // offset; what lies below, cases may use as they like
 };
 

@@ -249,6 +249,7 @@ TEST_P(Objects, G10_CloseWithEverythingAttached) {
 }
 
 TEST_P(Objects, G10_CloseWithAFaultQueueInUse) {
+  NEED_CAPABILITY("fault_queue");
   Vm vm(Open());
   const Function function = vm.Plug(A0(), 0x10);
   const ObjectId faults = Must(vm->AllocFaultQueue());

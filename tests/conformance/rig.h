@@ -56,10 +56,21 @@ struct DmaAddress {
   bool use_ats = false;  // through the device's own cache of translations
 };
 
+// A page of a VM's memory that its devices reach by one of these addresses, whatever a case does to other pages: for
+// devices that cannot show what they have read but by writing it elsewhere.
+struct DmaScratch {
+  std::vector<uint64_t> addresses;
+  std::byte* data = nullptr;
+  size_t bytes = 0;
+};
+
 // Makes devices access memory. A call returns when the access has ended.
 class DmaEngine {
  public:
   virtual ~DmaEngine() = default;
+  // Whether it needs one, to be given before any access of a case.
+  virtual bool NeedsScratch() const { return false; }
+  virtual void UseScratch(const DmaScratch&) {}
   // Whether the device can be made to access memory at all, with a PASID, through its own cache.
   virtual bool Reaches(const std::string& device) const = 0;
   virtual bool HasPasids(const std::string& device) const = 0;

@@ -78,8 +78,9 @@ TEST_P(EmulatedBackendTest, IdsAreTheLowestFreeFromOneAndReusedAtOnce) {
 
 TEST_P(EmulatedBackendTest, DevicesAreBoundOnceOnTheHost) {
   auto other = *backend_->OpenContext();
-  EXPECT_EQ(Errno(context_->BindDevice(kDeviceA0)), EBUSY);
-  EXPECT_EQ(Errno(other->BindDevice(kDeviceA0)), EBUSY);
+  const int taken = strict() ? EBUSY : EINVAL;
+  EXPECT_EQ(Errno(context_->BindDevice(kDeviceA0)), taken);
+  EXPECT_EQ(Errno(other->BindDevice(kDeviceA0)), taken);
   EXPECT_EQ(Errno(other->BindDevice("0000:ff:00.0")), ENODEV);
   EXPECT_EQ(Errno(other->BindDevice(kDeviceIncoherent)), EINVAL);
   EXPECT_EQ(Errno(other->UnbindDevice(kDeviceA0)), ENOENT);

@@ -13,6 +13,7 @@ Personality Linux72() {
           .no_memory_handled_none = false,
           .empty_invalidate = false,
           .check_command_fields = false,
+          .bound_device_is_busy = false,
           .check_virt_id = false};
 }
 

@@ -1,0 +1,130 @@
+#include "agent/smmuv3/iommufd/iommufd_backend.h"
+
+#include <algorithm>
+#include <set>
+#include <utility>
+
+#include "agent/smmuv3/iommufd/context.h"
+#include "agent/smmuv3/spec/id_registers.h"
+
+namespace viommu::agent {
+namespace {
+
+SmmuInfo ToSmmuInfo(const ProbedDevice& device) {
+  const smmuv3::Features features = smmuv3::DecodeIdRegisters(device.hw.idr);
+  return {.name = device.info.smmu,
+          .idr = device.hw.idr,
+          .iidr = device.hw.iidr,
+          .aidr = device.hw.aidr,
+          .vmid_bits = features.vmid_bits,
+          .sid_bits = features.sid_bits,
+          .ssid_bits = features.ssid_bits,
+          .ats = features.ats,
+          .pri = features.pri,
+          .hw_queue = device.hw_queue};
+}
+
+}  // namespace
+
+IommufdBackend::IommufdBackend(Kernel* kernel, Options options) : host_(kernel), options_(std::move(options)) {}
+
+absl::StatusOr<std::unique_ptr<IommufdBackend>> IommufdBackend::Create(Kernel* kernel, Options options) {
+  std::unique_ptr<IommufdBackend> backend(new IommufdBackend(kernel, std::move(options)));
+  if (absl::Status status = IommufdContext::Open(&backend->host_).status(); !status.ok()) return status;
+  for (const std::string& address : backend->options_.bind) {
+    if (backend->host_.sysfs().Find(address).driver == "vfio-pci") continue;
+    if (absl::Status status = backend->host_.sysfs().BindToVfio(address); !status.ok()) return status;
+    backend->bound_.push_back(address);
+  }
+  if (absl::Status status = backend->Discover().status(); !status.ok()) return status;
+  return backend;
+}
+
+IommufdBackend::~IommufdBackend() {
+  for (const std::string& address : bound_) {
+    const absl::Status status = host_.sysfs().UnbindFromVfio(address);
+    if (!status.ok() && options_.on_left_out) options_.on_left_out(address, status);
+  }
+}
+
+absl::StatusOr<Inventory> IommufdBackend::Discover() {
+  MutexLock lock(mu_);
+  std::set<std::string> present;
+  Inventory inventory;
+  std::map<std::string, SmmuInfo> smmus;
+  for (const PciFunction& function : host_.sysfs().Functions()) {
+    if (function.driver != "vfio-pci" || function.vfio_name.empty()) continue;
+    const std::string key = function.address + " " + function.vfio_name;
+    present.insert(key);
+    auto device = devices_.find(key);
+    if (device == devices_.end()) {
+      auto probed = ProbeDevice(host_, function);
+      if (!probed.ok()) {
+        if (options_.on_left_out) options_.on_left_out(function.address, probed.status());
+        continue;
+      }
+      device = devices_.emplace(key, *std::move(probed)).first;
+    }
+    inventory.devices.push_back(device->second.info);
+    smmus.emplace(function.smmu, ToSmmuInfo(device->second));
+  }
+  std::erase_if(devices_, [&](const auto& entry) { return !present.contains(entry.first); });
+  for (auto& [name, smmu] : smmus) inventory.smmus.push_back(std::move(smmu));
+  inventory_ = inventory;
+  return inventory;
+}
+
+Capabilities IommufdBackend::GetCapabilities() const {
+  Capabilities capabilities;
+  capabilities.backend = "iommufd";
+  capabilities.stage2_sharing = Stage2Sharing::kPerSmmu;
+  capabilities.vmid_owner = VmidOwner::kStage2;
+  MutexLock lock(mu_);
+  // What one device can is there; what none can, with the first one's reason.
+  for (const auto& [key, device] : devices_) {
+    for (const Capability& ability : device.abilities) {
+      const auto known = std::find_if(capabilities.others.begin(), capabilities.others.end(),
+                                      [&](const Capability& c) { return c.name == ability.name; });
+      if (known == capabilities.others.end()) {
+        capabilities.others.push_back(ability);
+      } else if (!known->available && ability.available) {
+        *known = ability;
+      }
+    }
+  }
+  if (devices_.empty()) {
+    capabilities.others.push_back({"viommu", false, "no device behind an SMMUv3 is bound to vfio-pci"});
+  }
+  const std::vector<Capability> fixed = {
+      {"device_dma", false, "devices are real"},
+      {"stream_ids", false, "the kernel does not tell physical StreamIDs; they are reported as 0"},
+      {"exact_handled", false, "after an error, send the whole batch again"},
+      {"no_memory_handled_none", false, "an invalidation that fails for want of memory leaves its count as it was"},
+      {"empty_invalidate", false, "an invalidation without commands is refused (EINVAL)"},
+      {"virt_id_checked", false, "the kernel takes guest StreamIDs above 32 bits, which no command can name"},
+      {"command_fields_checked", false,
+       "bad fields of a command stop the SMMU, which skips it; the caller is not told"},
+  };
+  capabilities.others.insert(capabilities.others.end(), fixed.begin(), fixed.end());
+  return capabilities;
+}
+
+absl::StatusOr<std::unique_ptr<Context>> IommufdBackend::OpenContext() {
+  auto context = IommufdContext::Open(&host_);
+  if (!context.ok()) return context.status();
+  return std::unique_ptr<Context>(*std::move(context));
+}
+
+std::vector<SmmuStats> IommufdBackend::GetStats() const {
+  MutexLock lock(mu_);
+  std::vector<SmmuStats> all;
+  for (const SmmuInfo& smmu : inventory_.smmus) {
+    SmmuStats stats = host_.Counters(smmu.name).Get();
+    stats.smmu = smmu.name;
+    stats.vmids_total = (uint64_t{1} << smmu.vmid_bits) - 1;
+    all.push_back(std::move(stats));
+  }
+  return all;
+}
+
+}  // namespace viommu::agent

@@ -1,0 +1,64 @@
+// The real backend: Linux's iommufd and VFIO on this host.
+//
+// Its inventory is what VFIO has: PCI functions bound to vfio-pci, and the SMMUs in front of them. A function that
+// another driver has is none of the agent's business, unless the configuration names it: such ones are bound to
+// vfio-pci when the backend is made, and given back when it is destroyed.
+//
+// Registers, ATS and PASIDs come from GET_HW_INFO, for which a device has to be bound to a context for a moment; that
+// is done once for each device. A device that somebody else has in use then cannot be asked, and is left out until the
+// next Discover() that can.
+//
+// StreamIDs are not told by the kernel. DeviceInfo::stream_id is 0, and Capabilities say so ("stream_ids").
+
+#ifndef VIOMMU_AGENT_SMMUV3_IOMMUFD_IOMMUFD_BACKEND_H_
+#define VIOMMU_AGENT_SMMUV3_IOMMUFD_IOMMUFD_BACKEND_H_
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
+#include "agent/backend.h"
+#include "agent/smmuv3/iommufd/host.h"
+#include "agent/smmuv3/iommufd/kernel.h"
+#include "agent/smmuv3/iommufd/probe.h"
+#include "common/mutex.h"
+
+namespace viommu::agent {
+
+class IommufdBackend final : public Backend {
+ public:
+  struct Options {
+    // PCI addresses to bind to vfio-pci.
+    std::vector<std::string> bind;
+    // A device that was left out of the inventory, and why. Optional.
+    std::function<void(const std::string& device, const absl::Status& why)> on_left_out;
+  };
+
+  // `kernel` outlives it. Errors: /dev/iommu cannot be opened; a device of `bind` cannot be bound.
+  static absl::StatusOr<std::unique_ptr<IommufdBackend>> Create(Kernel* kernel, Options options);
+  ~IommufdBackend() override;
+
+  absl::StatusOr<Inventory> Discover() override ABSL_LOCKS_EXCLUDED(mu_);
+  Capabilities GetCapabilities() const override ABSL_LOCKS_EXCLUDED(mu_);
+  absl::StatusOr<std::unique_ptr<Context>> OpenContext() override;
+  std::vector<SmmuStats> GetStats() const override ABSL_LOCKS_EXCLUDED(mu_);
+
+ private:
+  IommufdBackend(Kernel* kernel, Options options);
+
+  mutable IommufdHost host_;
+  const Options options_;
+  std::vector<std::string> bound_;  // by this backend; to be given back
+  mutable Mutex mu_;
+  // By VFIO's name, which a device that is plugged in again does not keep.
+  std::map<std::string, ProbedDevice> devices_ ABSL_GUARDED_BY(mu_);
+  Inventory inventory_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace viommu::agent
+
+#endif  // VIOMMU_AGENT_SMMUV3_IOMMUFD_IOMMUFD_BACKEND_H_

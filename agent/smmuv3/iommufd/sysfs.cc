@@ -1,0 +1,117 @@
+#include "agent/smmuv3/iommufd/sysfs.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <filesystem>
+#include <system_error>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "agent/errno_status.h"
+
+namespace viommu::agent {
+namespace {
+
+namespace fs = std::filesystem;
+
+// The last part of what a link points at; empty when there is none.
+std::string LinkName(const fs::path& link) {
+  std::error_code error;
+  const fs::path target = fs::read_symlink(link, error);
+  return error ? "" : target.filename().string();
+}
+
+// The names in a folder; none when it is not there.
+std::vector<std::string> Names(const fs::path& folder) {
+  std::vector<std::string> names;
+  std::error_code error;
+  for (fs::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error)) {
+    names.push_back(entry->path().filename().string());
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+}  // namespace
+
+bool Sysfs::IsAddress(std::string_view address) {
+  constexpr std::string_view kShape = "xxxx:xx:xx.d";
+  if (address.size() != kShape.size()) return false;
+  for (size_t i = 0; i < kShape.size(); ++i) {
+    const char c = address[i];
+    const bool fits = kShape[i] == 'x'   ? absl::ascii_isxdigit(static_cast<unsigned char>(c))
+                      : kShape[i] == 'd' ? c >= '0' && c <= '7'
+                                         : c == kShape[i];
+    if (!fits) return false;
+  }
+  return true;
+}
+
+std::string Sysfs::Folder(std::string_view address) const {
+  return absl::StrCat(root_, "/sys/bus/pci/devices/", std::string(address));
+}
+
+PciFunction Sysfs::Find(std::string_view address) const {
+  PciFunction function;
+  std::error_code error;
+  if (!IsAddress(address) || !fs::exists(Folder(address), error)) return function;
+  const fs::path folder = Folder(address);
+  function.address = std::string(address);
+  if (const std::string smmu = LinkName(folder / "iommu"); absl::StartsWith(smmu, "smmu3.")) function.smmu = smmu;
+  if (!absl::SimpleAtoi(LinkName(folder / "iommu_group"), &function.group)) function.group = 0;
+  function.driver = LinkName(folder / "driver");
+  if (const auto names = Names(folder / "vfio-dev"); !names.empty()) function.vfio_name = names.front();
+  return function;
+}
+
+std::vector<PciFunction> Sysfs::Functions() const {
+  std::vector<PciFunction> functions;
+  for (const std::string& name : Names(absl::StrCat(root_, "/sys/bus/pci/devices"))) {
+    PciFunction function = Find(name);
+    if (!function.smmu.empty()) functions.push_back(std::move(function));
+  }
+  return functions;
+}
+
+absl::Status Sysfs::Write(const std::string& path, const std::string& text) const {
+  const int fd = ::open(path.c_str(), O_WRONLY | O_CLOEXEC);
+  if (fd < 0) return ErrnoStatus(errno, "open", path);
+  // One write is one command to sysfs.
+  const ssize_t written = ::write(fd, text.data(), text.size());
+  const int error = written == static_cast<ssize_t>(text.size()) ? 0 : written < 0 ? errno : EIO;
+  ::close(fd);
+  if (error != 0) return ErrnoStatus(error, "write", absl::StrCat("\"", text, "\" to ", path));
+  return absl::OkStatus();
+}
+
+absl::Status Sysfs::BindToVfio(const std::string& address) const {
+  const PciFunction function = Find(address);
+  if (function.address.empty()) return ErrnoStatus(ENODEV, "bind", absl::StrCat("no PCI function ", address));
+  if (function.driver == "vfio-pci") return absl::OkStatus();
+  const std::string folder = Folder(address);
+  if (absl::Status status = Write(folder + "/driver_override", "vfio-pci"); !status.ok()) return status;
+  if (!function.driver.empty()) {
+    if (absl::Status status = Write(folder + "/driver/unbind", address); !status.ok()) return status;
+  }
+  if (absl::Status status = Write(root_ + "/sys/bus/pci/drivers_probe", address); !status.ok()) return status;
+  if (Find(address).driver == "vfio-pci") return absl::OkStatus();
+  return ErrnoStatus(
+      ENODEV, "bind",
+      absl::StrCat("vfio-pci did not take ", address, "; is the module vfio-pci there (CONFIG_VFIO_PCI)?"));
+}
+
+absl::Status Sysfs::UnbindFromVfio(const std::string& address) const {
+  if (Find(address).driver != "vfio-pci") return absl::OkStatus();
+  const std::string folder = Folder(address);
+  // A line break takes the override back.
+  if (absl::Status status = Write(folder + "/driver_override", "\n"); !status.ok()) return status;
+  if (absl::Status status = Write(folder + "/driver/unbind", address); !status.ok()) return status;
+  return Write(root_ + "/sys/bus/pci/drivers_probe", address);
+}
+
+}  // namespace viommu::agent

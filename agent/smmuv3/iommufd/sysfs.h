@@ -1,0 +1,59 @@
+// PCI functions behind SMMUs as sysfs shows them, and which driver has them.
+//
+// Only links and small files are read:
+//   /sys/bus/pci/devices/ADDRESS/iommu         → the SMMU: "smmu3.0x…" after its registers' address
+//                               iommu_group    → the group's number
+//                               driver         → "vfio-pci" when VFIO has it
+//                               vfio-dev/vfioN the name of its /dev/vfio/devices/vfioN
+
+#ifndef VIOMMU_AGENT_SMMUV3_IOMMUFD_SYSFS_H_
+#define VIOMMU_AGENT_SMMUV3_IOMMUFD_SYSFS_H_
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+
+namespace viommu::agent {
+
+struct PciFunction {
+  std::string address;  // "0000:01:00.0"
+  std::string smmu;     // empty: behind none
+  uint32_t group = 0;
+  std::string driver;     // empty: none
+  std::string vfio_name;  // "vfio0"; empty: VFIO does not have it
+};
+
+// Thread-safe: it keeps nothing.
+class Sysfs {
+ public:
+  // `root` stands in front of /sys.
+  explicit Sysfs(std::string root) : root_(std::move(root)) {}
+
+  // Whether `address` is written as the kernel writes it: a name, and never a path.
+  static bool IsAddress(std::string_view address);
+
+  // All functions behind an SMMUv3, by address.
+  std::vector<PciFunction> Functions() const;
+  // One of them; without address when there is no such function.
+  PciFunction Find(std::string_view address) const;
+
+  // Gives the function to vfio-pci and to nobody else (driver_override). Errors carry an errno.
+  absl::Status BindToVfio(const std::string& address) const;
+  // Takes it away from vfio-pci, and lets the kernel find its usual driver.
+  absl::Status UnbindFromVfio(const std::string& address) const;
+
+  // The path of a function's folder in sysfs.
+  std::string Folder(std::string_view address) const;
+
+ private:
+  absl::Status Write(const std::string& path, const std::string& text) const;
+
+  const std::string root_;
+};
+
+}  // namespace viommu::agent
+
+#endif  // VIOMMU_AGENT_SMMUV3_IOMMUFD_SYSFS_H_
