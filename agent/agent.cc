@@ -7,6 +7,8 @@
 #include <random>
 #include <utility>
 
+#include "agent/smmuv3/iommufd/iommufd_backend.h"
+#include "agent/smmuv3/iommufd/kernel.h"
 #include "agent/smmuv3/vsmmu/emulated_backend.h"
 #include "common/credentials.h"
 #include "common/error.h"
@@ -30,6 +32,21 @@ absl::Status In(std::string_view part, const absl::Status& status) {
   return absl::Status(status.code(), fmt::format("{}: {}", part, std::string(status.message())));
 }
 
+absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const AgentConfig& config) {
+  if (config.backend == BackendKind::kEmulated) {
+    VIOMMU_ASSIGN_OR_RETURN(EmulatedInventory inventory, LoadInventory(config));
+    VIOMMU_ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend, EmulatedBackend::Create(std::move(inventory)));
+    return backend;
+  }
+  IommufdBackend::Options options;
+  options.bind = config.bind;
+  options.on_left_out = [](const std::string& device, const absl::Status& why) {
+    VIOMMU_LOG(kWarning, "device left out", {{"device", device}, {"why", why}});
+  };
+  VIOMMU_ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend, IommufdBackend::Create(&RealKernel(), std::move(options)));
+  return backend;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Agent>> Agent::Start(const AgentConfig& config) {
@@ -50,8 +67,7 @@ absl::Status Agent::Init() {
   VIOMMU_ASSIGN_OR_RETURN(std::string boot_id, ReadBootId(config_.boot_id_file));
   facts_ = {.name = "hosts/" + config_.host, .boot_id = std::move(boot_id), .labels = config_.labels};
 
-  VIOMMU_ASSIGN_OR_RETURN(EmulatedInventory emulated, LoadInventory(config_));
-  auto backend = EmulatedBackend::Create(std::move(emulated));
+  auto backend = MakeBackend(config_);
   VIOMMU_RETURN_IF_ERROR(In("backend", backend.status()));
   backend_ = *std::move(backend);
   auto inventory = backend_->Discover();
@@ -79,6 +95,11 @@ absl::Status Agent::Init() {
               {"items", journal_->state().items().size()},
               {"cut_bytes", journal_->truncated_bytes()},
               {"same_boot", driver_->believes()}});
+  if (driver_->believes() && !journal_->state().items().empty()) {
+    // An /dev/iommu that was open ends with its process, and VMs' devices are cut off until they have theirs again.
+    VIOMMU_LOG(kWarning, "objects of the last agent are gone and are made anew",
+               {{"items", journal_->state().items().size()}});
+  }
 
   Invalidator::Options invalidator_options;
   invalidator_options.on_done = [this](int commands, std::chrono::nanoseconds time, v1::ErrorReason stop) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/strings/numbers.h"
+#include "agent/smmuv3/iommufd/sysfs.h"
 #include "agent/smmuv3/vsmmu/inventory_yaml.h"
 #include "common/error.h"
 #include "common/metrics.h"
@@ -63,10 +64,17 @@ void DeclareAgentOptions(Config& config, AgentConfig* options) {
   config.Bool("metrics.allow_insecure", &options->metrics_allow_insecure,
               "Serve metrics, which are plain HTTP, to the network");
 
-  config.Enum("backend", &options->backend, {{"emulated", BackendKind::kEmulated}}, "What drives the SMMUs");
+  config.Enum("backend", &options->backend, {{"emulated", BackendKind::kEmulated}, {"iommufd", BackendKind::kIommufd}},
+              "What drives the SMMUs: this process, or the kernel");
   config.String("inventory", &options->inventory, "The emulated host: a file, see deploy/inventory");
   config.String("personality", &options->personality,
                 "What the emulated backend behaves like: strict or linux-7.2; empty: as the inventory says");
+  config.StringList("bind", &options->bind,
+                    "With iommufd: PCI functions, such as 0000:01:00.0, that the agent takes from their drivers for "
+                    "vfio-pci and gives back at its end");
+  config.Bool(
+      "check_host", &options->check_host,
+      "Print what this host's kernel and SMMUs can do, and why not, and exit: 0 when VMs can be served, else 3");
   config.String("boot_id_file", &options->boot_id_file, "What changes with every boot");
 
   config.Enum("log.level", &options->log_level,
@@ -90,6 +98,12 @@ void DeclareAgentOptions(Config& config, AgentConfig* options) {
     if (options->metrics_listen.has_value()) {
       VIOMMU_RETURN_IF_ERROR(CheckMetricsAddress(*options->metrics_listen, options->metrics_allow_insecure));
     }
+    for (const std::string& address : options->bind) {
+      if (!Sysfs::IsAddress(address)) {
+        return InvalidField("bind", "\"{}\" is no address of a PCI function; write it like 0000:01:00.0", address);
+      }
+    }
+    if (options->backend == BackendKind::kIommufd || options->check_host) return absl::OkStatus();
     return LoadInventory(*options).status();
   });
 }

@@ -21,7 +21,7 @@
 
 namespace viommu::agent {
 
-enum class BackendKind { kEmulated };
+enum class BackendKind { kEmulated, kIommufd };
 
 struct AgentConfig {
   std::string host;  // id of the host; by default the machine's name
@@ -37,8 +37,10 @@ struct AgentConfig {
   bool metrics_allow_insecure = false;
 
   BackendKind backend = BackendKind::kEmulated;
-  std::string inventory;    // file; of the emulated backend
-  std::string personality;  // of the emulated backend; empty: as the inventory says
+  std::string inventory;          // file; of the emulated backend
+  std::string personality;        // of the emulated backend; empty: as the inventory says
+  std::vector<std::string> bind;  // of the iommufd backend: PCI addresses that it binds to vfio-pci
+  bool check_host = false;        // say what the host can do, and exit
   std::string boot_id_file = "/proc/sys/kernel/random/boot_id";
 
   LogLevel log_level = LogLevel::kInfo;

@@ -9,6 +9,9 @@
 
 #include "agent/agent.h"
 #include "agent/config.h"
+#include "agent/smmuv3/iommufd/host.h"
+#include "agent/smmuv3/iommufd/kernel.h"
+#include "agent/smmuv3/iommufd/probe.h"
 #include "common/config.h"
 #include "common/log.h"
 #include "common/service_notify.h"
@@ -28,6 +31,19 @@ int Fail(const std::string& what, const absl::Status& status) {
   return EXIT_FAILURE;
 }
 
+// --check-host.
+int PrintHostCheck() {
+  constexpr int kCannotServe = 3;
+  IommufdHost host(&RealKernel());
+  const HostCheck check = CheckHost(host);
+  for (const Capability& item : check.items) {
+    fmt::print("{:<3} {}{}{}\n", item.available ? "yes" : "no", item.name, item.reason.empty() ? "" : ": ",
+               item.reason);
+  }
+  fmt::print("{}\n", check.can_serve ? "VMs can be served" : "no VM can be served");
+  return check.can_serve ? EXIT_SUCCESS : kCannotServe;
+}
+
 int Main(int argc, char** argv) {
   AgentConfig options = DefaultAgentConfig();
   Config config({.program = "viommu-agent",
@@ -35,6 +51,7 @@ int Main(int argc, char** argv) {
                  .default_file = "/etc/viommu/agent.yaml"});
   DeclareAgentOptions(config, &options);
   if (const auto exit = config.Load(argc, argv)) return *exit;
+  if (options.check_host) return PrintHostCheck();
   InitLogging({.level = options.log_level, .format = options.log_format, .writer = nullptr});
 
   auto shutdown = ShutdownSignal::Install();

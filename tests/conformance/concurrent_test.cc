@@ -154,7 +154,7 @@ TEST_P(DmaConcurrent, AfterAnInvalidationNobodyWritesToTheOldPage) {
   guest().tables().Map(kVa, pages[0]);
   guest().Start();
   Repeat writer([&] { Write(kVa, kNew); });
-  for (int i = 0; i < 100; ++i) {
+  for (int i = 0; i < rig().Rounds(100); ++i) {
     const uint64_t old = pages[i % 2];
     writer.Await(1);
     guest().tables().Map(kVa, pages[(i + 1) % 2]);
@@ -171,7 +171,7 @@ TEST_P(DmaConcurrent, AfterUnmapNobodyReachesTheMemory) {
   ASSERT_OK(vm()->Attach(device, vm().Stage2(device)));
   constexpr uint64_t kWindow = 0x8000'0000;
   Repeat writer([&] { Write(kWindow, kNew); });
-  for (int i = 0; i < 50; ++i) {
+  for (int i = 0; i < rig().Rounds(50); ++i) {
     MemoryFile file(4096);
     ASSERT_OK(vm()->MapIoas(vm().ioas(), kWindow, 4096, file.handle()));
     writer.Await(1);
@@ -190,7 +190,7 @@ TEST_P(DmaConcurrent, AfterDetachNobodyReachesTheMemory) {
   guest().Start();
   const RawVste vste = guest().cds().Vste();
   Repeat writer([&] { Write(kVa, kNew); });
-  for (int i = 0; i < 50; ++i) {
+  for (int i = 0; i < rig().Rounds(50); ++i) {
     writer.Await(1);
     ASSERT_OK(vm()->Detach(guest().function().device));
     memory().Write(page, kOld);
@@ -213,7 +213,7 @@ TEST_P(DmaConcurrent, ReplaceIsNeverTorn) {
     const std::optional<uint64_t> got = Read(page);
     if (got.has_value() && got != kOld && got != kNew) ++surprises;
   });
-  for (int i = 0; i < 50; ++i) {
+  for (int i = 0; i < rig().Rounds(50); ++i) {
     guest().Attach(smmuv3::kBypassVste);
     EXPECT_EQ(Read(page), kOld);
     guest().Attach(vste);
@@ -238,7 +238,7 @@ TEST_P(DmaConcurrent, ReplaceOfOneWordIsSeamless) {
     const std::optional<uint64_t> got = Read(kVa);
     if (got != kOld && got != kNew) ++surprises;
   });
-  for (int i = 0; i < 50; ++i) {
+  for (int i = 0; i < rig().Rounds(50); ++i) {
     guest().Attach(cds.Vste());
     EXPECT_EQ(Read(kVa), kNew);
     guest().Attach(one);
@@ -264,9 +264,9 @@ TEST_P(DmaConcurrent, ManyDevicesAndInvalidations) {
     if (Read({.device = a1, .address = kVa}) != kOld) ++surprises;
   });
   Repeat invalidations([&] { vm().Send(guest().function().viommu, NsnhAll()); });
-  one.Await(100);
-  other.Await(100);
-  invalidations.Await(20);
+  one.Await(static_cast<uint64_t>(rig().Rounds(100)));
+  other.Await(static_cast<uint64_t>(rig().Rounds(100)));
+  invalidations.Await(static_cast<uint64_t>(rig().Rounds(20)));
   one.Stop();
   other.Stop();
   invalidations.Stop();

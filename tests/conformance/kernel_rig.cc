@@ -292,6 +292,8 @@ class KernelRig final : public Rig {
   agent::Backend& backend() override { return backend_; }
   const Expectations& expectations() const override { return kLinux72; }
   DmaEngine* dma() override { return &dma_; }
+  // An access takes half a second.
+  int Rounds(int wanted) const override { return std::max(3, wanted / 20); }
   std::string Device(Role role) const override {
     switch (role) {
       case Role::kA0:
@@ -324,6 +326,7 @@ int Main(int argc, char** argv) {
   for (const agent::Capability& ability : (*backend)->GetCapabilities().others) {
     std::printf("%-24s %-3s %s\n", ability.name.c_str(), ability.available ? "yes" : "no", ability.reason.c_str());
   }
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);
   RegisterRig({"iommufd", [&backend](const RigRequest&) -> std::unique_ptr<Rig> {
                  return std::make_unique<KernelRig>(backend->get(), &kernel);
                }});

@@ -105,6 +105,8 @@ class Rig {
   virtual DmaEngine* dma() { return nullptr; }
   // Null with real hardware.
   virtual EmulationHooks* hooks() { return nullptr; }
+  // How often a case shall do what it would do `wanted` times with devices that are fast.
+  virtual int Rounds(int wanted) const { return wanted; }
   // Whether what the SMMU and its devices have cached stays until it is invalidated. Hardware may forget at any time;
   // then nothing can be said about an access after a mapping has changed and before its invalidation.
   virtual bool keeps_stale_entries() const { return false; }
