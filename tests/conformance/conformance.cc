@@ -47,6 +47,9 @@ void ConformanceBase::SetUp() {
   rig_ = factory().make(request_);
   if (rig_ == nullptr) Die("rig " + factory().name + " cannot be set up");
   if (rig_->Device(Role::kA0).empty()) Die("rig " + factory().name + " has no device");
+  const testing::TestInfo* info = testing::UnitTest::GetInstance()->current_test_info();
+  const std::string flaw = rig_->Flaw(std::string(info->test_suite_name()) + "." + info->name());
+  if (!flaw.empty()) GTEST_SKIP() << "hardware: " << flaw;
   const OneSided* entry = FindOneSided(CaseName());
   if (entry == nullptr) return;
   const bool emulated = rig_->hooks() != nullptr;

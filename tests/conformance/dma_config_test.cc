@@ -136,6 +136,7 @@ class DmaUnmap : public DmaSuite {
     DmaSuite::SetUp();
     if (IsSkipped()) return;
     file_ = std::make_unique<MemoryFile>(1 << 20);
+    file_->Fill(kOld);
     ASSERT_OK(vm()->MapIoas(vm().ioas(), kWindow, file_->bytes(), file_->handle()));
   }
   void TearDown() override {
@@ -152,14 +153,14 @@ CONFORMANCE_RIGS(DmaUnmap);
 TEST_P(DmaUnmap, ReachesCombinedEntries) {
   guest().tables().Map(kVa, kWindow);
   guest().Start();
-  ASSERT_EQ(Read(kVa), 0u);
+  ASSERT_EQ(Read(kVa), kOld);
   Unmap();
   EXPECT_EQ(Read(kVa), kRefused);
 }
 
 TEST_P(DmaUnmap, ReachesBypass) {
   guest().Attach(smmuv3::kBypassVste);
-  ASSERT_EQ(Read(kWindow), 0u);
+  ASSERT_EQ(Read(kWindow), kOld);
   Unmap();
   EXPECT_EQ(Read(kWindow), kRefused);
 }
@@ -167,10 +168,10 @@ TEST_P(DmaUnmap, ReachesBypass) {
 TEST_P(DmaUnmap, ReachesEntriesOfEveryAsid) {
   guest().tables().Map(kVa, kWindow);
   guest().Start();
-  ASSERT_EQ(Read(kVa), 0u);
+  ASSERT_EQ(Read(kVa), kOld);
   guest().cds().Set(0, MakeCd(kOtherAsid, guest().tables(), Ips()));
   guest().Send(CfgiCd(guest().vsid()));
-  ASSERT_EQ(Read(kVa), 0u);
+  ASSERT_EQ(Read(kVa), kOld);
   Unmap();
   EXPECT_EQ(Read(kVa), kRefused);
   guest().cds().Set(0, MakeCd(kAsid, guest().tables(), Ips()));
@@ -190,8 +191,8 @@ TEST_P(DmaUnmap, ReachesEveryViommuOnTheStage2) {
   second.viommu = vm().Viommu(second.device, second.stage2);
   vm().Vdevice(second.viommu, second.device, 0x10);
   ASSERT_OK(vm()->Attach(second.device, vm().Nested(second, guest().cds().Vste())));
-  ASSERT_EQ(Read(kVa), 0u);
-  ASSERT_EQ(Read({.device = a1, .address = kVa}), 0u);
+  ASSERT_EQ(Read(kVa), kOld);
+  ASSERT_EQ(Read({.device = a1, .address = kVa}), kOld);
   Unmap();
   EXPECT_EQ(Read(kVa), kRefused);
   EXPECT_EQ(Read({.device = a1, .address = kVa}), kRefused);
@@ -204,13 +205,14 @@ TEST_P(DmaUnmap, ReachesAtcs) {
   Vm other(Open());
   GuestMemory others(other.memory());
   MemoryFile file(4096);
+  file.Fill(kOld);
   ASSERT_OK(other->MapIoas(other.ioas(), kWindow, 4096, file.handle()));
   Guest with_ats(other, others, pci, 0x10, Ips());
   with_ats.tables().Map(kVa, kWindow);
   with_ats.Start();
   with_ats.Attach(with_ats.cds().Vste(smmuv3::S1Dss::kTerminate, smmuv3::kEatsTranslate));
   const DmaAddress from = {.device = pci, .address = kVa, .use_ats = true};
-  ASSERT_EQ(Read(from), 0u);
+  ASSERT_EQ(Read(from), kOld);
   ASSERT_OK(other->UnmapIoas(other.ioas(), kWindow, 4096));
   EXPECT_EQ(Read(from), kRefused);
 }
@@ -219,7 +221,7 @@ TEST_P(DmaUnmap, LeavesOtherMappings) {
   guest().tables().Map(kVa, kWindow);
   guest().tables().Map(kVa + 0x1000, memory().Filled(kOld));
   guest().Start();
-  ASSERT_EQ(Read(kVa), 0u);
+  ASSERT_EQ(Read(kVa), kOld);
   ASSERT_EQ(Read(kVa + 0x1000), kOld);
   Unmap();
   EXPECT_EQ(Read(kVa + 0x1000), kOld);
@@ -246,7 +248,7 @@ TEST_P(DmaUnmap, OfTheGuestsTables) {
 TEST_P(DmaUnmap, ThenOtherMemory) {
   guest().tables().Map(kVa, kWindow);
   guest().Start();
-  ASSERT_EQ(Read(kVa), 0u);
+  ASSERT_EQ(Read(kVa), kOld);
   Unmap();
   ASSERT_OK(vm()->MapIoas(vm().ioas(), kWindow, 4096, vm().memory().handle(memory().Filled(kNew) - kMemoryBase)));
   EXPECT_EQ(Read(kVa), kNew);

@@ -42,12 +42,13 @@ TEST_P(DmaStage1, AccessFlagFaultsDisabled) {
 
 TEST_P(DmaStage1, Stage2LimitsWhatStage1Allows) {
   MemoryFile file(4096);
+  file.Fill(kOld);
   MemoryHandle handle = file.handle();
   handle.writable = false;
   ASSERT_OK(vm()->MapIoas(vm().ioas(), 0x8000'0000, 4096, handle));
   guest().tables().Map(kVa, 0x8000'0000);
   guest().Start();
-  EXPECT_EQ(Read(kVa), 0u);
+  EXPECT_EQ(Read(kVa), kOld);
   EXPECT_FALSE(Write(kVa, kNew));
 }
 
@@ -122,6 +123,7 @@ TEST_P(DmaStage1, ABlockWhereThereMayBeNone) {
 TEST_P(DmaStage1, TwoGuestsWithTheSameAsid) {
   NEED_DEVICE(a1, Role::kA1);
   NEED_DMA(a1);
+  NEED_SECOND_VM();
   guest().tables().Map(kVa, memory().Filled(kOld));
   guest().Start();
   Vm other(Open());

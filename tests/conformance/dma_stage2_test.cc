@@ -70,12 +70,13 @@ TEST_P(DmaStage2, MappedReadableAlone) {
   const ObjectId device = vm().Bind(A0());
   ASSERT_OK(vm()->Attach(device, vm().Stage2(device)));
   MemoryFile file(4096);
+  file.Fill(kOld);
   MemoryHandle handle = file.handle();
   handle.writable = false;
   ASSERT_OK(vm()->MapIoas(vm().ioas(), 0x8000'0000, 4096, handle));
-  EXPECT_EQ(Read(0x8000'0000), 0u);
+  EXPECT_EQ(Read(0x8000'0000), kOld);
   EXPECT_FALSE(Write(0x8000'0000, kNew));
-  EXPECT_EQ(Read(0x8000'0000), 0u);
+  EXPECT_EQ(Read(0x8000'0000), kOld);
 }
 
 TEST_P(DmaStage2, AMappingMadeWhileAttached) {
@@ -83,8 +84,9 @@ TEST_P(DmaStage2, AMappingMadeWhileAttached) {
   ASSERT_OK(vm()->Attach(device, vm().Stage2(device)));
   EXPECT_EQ(Read(0x8000'0000), kRefused);
   MemoryFile file(4096);
+  file.Fill(kOld);
   ASSERT_OK(vm()->MapIoas(vm().ioas(), 0x8000'0000, 4096, file.handle()));
-  EXPECT_EQ(Read(0x8000'0000), 0u);
+  EXPECT_EQ(Read(0x8000'0000), kOld);
 }
 
 TEST_P(DmaStage2, AMappingAtAnOffsetOfItsFile) {
@@ -101,6 +103,7 @@ TEST_P(DmaStage2, AMappingWhoseFileIsClosed) {
   ASSERT_OK(vm()->Attach(device, vm().Stage2(device)));
   {
     MemoryFile file(4096);
+    file.Fill(kOld);
     std::memcpy(file.data(), &kOld, 8);
     ASSERT_OK(vm()->MapIoas(vm().ioas(), 0x8000'0000, 4096, file.handle()));
   }
@@ -113,8 +116,9 @@ TEST_P(DmaStage2, UnmapIsSeenAtOnce) {
   const ObjectId device = vm().Bind(A0());
   ASSERT_OK(vm()->Attach(device, vm().Stage2(device)));
   MemoryFile file(4096);
+  file.Fill(kOld);
   ASSERT_OK(vm()->MapIoas(vm().ioas(), 0x8000'0000, 4096, file.handle()));
-  ASSERT_EQ(Read(0x8000'0000), 0u);
+  ASSERT_EQ(Read(0x8000'0000), kOld);
   ASSERT_OK(vm()->UnmapIoas(vm().ioas(), 0x8000'0000, 4096));
   EXPECT_EQ(Read(0x8000'0000), kRefused);
 }
@@ -135,7 +139,8 @@ TEST_P(DmaStage2, OtherMemoryAtTheSameAddress) {
 TEST_P(DmaStage2, DetachBlocks) {
   const ObjectId device = vm().Bind(A0());
   ASSERT_OK(vm()->Attach(device, vm().Stage2(device)));
-  ASSERT_EQ(Read(kMemoryBase), 0u);
+  memory().Write(kMemoryBase, kOld);
+  ASSERT_EQ(Read(kMemoryBase), kOld);
   ASSERT_OK(vm()->Detach(device));
   EXPECT_EQ(Read(kMemoryBase), kRefused);
 }
@@ -143,7 +148,8 @@ TEST_P(DmaStage2, DetachBlocks) {
 TEST_P(DmaStage2, UnbindBlocks) {
   const ObjectId device = vm().Bind(A0());
   ASSERT_OK(vm()->Attach(device, vm().Stage2(device)));
-  ASSERT_EQ(Read(kMemoryBase), 0u);
+  memory().Write(kMemoryBase, kOld);
+  ASSERT_EQ(Read(kMemoryBase), kOld);
   ASSERT_OK(vm()->UnbindDevice(A0()));
   vm().Bind(A0());
   EXPECT_EQ(Read(kMemoryBase), kRefused);
@@ -152,7 +158,8 @@ TEST_P(DmaStage2, UnbindBlocks) {
 TEST_P(DmaStage2, CloseBlocks) {
   const ObjectId device = vm().Bind(A0());
   ASSERT_OK(vm()->Attach(device, vm().Stage2(device)));
-  ASSERT_EQ(Read(kMemoryBase), 0u);
+  memory().Write(kMemoryBase, kOld);
+  ASSERT_EQ(Read(kMemoryBase), kOld);
   vm().Close();
   Vm next(Open());
   next.Bind(A0());
@@ -162,6 +169,7 @@ TEST_P(DmaStage2, CloseBlocks) {
 TEST_P(DmaStage2, EachVmHasItsOwnMemory) {
   NEED_DEVICE(a1, Role::kA1);
   NEED_DMA(a1);
+  NEED_SECOND_VM();
   const ObjectId device = vm().Bind(A0());
   ASSERT_OK(vm()->Attach(device, vm().Stage2(device)));
   Vm other(Open());
@@ -209,9 +217,10 @@ TEST_P(DmaStage2, UnmapReachesEverySmmu) {
   ASSERT_OK(vm()->Attach(one, stage2));
   ASSERT_OK(vm()->Attach(other, expect().foreign_stage2 == 0 ? stage2 : vm().Stage2(other)));
   MemoryFile file(4096);
+  file.Fill(kOld);
   ASSERT_OK(vm()->MapIoas(vm().ioas(), 0x8000'0000, 4096, file.handle()));
-  ASSERT_EQ(Read(0x8000'0000), 0u);
-  ASSERT_EQ(Read({.device = b0, .address = 0x8000'0000}), 0u);
+  ASSERT_EQ(Read(0x8000'0000), kOld);
+  ASSERT_EQ(Read({.device = b0, .address = 0x8000'0000}), kOld);
   ASSERT_OK(vm()->UnmapIoas(vm().ioas(), 0x8000'0000, 4096));
   EXPECT_EQ(Read(0x8000'0000), kRefused);
   EXPECT_EQ(Read({.device = b0, .address = 0x8000'0000}), kRefused);

@@ -222,6 +222,7 @@ TEST_P(DmaTlbMore, AnyAddressOfABlockReachesIt) {
 TEST_P(DmaTlbMore, AVmReachesItselfAlone) {
   NEED_DEVICE(a1, Role::kA1);
   NEED_DMA(a1);
+  NEED_SECOND_VM();
   Fill();
   OtherVm other(Open(), a1, Ips());
   other.guest.tables().Map(kVa, other.memory.Filled(kOld));
@@ -321,6 +322,7 @@ TEST_P(DmaTlbMore, BadBitsDoNotStopTheQueue) {
 }
 
 TEST_P(DmaTlbMore, AVmidThatIsReusedHasNoPast) {
+  NEED_SECOND_VM();
   for (int round = 0; round < 3; ++round) {
     OtherVm one(Open(), A0(), Ips());
     one.guest.tables().Map(kVa, one.memory.Filled(kOld + round));

@@ -219,6 +219,8 @@ class DmaRows : public DmaConformance, public testing::WithParamInterface<std::t
 // Skips the case unless the device can be made to access memory in this way.
 #define NEED_DMA(pci) \
   if (!rig().dma()->Reaches(pci)) GTEST_SKIP() << "the rig cannot make this device access memory"
+#define NEED_SECOND_VM() \
+  if (rig().dma()->NeedsScratch()) GTEST_SKIP() << "the rig's devices can show what they read in one VM alone"
 #define NEED_PASIDS(pci) \
   if (!rig().dma()->HasPasids(pci)) GTEST_SKIP() << "the rig cannot make a device access memory with a PASID"
 #define NEED_ATS(pci) \

@@ -285,6 +285,23 @@ class EduEngine final : public DmaEngine {
 
 // ---- The rig --------------------------------------------------------------------------------------------------------
 
+// What the SMMU of QEMU 10.0 does not do as IHI 0070 says, by a part of the case's name.
+struct HardwareFlaw {
+  std::string_view part;
+  const char* reason;
+};
+constexpr HardwareFlaw kQemuFlaws[] = {
+    {"DmaStage1.TableThatForbidsWriting", "QEMU's SMMU does not apply APTable"},
+    {"GlobalByNhVaOtherAsid", "QEMU's TLB gives global entries an ASID"},
+    {"DmaTlbMore.BlockSplitIntoPages", "QEMU's TLB finds a block by its first address alone"},
+    {"DmaTlbMore.AnyAddressOfABlockReachesIt", "QEMU's TLB finds a block by its first address alone"},
+    {"InvalidationByAddressReachesAllOfIt/iommufd_Block", "QEMU's TLB finds a block by its first address alone"},
+    {"InvalidationByAddressReachesAllOfIt/iommufd_Contiguous", "QEMU's TLB does not know contiguous entries as one"},
+    {"iommufd_Page64k", "QEMU's SMMU refuses stage-1 tables of 64 KiB over Linux's stage 2"},
+    {"iommufd_Block512M", "QEMU's SMMU refuses stage-1 tables of 64 KiB over Linux's stage 2"},
+    {"iommufd_Contiguous64k", "QEMU's SMMU refuses stage-1 tables of 64 KiB over Linux's stage 2"},
+};
+
 class KernelRig final : public Rig {
  public:
   KernelRig(agent::Backend* backend, WatchedKernel* kernel) : backend_(*backend), dma_(kernel) {}
@@ -292,6 +309,12 @@ class KernelRig final : public Rig {
   agent::Backend& backend() override { return backend_; }
   const Expectations& expectations() const override { return kLinux72; }
   DmaEngine* dma() override { return &dma_; }
+  std::string Flaw(std::string_view name) const override {
+    for (const HardwareFlaw& flaw : kQemuFlaws) {
+      if (name.find(flaw.part) != std::string_view::npos) return flaw.reason;
+    }
+    return "";
+  }
   // An access takes half a second.
   int Rounds(int wanted) const override { return std::max(3, wanted / 20); }
   std::string Device(Role role) const override {

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <cstring>
 
 namespace viommu::conformance {
 
@@ -19,6 +20,10 @@ MemoryFile::MemoryFile(uint64_t bytes) : bytes_(bytes), fd_(memfd_create("confor
 MemoryFile::~MemoryFile() {
   munmap(data_, bytes_);
   close(fd_);
+}
+
+void MemoryFile::Fill(uint64_t word) {
+  for (uint64_t at = 0; at < bytes_; at += sizeof(word)) std::memcpy(data_ + at, &word, sizeof(word));
 }
 
 ObjectId Vm::ioas() {

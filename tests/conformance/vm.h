@@ -35,6 +35,8 @@ class MemoryFile {
   MemoryHandle handle(uint64_t offset = 0) const { return {.fd = fd_, .offset = offset}; }
   // The contents; devices see what is written here, and the other way round.
   std::byte* data() const { return data_; }
+  // Fills it with this word: not every rig can tell zeros that a device has read from an access that was refused.
+  void Fill(uint64_t word);
 
  private:
   const uint64_t bytes_;
