@@ -121,7 +121,7 @@ stop_guest() {
 }
 
 start_agent() {
-  guest "cd /run/viommu; ./viommu-agent --host=$host --server=10.0.2.2:$server_port --backend=iommufd \
+  guest "cd /run/viommu; ./viommu-agent --host=$host --server=10.0.2.2:$server_port --backend=iommufd --tls-allow-insecure \
     --state-dir=/tmp/state --listen=unix:/tmp/agent.sock --metrics-listen=127.0.0.1:9465 \
     --bind=0000:00:02.0 --bind=0000:00:03.0 </dev/null >>/tmp/agent.log 2>&1 & echo \$! >/tmp/agent.pid"
 }
@@ -140,28 +140,31 @@ ctl get smmus -o name || true
 ctl get devices || true
 guest 'cat /tmp/agent.log' || true
 smmu="$(ctl get smmus -o name | head -n 1)"
-check "a stage 2 is created" ctl create stage2domain vm1 --host "$host" --vm vm1
-check "a viommu is created" ctl create viommu v1 --smmu "${smmu#smmus/}" --stage2domain vm1 --wait=applied
+check "a stage 2 is created" ctl create stage2domain vm1 --host "$host" --vm vm1 --smmu "$smmu"
+check "a viommu is created" ctl create viommu v1 --smmu "$smmu" --stage2domain vm1 --wait=applied
 check "a vdev_id is set" ctl set vdev-id v1 "$device" 0x10 --wait=applied
 check "and another" ctl set vdev-id v1 "$other" 0x11 --wait=applied
 check "a bypass domain is created" ctl create nesteddomain v1/bypass --bypass --wait=applied
 check "a device is attached to it" ctl attach "$device" v1/bypass --wait=applied
+ready="$(field vdevice v1/0x10 state)"
+check "the vdevice is ready" grep -q READY <<<"$ready"
 check "its caches are invalidated" ctl invalidate v1 tlbi-nh-asid:asid=5 cfgi-cd-all:vdev_id=0x10
 
 viommu_say "The agent is killed and starts again"
-# The agent's log and its number are those of a fresh one.
-guest 'kill -9 $(cat /tmp/agent.pid); sleep 1' || true
+check "the agent is killed" guest 'kill -9 $(cat /tmp/agent.pid)'
+check "the server sees it go" within 30 is host "$host" state HOST_STATE_DISCONNECTED
 start_agent
 check "the agent is back" within 30 is host "$host" state HOST_STATE_CONNECTED
 check "the device is attached as before" within 30 ctl invalidate v1 cfgi-cd-all:vdev_id=0x11
 
 viommu_say "The machine reboots"
 stop_guest
+check "the server sees it go, too" within 60 is host "$host" state HOST_STATE_DISCONNECTED
 start_guest
 start_agent
 check "the agent is back with another boot id" within 30 is host "$host" state HOST_STATE_CONNECTED
 check "everything is made again" within 30 ctl invalidate v1 tlbi-nh-asid:asid=5 cfgi-cd-all:vdev_id=0x10
-check "and stays ready" within 30 is vdevice v1/0x10 state READY
+check "and stays ready" within 30 is vdevice v1/0x10 state "$ready"
 
 viommu_say "Without CANWBS"
 stop_guest
