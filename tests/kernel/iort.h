@@ -12,9 +12,9 @@
 
 namespace viommu::kernel {
 
-// The table with CANWBS on every root complex that leads to an SMMU, all whose requesters then lead there: firmware lists
-// the buses that it has found, and a table that was read on another machine would miss some. Its OEM revision is one
-// higher, without which Linux would not take it in place of the firmware's. Nothing if `table` is no such table.
+// The table with CANWBS on every root complex that leads to an SMMU, all whose requesters then lead there: firmware
+// lists the buses that it has found, and a table that was read on another machine would miss some. Its OEM revision is
+// one higher, without which Linux would not take it in place of the firmware's. Nothing if `table` is no such table.
 std::optional<std::string> AssertCanwbs(std::string table);
 
 }  // namespace viommu::kernel

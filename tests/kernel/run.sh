@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The kernel tier of ./test: the conformance suite on the testbed's kernel, and what the firmware without CANWBS makes of it.
+# The kernel tier of ./test: the conformance suite on the testbed's kernel, what the firmware without CANWBS makes of it, and
+# the agent there, end to end (e2e.sh).
 #
 #   tests/kernel/run.sh [--results FILE] [-- ARGUMENT…]    builds what is missing, the kernel too; ARGUMENTs are GoogleTest's,
 #                                                          such as --gtest_filter=..., which replaces ours
@@ -87,4 +88,6 @@ tests/kernel/boot.sh --no-canwbs --limit 120 -- "$suite" --gtest_filter=-* >"$wo
 grep '^viommu ' "$work/control" || true
 if grep -qE '^viommu +no +[^ ]' "$work/control"; then status=0; else status=1; fi
 check "without CANWBS the backend says that there are no viommus" "$status"
+viommu_say "End to end"
+tests/kernel/e2e.sh --results "$results" || failed=1
 exit "$failed"
