@@ -42,8 +42,6 @@ constexpr char kDeviceA1[] = "0000:00:03.0";
 // the device does not tell.
 class Edu {
  public:
-  static constexpr size_t kBufferBytes = 4096;
-
   // Of an opened VFIO device that is bound to an iommufd. Null when its registers cannot be reached.
   static std::unique_ptr<Edu> Open(agent::Kernel& kernel, int device) {
     uapi::VfioRegionInfo bar{.argsz = sizeof(bar), .index = uapi::kVfioPciBar0};
