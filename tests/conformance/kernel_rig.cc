@@ -42,8 +42,6 @@ constexpr char kDeviceA1[] = "0000:00:03.0";
 // the device does not tell.
 class Edu {
  public:
-  static constexpr size_t kBufferBytes = 4096;
-
   // Of an opened VFIO device that is bound to an iommufd. Null when its registers cannot be reached.
   static std::unique_ptr<Edu> Open(agent::Kernel& kernel, int device) {
     uapi::VfioRegionInfo bar{.argsz = sizeof(bar), .index = uapi::kVfioPciBar0};
@@ -297,9 +295,13 @@ constexpr HardwareFlaw kQemuFlaws[] = {
     {"DmaTlbMore.AnyAddressOfABlockReachesIt", "QEMU's TLB finds a block by its first address alone"},
     {"InvalidationByAddressReachesAllOfIt/iommufd_Block", "QEMU's TLB finds a block by its first address alone"},
     {"InvalidationByAddressReachesAllOfIt/iommufd_Contiguous", "QEMU's TLB does not know contiguous entries as one"},
-    {"iommufd_Page64k", "QEMU's SMMU refuses stage-1 tables of 64 KiB over Linux's stage 2"},
-    {"iommufd_Block512M", "QEMU's SMMU refuses stage-1 tables of 64 KiB over Linux's stage 2"},
-    {"iommufd_Contiguous64k", "QEMU's SMMU refuses stage-1 tables of 64 KiB over Linux's stage 2"},
+    {"iommufd_Page64k", "QEMU's SMMU does not translate stage-1 pages of 64 KiB over stage-2 pages of 4 KiB"},
+    {"iommufd_Block512M", "QEMU's SMMU does not translate stage-1 pages of 64 KiB over stage-2 pages of 4 KiB"},
+    {"iommufd_Contiguous64k", "QEMU's SMMU does not translate stage-1 pages of 64 KiB over stage-2 pages of 4 KiB"},
+    {"LowerTables/iommufd_Page16k", "QEMU's SMMU translates the first 4 KiB of a stage-1 page over such a stage 2"},
+    {"LowerTables/iommufd_Contiguous16k",
+     "QEMU's SMMU translates the first 4 KiB of a stage-1 page over such a stage 2"},
+    {"DmaUnmap.OfTheGuestsTables", "QEMU's SMMU walks through a stage-2 entry after its TLBI_S2_IPA"},
 };
 
 class KernelRig final : public Rig {

@@ -68,6 +68,11 @@ class InvalidationsTest : public testing::Test {
     call.entry_num = count;
     return 0;
   }
+  // How many commands each call had.
+  std::vector<uint32_t> Calls() ABSL_LOCKS_EXCLUDED(mu_) {
+    MutexLock lock(mu_);
+    return calls_;
+  }
   // Commands of this caller that have been issued at least once.
   size_t IssuedOf(uint64_t caller) ABSL_LOCKS_EXCLUDED(mu_) {
     MutexLock lock(mu_);
@@ -116,7 +121,7 @@ TEST_F(InvalidationsTest, OneCallerOneCall) {
   EXPECT_EQ(answer.error_number, 0);
   EXPECT_EQ(answer.handled, 63u);
   EXPECT_EQ(IssuedOf(1), 63u);
-  EXPECT_EQ(calls_.size(), 1u);
+  EXPECT_EQ(Calls().size(), 1u);
 }
 
 TEST_F(InvalidationsTest, TheKernelsCountOfOneCaller) {
@@ -135,7 +140,7 @@ TEST_F(InvalidationsTest, LargeArraysGoInPieces) {
   most_ = Invalidations::kMaxCall;
   std::vector<RawCommand> commands = Commands(1, 3 * Invalidations::kMaxCall);
   EXPECT_EQ(invalidations_.Invalidate(commands).handled, commands.size());
-  EXPECT_EQ(calls_, std::vector<uint32_t>(3, Invalidations::kMaxCall));
+  EXPECT_EQ(Calls(), std::vector<uint32_t>(3, Invalidations::kMaxCall));
   const size_t bad = 2 * Invalidations::kMaxCall + 5;
   commands[bad].dw0 = kBad;
   const InvalidateAnswer answer = invalidations_.Invalidate(commands);
@@ -152,7 +157,7 @@ TEST_F(InvalidationsTest, WaitingCallersShareACall) {
     EXPECT_EQ(answers[i].handled, batches[i].size());
     EXPECT_EQ(IssuedOf(i), batches[i].size());
   }
-  EXPECT_LE(calls_.size(), 9u);
+  EXPECT_LE(Calls().size(), 9u);
 }
 
 // Whoever shares a call with a bad command gets what it would have got alone.
