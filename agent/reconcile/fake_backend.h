@@ -9,6 +9,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <deque>
@@ -18,6 +19,7 @@
 #include <set>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "agent/backend.h"
@@ -107,7 +109,7 @@ class FakeContext : public Context {
     if (auto s = backend_.Fault("UnbindDevice"); !s.ok()) return s;
     const auto it = devices_.find(std::string(pci_address));
     if (it == devices_.end()) return ErrnoStatus(ENOENT, "UnbindDevice", std::string(pci_address));
-    objects_.erase(it->second);
+    Erase(objects_.find(it->second));
     backend_.bound.erase(it->first);
     Log("UnbindDevice " + it->first);
     devices_.erase(it);
@@ -150,12 +152,10 @@ class FakeContext : public Context {
     if (auto s = backend_.Fault("AllocVdevice"); !s.ok()) return s;
     if (!Is(viommu, "viommu") || !Is(device, "device")) return ErrnoStatus(ENOENT, "AllocVdevice", "id");
     if (objects_[viommu].smmu != objects_[device].smmu) return ErrnoStatus(EINVAL, "AllocVdevice", "SMMU");
-    for (const auto& [id, object] : objects_) {
-      if (object.kind != "vdevice") continue;
-      if (object.device == device || (object.parent == viommu && object.virt_id == virt_id)) {
-        return ErrnoStatus(EEXIST, "AllocVdevice", "taken");
-      }
+    if (viommu_of_device_.contains(device) || !virt_ids_.emplace(viommu, virt_id).second) {
+      return ErrnoStatus(EEXIST, "AllocVdevice", "taken");
     }
+    viommu_of_device_[device] = viommu;
     Log(fmt::format("AllocVdevice {}", virt_id));
     return Add({.kind = "vdevice", .parent = viommu, .device = device, .virt_id = virt_id});
   }
@@ -163,19 +163,17 @@ class FakeContext : public Context {
     if (auto s = backend_.Fault("Attach"); !s.ok()) return s;
     if (!Is(device, "device") || (!Is(pt, "nested") && !Is(pt, "stage2"))) return ErrnoStatus(ENOENT, "Attach", "id");
     if (Is(pt, "nested")) {
-      bool has_vdevice = false;
-      for (const auto& [id, object] : objects_) {
-        has_vdevice |= object.kind == "vdevice" && object.device == device && object.parent == objects_[pt].parent;
-      }
-      if (!has_vdevice) return ErrnoStatus(ENOENT, "Attach", "no vdevice");
+      const auto vdevice = viommu_of_device_.find(device);
+      if (vdevice == viommu_of_device_.end() || vdevice->second != objects_[pt].parent)
+        return ErrnoStatus(ENOENT, "Attach", "no vdevice");
     }
-    objects_[device].parent = pt;
+    SetParent(objects_[device], pt);
     Log("Attach " + objects_[pt].kind);
     return absl::OkStatus();
   }
   absl::Status Detach(ObjectId device) override {
     if (auto s = backend_.Fault("Detach"); !s.ok()) return s;
-    objects_[device].parent = 0;
+    SetParent(objects_[device], 0);
     Log("Detach");
     return absl::OkStatus();
   }
@@ -210,12 +208,14 @@ class FakeContext : public Context {
     const auto it = objects_.find(id);
     if (it == objects_.end()) return ErrnoStatus(ENOENT, "Destroy", "id");
     if (it->second.kind == "device") return ErrnoStatus(EBUSY, "Destroy", "a device");
-    for (const auto& [other, object] : objects_) {
-      if (object.parent == id) return ErrnoStatus(EBUSY, "Destroy", object.kind + " stands on it");
-    }
+    if (it->second.children != 0) return ErrnoStatus(EBUSY, "Destroy", "something stands on it");
     Log("Destroy " + it->second.kind);
     backend_.vmids_in_use.erase(it->second.vmid);
-    objects_.erase(it);
+    if (it->second.kind == "vdevice") {
+      viommu_of_device_.erase(it->second.device);
+      virt_ids_.erase({it->second.parent, it->second.virt_id});
+    }
+    Erase(it);
     return absl::OkStatus();
   }
 
@@ -227,12 +227,25 @@ class FakeContext : public Context {
     ObjectId device = 0;
     uint64_t virt_id = 0;
     uint16_t vmid = 0;
+    int children = 0;  // objects whose parent it is
   };
   ObjectId Add(Object object) {
-    ObjectId id = 1;
-    while (objects_.contains(id)) ++id;
-    objects_[id] = std::move(object);
-    return id;
+    while (objects_.contains(lowest_)) ++lowest_;
+    const ObjectId parent = std::exchange(object.parent, 0);
+    Object& added = objects_[lowest_];
+    added = std::move(object);
+    SetParent(added, parent);
+    return lowest_;
+  }
+  void SetParent(Object& object, ObjectId parent) {
+    if (const auto old = objects_.find(object.parent); old != objects_.end()) --old->second.children;
+    object.parent = parent;
+    if (const auto now = objects_.find(parent); now != objects_.end()) ++now->second.children;
+  }
+  void Erase(std::map<ObjectId, Object>::iterator it) {
+    SetParent(it->second, 0);
+    lowest_ = std::min(lowest_, it->first);
+    objects_.erase(it);
   }
   bool Is(ObjectId id, const std::string& kind) const {
     const auto it = objects_.find(id);
@@ -243,6 +256,9 @@ class FakeContext : public Context {
   FakeBackend& backend_;
   std::map<ObjectId, Object> objects_;
   std::map<std::string, ObjectId> devices_;
+  ObjectId lowest_ = 1;                               // no smaller one is free
+  std::map<ObjectId, ObjectId> viommu_of_device_;     // of devices that have a vdevice
+  std::set<std::pair<ObjectId, uint64_t>> virt_ids_;  // viommu and guest StreamID of vdevices
 };
 
 inline absl::StatusOr<std::unique_ptr<Context>> FakeBackend::OpenContext() {

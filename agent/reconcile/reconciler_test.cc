@@ -548,7 +548,7 @@ TEST_F(ReconcilerTest, EveryFaultIsSurvived) {
 
 // The work for a host grows with what it holds, not with its square; and a portion is short whatever there is to do.
 TEST_F(ReconcilerTest, TheWorkForManyIsTheirNumber) {
-  constexpr int kVdevices = 2048;
+  constexpr int kVdevices = 16384;  // docs/limits.md
   constexpr int kPerViommu = 16;
   constexpr int kPortion = 64;
   const auto work_off = [&] {
