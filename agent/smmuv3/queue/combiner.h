@@ -13,7 +13,7 @@
 //  - When Run() returns, the request has been done; what was done for it happens before the return.
 //  - Whoever is at work goes home after kRounds rounds for others: the first who waits goes on in its place.
 //
-// Waits spin a little, yield a little, then sleep (Policy). Model checked: combiner_test.cc.
+// Waits spin a little, yield a little, then sleep (Policy). Model checked: combiner_model_test.cc.
 //
 // `Policy`: agent/smmuv3/queue/atomics.h.
 
