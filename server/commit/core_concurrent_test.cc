@@ -36,7 +36,9 @@ TEST(CoreConcurrentTest, ReadersSeeWholeRevisionsInOrder) {
   options.change_log.max_memory_sets = 8;
   options.change_log.max_bytes = 16384;
   std::atomic<int> uids = 0;
-  auto core = CommitCore::Open(store, RealClock(), [&uids] { return "uid-" + std::to_string(++uids); }, options).value();
+  auto core = CommitCore::Open(
+                  store, RealClock(), [&uids] { return "uid-" + std::to_string(++uids); }, options)
+                  .value();
 
   std::atomic<bool> stop = false;
   std::vector<std::thread> readers;

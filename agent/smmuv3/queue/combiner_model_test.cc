@@ -1,7 +1,5 @@
 // The combiner's promises under every schedule of small instances.
 
-#include "agent/smmuv3/queue/combiner.h"
-
 #include <gtest/gtest.h>
 
 #include <cstdio>
@@ -9,6 +7,7 @@
 #include <memory>
 #include <vector>
 
+#include "agent/smmuv3/queue/combiner.h"
 #include "agent/smmuv3/queue/model_atomics.h"
 
 namespace viommu::smmuv3 {
