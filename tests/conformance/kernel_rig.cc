@@ -283,7 +283,8 @@ class EduEngine final : public DmaEngine {
 
 // ---- The rig --------------------------------------------------------------------------------------------------------
 
-// What the SMMU of QEMU 10.0 does not do as IHI 0070 says, by a part of the case's name.
+// What fails on QEMU 10.0 and is taken for its SMMU's doing, by a part of the case's name: only the last one is traced
+// (docs/kernel-differences.md).
 struct HardwareFlaw {
   std::string_view part;
   const char* reason;

@@ -155,16 +155,16 @@ check "the agent is killed" guest 'kill -9 $(cat /tmp/agent.pid)'
 check "the server sees it go" within 30 is host "$host" state HOST_STATE_DISCONNECTED
 start_agent
 check "the agent is back" within 30 is host "$host" state HOST_STATE_CONNECTED
-check "the device is attached as before" within 30 ctl invalidate v1 cfgi-cd-all:vdev_id=0x11
+check "an invalidation by its other vdev_id is taken again" within 30 ctl invalidate v1 cfgi-cd-all:vdev_id=0x11
 
 viommu_say "The machine reboots"
 stop_guest
 check "the server sees it go, too" within 60 is host "$host" state HOST_STATE_DISCONNECTED
 start_guest
 start_agent
-check "the agent is back with another boot id" within 30 is host "$host" state HOST_STATE_CONNECTED
-check "everything is made again" within 30 ctl invalidate v1 tlbi-nh-asid:asid=5 cfgi-cd-all:vdev_id=0x10
-check "and stays ready" within 30 is vdevice v1/0x10 state "$ready"
+check "the agent is back after the reboot" within 30 is host "$host" state HOST_STATE_CONNECTED
+check "invalidations are taken again" within 30 ctl invalidate v1 tlbi-nh-asid:asid=5 cfgi-cd-all:vdev_id=0x10
+check "and the vdevice is ready" within 30 is vdevice v1/0x10 state "$ready"
 
 viommu_say "Without CANWBS"
 stop_guest
