@@ -136,6 +136,7 @@ absl::Status Agent::MakeSession() {
     VIOMMU_RETURN_IF_ERROR(inventory.status());
     return MakeHello(facts_, *inventory, backend_->GetCapabilities());
   };
+  options.fill_heartbeat = [this](v1::Heartbeat& heartbeat) { FillUsage(facts_, backend_->GetStats(), heartbeat); };
   options.random = NewRandom();
   options.longest_retry = config_.longest_retry;
   client_ = std::make_unique<SessionClient>(std::move(options), *driver_, *workers_);

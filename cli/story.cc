@@ -161,6 +161,9 @@ void TellSmmu(Teller& teller, const v1::Smmu& smmu) {
   const std::vector<std::string> segments = Split(smmu.name(), '/');
   teller.Fact("VMIDs",
               fmt::format("{} of {} in use ({} bits)", smmu.vmids().used(), smmu.vmids().total(), smmu.vmid_bits()));
+  if (smmu.has_host_vmids()) {
+    teller.Fact("VMIDs on the host", fmt::format("{} of {} in use", smmu.host_vmids().used(), smmu.host_vmids().total()));
+  }
   teller.Fact("devices", fmt::format("{} of {} assigned", smmu.devices().used(), smmu.devices().total()));
   teller.Fact("StreamIDs", fmt::format("{} bits", smmu.sid_bits()));
   teller.Fact("SubstreamIDs", smmu.ssid_bits() == 0 ? "none" : fmt::format("{} bits", smmu.ssid_bits()));

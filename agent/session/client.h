@@ -51,6 +51,7 @@ class SessionClient {
     std::function<std::shared_ptr<grpc::Channel>()> make_channel;  // called before each attempt
     // Called before each hello: the host and its devices as they are then.
     std::function<absl::StatusOr<v1::Hello>()> make_hello;
+    std::function<void(v1::Heartbeat&)> fill_heartbeat;  // with what is in use now; optional
     RandomSource random;
     const Clock* clock = &RealClock();
     std::chrono::nanoseconds first_retry = std::chrono::milliseconds(200);

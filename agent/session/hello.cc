@@ -48,4 +48,14 @@ v1::Hello MakeHello(const HostFacts& facts, const Inventory& inventory, const Ca
   return hello;
 }
 
+void FillUsage(const HostFacts& host, const std::vector<SmmuStats>& stats, v1::Heartbeat& heartbeat) {
+  for (const SmmuStats& each : stats) {
+    if (each.vmids_total == 0) continue;
+    v1::SmmuUsage& usage = *heartbeat.add_smmus();
+    usage.set_name(host.name + "/smmus/" + each.smmu);
+    usage.set_vmids_used(each.vmids_used);
+    usage.set_vmids_total(each.vmids_total);
+  }
+}
+
 }  // namespace viommu::agent

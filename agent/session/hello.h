@@ -5,6 +5,7 @@
 
 #include <map>
 #include <string>
+#include <vector>
 
 #include "agent/backend.h"
 #include "viommu/v1/agent_service.pb.h"
@@ -19,6 +20,9 @@ struct HostFacts {
 
 // Host and devices of a hello.
 v1::Hello MakeHello(const HostFacts& host, const Inventory& inventory, const Capabilities& capabilities);
+
+// What of the host is in use; SMMUs of which the backend cannot tell are left out.
+void FillUsage(const HostFacts& host, const std::vector<SmmuStats>& stats, v1::Heartbeat& heartbeat);
 
 }  // namespace viommu::agent
 

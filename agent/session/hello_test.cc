@@ -35,5 +35,20 @@ TEST(HelloTest, TellsTheHostAndItsDevices) {
   EXPECT_EQ(hello.devices(0).labels().at("model"), "gpu");
 }
 
+TEST(HelloTest, TellsWhatIsInUseWhereTheBackendCanTell) {
+  SmmuStats known;
+  known.smmu = "s0";
+  known.vmids_used = 3;
+  known.vmids_total = 255;
+  SmmuStats unknown;
+  unknown.smmu = "s1";
+  v1::Heartbeat heartbeat;
+  FillUsage({.name = "hosts/h1", .boot_id = "boot", .labels = {}}, {known, unknown}, heartbeat);
+  ASSERT_EQ(heartbeat.smmus_size(), 1);
+  EXPECT_EQ(heartbeat.smmus(0).name(), "hosts/h1/smmus/s0");
+  EXPECT_EQ(heartbeat.smmus(0).vmids_used(), 3u);
+  EXPECT_EQ(heartbeat.smmus(0).vmids_total(), 255u);
+}
+
 }  // namespace
 }  // namespace viommu::agent

@@ -22,8 +22,14 @@ absl::Status Violation(std::string_view what) {
 
 }  // namespace
 
-Session::Session(int64_t number, v1::Hello hello, HostWork& work, InvalidateCalls& calls, MonotonicTime now)
-    : number_(number), work_(work), calls_(calls), heard_(now), heartbeat_(MonotonicTime::max()) {
+Session::Session(int64_t number, v1::Hello hello, HostWork& work, InvalidateCalls& calls, MonotonicTime now,
+                 std::function<void(v1::Heartbeat&)> fill_heartbeat)
+    : number_(number),
+      work_(work),
+      calls_(calls),
+      fill_heartbeat_(std::move(fill_heartbeat)),
+      heard_(now),
+      heartbeat_(MonotonicTime::max()) {
   hello.set_protocol_version(kProtocolVersion);
   hello.set_agent_version(std::string(Version()));
   work_.FillHello(hello);
@@ -93,6 +99,7 @@ std::optional<v1::ConnectRequest> Session::Next(MonotonicTime now) {
     heartbeat_ = now + lease_ / 3;
     request.mutable_heartbeat()->set_revision(work_.revision());
     request.mutable_heartbeat()->set_epoch(epoch_);
+    if (fill_heartbeat_) fill_heartbeat_(*request.mutable_heartbeat());
     return request;
   }
   if (!replies_.empty()) {

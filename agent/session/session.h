@@ -10,6 +10,7 @@
 #include <chrono>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <optional>
 #include <string>
 
@@ -29,8 +30,9 @@ class Session {
   static constexpr std::chrono::milliseconds kMinLease{100};
 
   // Both must outlive it. `hello`: the host and its devices; the rest is filled in. `number` tells this session's
-  // invalidations from those of earlier ones.
-  Session(int64_t number, v1::Hello hello, HostWork& work, InvalidateCalls& calls, MonotonicTime now);
+  // invalidations from those of earlier ones. `fill_heartbeat`, if any, adds what is in use to each sign of life.
+  Session(int64_t number, v1::Hello hello, HostWork& work, InvalidateCalls& calls, MonotonicTime now,
+          std::function<void(v1::Heartbeat&)> fill_heartbeat = nullptr);
   // Ends the session at the work, too.
   ~Session();
   Session(const Session&) = delete;
@@ -69,6 +71,7 @@ class Session {
   const int64_t number_;
   HostWork& work_;
   InvalidateCalls& calls_;
+  const std::function<void(v1::Heartbeat&)> fill_heartbeat_;
   std::optional<v1::ConnectRequest> hello_;  // until it was written
   std::deque<v1::InvalidateReply> replies_;  // bounded by what InvalidateCalls takes
   bool welcomed_ = false;

@@ -99,6 +99,21 @@ TEST_F(SessionTest, HeartbeatsAreDueThriceALeaseAndGoBeforeResults) {
   EXPECT_TRUE(Next()->has_results());
 }
 
+TEST(SessionUsageTest, ASignOfLifeTellsWhatIsInUse) {
+  FakeClock clock;
+  FakeWork work;
+  FakeCalls calls(2);
+  Session session(1, {}, work, calls, clock.Monotonic(),
+                  [](v1::Heartbeat& heartbeat) { heartbeat.add_smmus()->set_vmids_used(3); });
+  ASSERT_TRUE(session.Next(clock.Monotonic())->has_hello());
+  ASSERT_TRUE(session.Receive(WelcomeMessage(), clock.Monotonic()).ok());
+  clock.Advance(seconds(3));
+  const auto heartbeat = session.Next(clock.Monotonic());
+  ASSERT_TRUE(heartbeat && heartbeat->has_heartbeat());
+  ASSERT_EQ(heartbeat->heartbeat().smmus_size(), 1);
+  EXPECT_EQ(heartbeat->heartbeat().smmus(0).vmids_used(), 3u);
+}
+
 TEST_F(SessionTest, ASilentServerIsGivenUp) {
   Open();
   clock_.Advance(milliseconds(8999));

@@ -1,8 +1,10 @@
 // The methods of the fleet service that change nothing in the record.
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "common/error.h"
 #include "common/grpc_error.h"
@@ -32,6 +34,18 @@ absl::Status Get(const CommitCore& core, const std::string& name, T* resource, R
   if (found == nullptr) return NotFound(KindOf<T>::value, name);
   *resource = *found;
   return absl::OkStatus();
+}
+
+// Adds what the host's agent says is in use there.
+void AddUsage(const Sessions& sessions, v1::Host& host) {
+  const std::vector<v1::SmmuUsage> usage = sessions.UsageOf(host.name());
+  for (v1::Smmu& smmu : *host.mutable_smmus()) {
+    const auto found = std::find_if(usage.begin(), usage.end(),
+                                    [&smmu](const v1::SmmuUsage& each) { return each.name() == smmu.name(); });
+    if (found == usage.end()) continue;
+    smmu.mutable_host_vmids()->set_used(found->vmids_used());
+    smmu.mutable_host_vmids()->set_total(found->vmids_total());
+  }
 }
 
 }  // namespace
@@ -73,6 +87,7 @@ grpc::ServerUnaryReactor* FleetService::GetHost(Context* context, const v1::GetH
     found = host != nullptr;
     if (found) *response->mutable_host() = WithBudgets(*host, tables);
   });
+  if (found) AddUsage(parts_.sessions, *response->mutable_host());
   return Answer(context, found ? absl::OkStatus() : NotFound(Kind::kHost, request->name()));
 }
 
@@ -108,7 +123,9 @@ grpc::ServerUnaryReactor* FleetService::GetHwQueue(Context* context, const v1::G
 
 grpc::ServerUnaryReactor* FleetService::ListHosts(Context* context, const v1::ListHostsRequest* request,
                                                   v1::ListHostsResponse* response) {
-  return Answer(context, List(core(), *request, response));
+  const absl::Status status = List(core(), *request, response);
+  for (v1::Host& host : *response->mutable_hosts()) AddUsage(parts_.sessions, host);
+  return Answer(context, status);
 }
 
 grpc::ServerUnaryReactor* FleetService::ListDevices(Context* context, const v1::ListDevicesRequest* request,

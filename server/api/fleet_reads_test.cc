@@ -55,6 +55,26 @@ class ReadTest : public FleetServiceTest {
   }
 };
 
+TEST_F(ReadTest, HostsTellWhatTheirAgentsSaidIsInUse) {
+  MakeFleet();
+  v1::SmmuUsage& usage = sessions_.usage.emplace_back();
+  v1::GetHostRequest get;
+  get.set_name(kGrace);
+  usage.set_name(Do(get).host().smmus(1).name());
+  usage.set_vmids_used(9);
+  usage.set_vmids_total(255);
+  const v1::Host host = Do(get).host();
+  EXPECT_FALSE(host.smmus(0).has_host_vmids());
+  EXPECT_EQ(host.smmus(1).host_vmids().used(), 9U);
+  EXPECT_EQ(host.smmus(1).host_vmids().total(), 255U);
+  int told = 0;
+  const auto listed = Do(v1::ListHostsRequest());
+  for (const auto& each : listed.hosts()) {
+    for (const auto& smmu : each.smmus()) told += smmu.has_host_vmids() ? 1 : 0;
+  }
+  EXPECT_EQ(told, 1);
+}
+
 TEST_F(ReadTest, GetsWhatIsThere) {
   MakeFleet();
   Do(CreateNested("a", "n"));
@@ -64,6 +84,7 @@ TEST_F(ReadTest, GetsWhatIsThere) {
   EXPECT_EQ(grace.revision(), core_->revision());
   EXPECT_EQ(grace.host().smmus(0).vmids().used(), 2U) << "budgets are filled in";
   EXPECT_EQ(grace.host().smmus(0).vmids().total(), 65535U);
+  EXPECT_FALSE(grace.host().smmus(0).has_host_vmids()) << "its agent has not told";
   v1::GetDeviceRequest device;
   device.set_name(DeviceOf(kGrace, 0));
   EXPECT_EQ(Do(device).device().owner(), "viommus/a/vdevices/1");

@@ -56,6 +56,7 @@ class FakeSessions final : public Sessions {
     return stats;
   }
   std::optional<Info> Find(const std::string&) const override { return std::nullopt; }
+  std::vector<v1::SmmuUsage> UsageOf(const std::string&) const override { return usage; }
   void OnCommit(const std::vector<ChangeSetPtr>&) override {}
 
   // Keeps the answers back from now on; Release gives them.
@@ -76,6 +77,7 @@ class FakeSessions final : public Sessions {
 
   std::optional<Call> last;
   absl::StatusOr<v1::InvalidationResult> answer = v1::InvalidationResult();
+  std::vector<v1::SmmuUsage> usage;  // of every host
 
  private:
   std::atomic<bool> hold_ = false;

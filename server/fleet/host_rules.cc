@@ -123,6 +123,7 @@ void Report(const v1::Host& reported, v1::Host& host) {
     smmu.clear_vmids();
     smmu.clear_devices();
     smmu.clear_hw_queue_interfaces();
+    smmu.clear_host_vmids();
   }
   host.set_stage2_sharing(reported.stage2_sharing());
   host.set_invalidate_by_nested_domain(reported.invalidate_by_nested_domain());

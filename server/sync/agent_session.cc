@@ -217,4 +217,9 @@ AgentSession::Progress AgentSession::progress(int64_t followed) const {
   return {core_.welcomed(), core_.phase() == SessionCore::Phase::kFollowing, core_.pending(), core_.Lag(followed)};
 }
 
+std::vector<v1::SmmuUsage> AgentSession::usage() const {
+  MutexLock lock(mu_);
+  return core_.welcomed() ? core_.usage() : std::vector<v1::SmmuUsage>();
+}
+
 }  // namespace viommu::server

@@ -88,6 +88,7 @@ class AgentSession final : public std::enable_shared_from_this<AgentSession> {
     int64_t lag_revisions = 0;
   };
   Progress progress(int64_t followed) const;
+  std::vector<v1::SmmuUsage> usage() const;
 
  private:
   void Do(SessionCore::Step step);

@@ -339,6 +339,11 @@ std::optional<Sessions::Info> AgentSessions::Find(const std::string& host) const
               progress.lag_revisions};
 }
 
+std::vector<v1::SmmuUsage> AgentSessions::UsageOf(const std::string& host) const {
+  const std::shared_ptr<AgentSession> session = SessionOf(host);
+  return session == nullptr ? std::vector<v1::SmmuUsage>() : session->usage();
+}
+
 // --- Time and the thread.
 
 std::vector<std::shared_ptr<AgentSession>> AgentSessions::AllSessions() const {

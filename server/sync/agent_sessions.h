@@ -61,6 +61,7 @@ class AgentSessions final : public Sessions {
                   std::chrono::system_clock::time_point deadline, InvalidateCallback done) override;
   Stats stats() const override;
   std::optional<Info> Find(const std::string& host) const override;
+  std::vector<v1::SmmuUsage> UsageOf(const std::string& host) const override;
 
   // --- What the thread does.
 

@@ -56,6 +56,8 @@ void SessionCore::Heard(std::unique_ptr<v1::ConnectRequest> message, MonotonicTi
   if (phase_ == Phase::kHello) {
     if (!message->has_hello()) return Violation("the first message must be a hello");
     hello_ = std::make_unique<v1::Hello>(std::move(*message->mutable_hello()));
+    for (const v1::Smmu& smmu : hello_->host().smmus()) smmus_.push_back(smmu.name());
+    std::sort(smmus_.begin(), smmus_.end());
     phase_ = Phase::kJudging;
     return;
   }
@@ -65,7 +67,7 @@ void SessionCore::Heard(std::unique_ptr<v1::ConnectRequest> message, MonotonicTi
     case v1::ConnectRequest::kResults:
       return HeardResults(std::move(*message->mutable_results()));
     case v1::ConnectRequest::kHeartbeat:
-      return HeardHeartbeat(message->heartbeat());
+      return HeardHeartbeat(std::move(*message->mutable_heartbeat()));
     case v1::ConnectRequest::kInvalidateReply:
       return HeardReply(std::move(*message->mutable_invalidate_reply()));
     case v1::ConnectRequest::KIND_NOT_SET:
@@ -91,8 +93,15 @@ void SessionCore::HeardResults(v1::Results results) {
   if (!results.items().empty()) results_.push_back(std::move(results));
 }
 
-void SessionCore::HeardHeartbeat(const v1::Heartbeat& heartbeat) {
-  if (heartbeat.epoch() <= identity_.epoch) return;
+void SessionCore::HeardHeartbeat(v1::Heartbeat heartbeat) {
+  if (heartbeat.epoch() <= identity_.epoch) {
+    usage_.clear();
+    for (v1::SmmuUsage& usage : *heartbeat.mutable_smmus()) {
+      if (usage_.size() == smmus_.size()) break;
+      if (std::binary_search(smmus_.begin(), smmus_.end(), usage.name())) usage_.push_back(std::move(usage));
+    }
+    return;
+  }
   Close(Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_STALE_EPOCH)
             .Message("the agent obeys epoch {}, this server has epoch {}: stop it", heartbeat.epoch(), identity_.epoch)
             .Meta("epoch", std::to_string(identity_.epoch)));

@@ -141,6 +141,8 @@ class SessionCore {
   MonotonicTime silent_since() const { return last_heard_; }
   // Whether nothing was heard for longer than the lease.
   bool LeaseRanOut(MonotonicTime now) const { return !paused_ && now - last_heard_ >= lease_; }
+  // What the agent last said is in use, of SMMUs that its hello named.
+  const std::vector<v1::SmmuUsage>& usage() const { return usage_; }
   // Resources to be sent.
   size_t pending() const { return pending_.size() + unknown_uids_.size(); }
   // By how many revisions the agent is behind what concerns it; 0 when it has answered everything.
@@ -156,7 +158,7 @@ class SessionCore {
   };
 
   void HeardResults(v1::Results results);
-  void HeardHeartbeat(const v1::Heartbeat& heartbeat);
+  void HeardHeartbeat(v1::Heartbeat heartbeat);
   void HeardReply(v1::InvalidateReply reply);
   void Violation(const std::string& what);
   void EndCall(absl::btree_map<int64_t, Call>::iterator call, absl::StatusOr<v1::InvalidationResult> result);
@@ -213,6 +215,8 @@ class SessionCore {
   int64_t last_items_nonce_ = 0;  // of the last one with items
   int64_t answered_nonce_ = 0;
   int64_t claimed_ = 0;  // the agent was told that it has everything up to this revision
+  std::vector<std::string> smmus_;     // as the hello named them, ordered
+  std::vector<v1::SmmuUsage> usage_;
   int64_t settled_ = 0;  // all that concerns it up to this revision is answered
   // Once this nonce is answered, all up to this revision is; 0: none under way.
   int64_t checkpoint_nonce_ = 0;

@@ -36,6 +36,9 @@ class SessionCoreTest : public testing::Test {
   void SayHello() {
     v1::ConnectRequest message;
     message.mutable_hello()->set_agent_id("agent");
+    for (const char* smmu : {"hosts/h/smmus/b", "hosts/h/smmus/a"}) {
+      message.mutable_hello()->mutable_host()->add_smmus()->set_name(smmu);
+    }
     Say(std::move(message));
   }
   void SayHeartbeat(int64_t epoch = 7) {
@@ -229,6 +232,24 @@ TEST_F(SessionCoreTest, HelloThenWelcomeThenSyncMark) {
   EXPECT_EQ(core_->phase(), Phase::kFollowing);
   EXPECT_EQ(writing_, nullptr);
   EXPECT_EQ(slots_wanted_, 0) << "an empty difference needs no slot";
+}
+
+TEST_F(SessionCoreTest, RemembersTheUsageOfSmmusThatTheHelloNamed) {
+  Connect();
+  EXPECT_TRUE(core_->usage().empty());
+  const auto say = [this](const std::vector<const char*>& smmus) {
+    v1::ConnectRequest message;
+    message.mutable_heartbeat()->set_epoch(7);
+    for (const char* smmu : smmus) message.mutable_heartbeat()->add_smmus()->set_name(smmu);
+    Say(std::move(message));
+  };
+  say({"hosts/h/smmus/x", "hosts/h/smmus/b"});
+  ASSERT_EQ(core_->usage().size(), 1u) << "x is not there";
+  EXPECT_EQ(core_->usage()[0].name(), "hosts/h/smmus/b");
+  say({"hosts/h/smmus/a", "hosts/h/smmus/a", "hosts/h/smmus/a"});
+  EXPECT_EQ(core_->usage().size(), 2u) << "as many as there are SMMUs, however many are told";
+  say({});
+  EXPECT_TRUE(core_->usage().empty()) << "the last one counts";
 }
 
 TEST_F(SessionCoreTest, AnythingBeforeTheHelloIsAViolation) {

@@ -19,6 +19,7 @@
 
 #include "absl/status/statusor.h"
 #include "server/commit/core.h"
+#include "viommu/v1/agent_service.pb.h"
 #include "viommu/v1/errors.pb.h"
 #include "viommu/v1/invalidation.pb.h"
 
@@ -79,6 +80,9 @@ class Sessions : public Listener {
 
   // The session of hosts/{host}; nullopt while there is none.
   virtual std::optional<Info> Find(const std::string& host) const = 0;
+
+  // What the agent of hosts/{host} last said is in use there; empty while there is none.
+  virtual std::vector<v1::SmmuUsage> UsageOf(const std::string& host) const = 0;
 };
 
 }  // namespace viommu::server

@@ -1,5 +1,6 @@
 // The main job with real processes: record, apply, attach, invalidate, release.
 
+#include <algorithm>
 #include <set>
 #include <string>
 #include <vector>
@@ -43,6 +44,15 @@ TEST_F(MainLineTest, AVmBehindTwoSmmusFromRecordToRelease) {
     ASSERT_TRUE(Eventually(10, [&] { return Ok(&Stub::GetViommu, get_viommu).viommu().state() == v1::STATE_READY; }));
     EXPECT_GT(Ok(&Stub::GetViommu, get_viommu).viommu().vmid(), 0u);
   }
+  // The agent's next sign of life tells what the host has in use.
+  v1::GetHostRequest get_host;
+  get_host.set_name(smmu_a.substr(0, smmu_a.find("/smmus/")));
+  EXPECT_TRUE(Eventually(10, [&] {
+    const v1::Host host = Ok(&Stub::GetHost, get_host).host();
+    return std::any_of(host.smmus().begin(), host.smmus().end(), [&](const v1::Smmu& smmu) {
+      return smmu.name() == smmu_a && smmu.host_vmids().used() == 1 && smmu.host_vmids().total() > 1;
+    });
+  }));
 
   v1::CreateNestedDomainRequest nested;
   nested.set_viommu("viommus/a");
