@@ -31,7 +31,7 @@ constexpr int kKeepaliveMs = 310'000;
 constexpr int kKeepaliveTimeoutMs = 20'000;
 
 absl::StatusOr<std::string> MethodPath(const Message& request) {
-  for (const char* service_name : {"viommu.v1.FleetService", "viommu.v1.LocalService"}) {
+  for (const char* service_name : {"viommu.v1.FleetService", "viommu.v1.OperationsService", "viommu.v1.LocalService"}) {
     const ServiceDescriptor* service = DescriptorPool::generated_pool()->FindServiceByName(service_name);
     for (int i = 0; service != nullptr && i < service->method_count(); ++i) {
       const MethodDescriptor* method = service->method(i);

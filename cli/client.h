@@ -1,7 +1,7 @@
 // The wire: one channel, calls with deadlines and retries, streams. The only part of the CLI that knows gRPC.
 //
-// A call is told by its request: the method whose input the request's type is, of FleetService or LocalService (each
-// request belongs to exactly one method). Everything here is for one thread.
+// A call is told by its request: the method whose input the request's type is, of FleetService, OperationsService or
+// LocalService (each request belongs to exactly one method). Everything here is for one thread.
 
 #ifndef VIOMMU_CLI_CLIENT_H_
 #define VIOMMU_CLI_CLIENT_H_

@@ -7,6 +7,7 @@
 #include "cli/text.h"
 #include "common/error.h"
 #include "viommu/v1/fleet_service.pb.h"
+#include "viommu/v1/operations_service.pb.h"
 
 namespace viommu::cli {
 namespace {
@@ -63,6 +64,8 @@ std::unique_ptr<Message> ListRequest(Kind kind) {
       return std::make_unique<v1::ListNestedDomainsRequest>();
     case Kind::kHwQueue:
       return std::make_unique<v1::ListHwQueuesRequest>();
+    case Kind::kQuota:
+      return std::make_unique<v1::ListQuotasRequest>();
   }
   return nullptr;
 }
@@ -132,6 +135,8 @@ absl::StatusOr<Fetched> FetchOne(Session& session, Kind kind, const std::string&
     case Kind::kHwQueue:
       return Get<v1::GetHwQueueRequest, v1::GetHwQueueResponse>(session, name,
                                                                 [](auto& r) { return r.mutable_hw_queue(); });
+    case Kind::kQuota:
+      return Get<v1::GetQuotaRequest, v1::GetQuotaResponse>(session, name, [](auto& r) { return r.mutable_quota(); });
   }
   return absl::InternalError("no such kind");
 }

@@ -85,6 +85,11 @@ const std::vector<HintRow>& HintTable() {
         "on the host: viommuctl local objects"}},
       {ERROR_REASON_DEPENDENCY_NOT_READY,
        {"viommuctl describe {resource|NAME}   # what it needs, and how that stands"}},
+      {ERROR_REASON_QUOTA_EXCEEDED,
+       {"viommuctl get viommus --label owner=OWNER   # what could go", "viommuctl set quota OWNER --max-vdevices N"}},
+      {ERROR_REASON_QUOTA_NOT_FOUND, {"viommuctl get quotas"}},
+      {ERROR_REASON_HOST_CONNECTED, {"viommuctl drain {host|HOST}   # then stop its agent, and forget it then"}},
+      {ERROR_REASON_BACKUP_FAILED, {"viommuctl status   # how the store is; the server's log has more"}},
       {ERROR_REASON_NOT_YET_APPLIED,
        {"viommuctl describe {resource|NAME}   # where it stands now",
         "the same with --request-id {request_id|ID} and a longer --timeout   # waits again, changes nothing twice"}},
@@ -169,6 +174,7 @@ void DeriveFacts(Facts& facts) {
         if (word != "owner") AddFact(facts, "viommu", segments[0] + "/" + segments[1]);
         break;
       case Kind::kStage2Domain:
+      case Kind::kQuota:
         break;
     }
   }

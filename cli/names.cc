@@ -26,6 +26,7 @@ constexpr Pattern kPatterns[] = {
     {Kind::kVdevice, "viommus", "vdevices"},
     {Kind::kNestedDomain, "viommus", "nestedDomains"},
     {Kind::kHwQueue, "viommus", "hwQueues"},
+    {Kind::kQuota, "quotas", ""},
 };
 
 const Pattern& PatternOf(Kind kind) {
@@ -50,6 +51,8 @@ std::string Example(Kind kind) {
       return "viommus/v1/nestedDomains/n or v1/n";
     case Kind::kHwQueue:
       return "viommus/v1/hwQueues/0 or v1/0";
+    case Kind::kQuota:
+      return "quotas/acme or acme";
   }
   return "";
 }
@@ -77,6 +80,7 @@ const std::vector<KindInfo>& AllKinds() {
       {Kind::kVdevice, "vdevice", "vdevices", {"vd", "vdev", "vdevs"}},
       {Kind::kNestedDomain, "nesteddomain", "nesteddomains", {"nd", "nested"}},
       {Kind::kHwQueue, "hwqueue", "hwqueues", {"hq", "queue", "queues"}},
+      {Kind::kQuota, "quota", "quotas", {"qu"}},
   };
   return kinds;
 }

@@ -22,7 +22,7 @@
 
 namespace viommu::cli {
 
-enum class Kind { kHost, kSmmu, kDevice, kStage2Domain, kViommu, kVdevice, kNestedDomain, kHwQueue };
+enum class Kind { kHost, kSmmu, kDevice, kStage2Domain, kViommu, kVdevice, kNestedDomain, kHwQueue, kQuota };
 
 struct KindInfo {
   Kind kind;

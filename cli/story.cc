@@ -162,7 +162,8 @@ void TellSmmu(Teller& teller, const v1::Smmu& smmu) {
   teller.Fact("VMIDs",
               fmt::format("{} of {} in use ({} bits)", smmu.vmids().used(), smmu.vmids().total(), smmu.vmid_bits()));
   if (smmu.has_host_vmids()) {
-    teller.Fact("VMIDs on the host", fmt::format("{} of {} in use", smmu.host_vmids().used(), smmu.host_vmids().total()));
+    teller.Fact("VMIDs on the host",
+                fmt::format("{} of {} in use", smmu.host_vmids().used(), smmu.host_vmids().total()));
   }
   teller.Fact("devices", fmt::format("{} of {} assigned", smmu.devices().used(), smmu.devices().total()));
   teller.Fact("StreamIDs", fmt::format("{} bits", smmu.sid_bits()));
@@ -259,6 +260,19 @@ void TellHwQueue(Teller& teller, const v1::HwQueue& queue) {
   teller.HostSays(queue.host());
 }
 
+void TellQuota(Teller& teller, const v1::Quota& quota) {
+  const auto limit = [&](const char* what, bool limited, uint64_t total, uint64_t used) {
+    std::string text = limited ? fmt::format("at most {}", total) : "no limit";
+    if (quota.has_usage()) text += fmt::format(", {} used", used);
+    teller.Fact(what, text, limited && used >= total && quota.has_usage() ? Style::kBusy : Style::kPlain);
+  };
+  limit("viommus", quota.has_max_viommus(), quota.max_viommus(), quota.usage().viommus());
+  limit("vdevices", quota.has_max_vdevices(), quota.max_vdevices(), quota.usage().vdevices());
+  teller.Fact("holds for", quota.has_usage() ? fmt::format("VMs whose stage-2 domains have the label owner={}",
+                                                           LastSegment(quota.name()))
+                                             : "every owner that has no quota of its own");
+}
+
 }  // namespace
 
 std::string StandingOf(const CommonFields& common) {
@@ -307,6 +321,9 @@ absl::StatusOr<Story> TellStory(Session& session, Kind kind, const Fetched& fetc
       break;
     case Kind::kHwQueue:
       TellHwQueue(teller, As<v1::HwQueue>(fetched));
+      break;
+    case Kind::kQuota:
+      TellQuota(teller, As<v1::Quota>(fetched));
       break;
   }
   teller.End(*fetched.resource);

@@ -17,6 +17,7 @@
 #include "server/api/apply_waits.h"
 #include "server/api/fleet_service.h"
 #include "server/api/limits.h"
+#include "server/api/operations_service.h"
 #include "server/api/watch_hub.h"
 #include "server/commit/core.h"
 #include "server/commit/waiters.h"
@@ -31,6 +32,7 @@ namespace viommu::server {
 namespace {
 
 constexpr char kFleetServiceName[] = "viommu.v1.FleetService";
+constexpr char kOperationsServiceName[] = "viommu.v1.OperationsService";
 constexpr char kAgentServiceName[] = "viommu.v1.AgentService";
 
 // How soon the health service says what the store does.
@@ -120,9 +122,15 @@ class Server::Impl {
     committer_.emplace(*core_, CommitterOptions(config_),
                        [this](size_t commands, double seconds) { write_metrics_.OnBatch(commands, seconds); });
     sessions_->Start();
-    fleet_service_.emplace(FleetServiceParts{*committer_, *waits_, *watches_, *sessions_, clock_,
-                                             /*refuse_hosts=*/!config_.tls.tls.ca.empty(),
-                                             static_cast<size_t>(config_.limits_invalidations)});
+    const FleetServiceParts parts{*committer_,
+                                  *waits_,
+                                  *watches_,
+                                  *sessions_,
+                                  clock_,
+                                  /*refuse_hosts=*/!config_.tls.tls.ca.empty(),
+                                  static_cast<size_t>(config_.limits_invalidations)};
+    fleet_service_.emplace(parts);
+    operations_service_.emplace(parts);
     agent_service_.emplace(*sessions_);
 
     AddProcessMetrics(*metrics_, "viommu_server");
@@ -180,6 +188,7 @@ class Server::Impl {
   std::optional<AgentSessions> sessions_;
   std::optional<Committer> committer_;
   std::optional<FleetService> fleet_service_;
+  std::optional<OperationsService> operations_service_;
   std::optional<AgentService> agent_service_;
   std::unique_ptr<GrpcListener> listener_;
   std::unique_ptr<GrpcListener> agents_listener_;  // null: agents come to listener_
@@ -191,9 +200,9 @@ class Server::Impl {
     VIOMMU_ASSIGN_OR_RETURN(options.addresses, ParseAddresses("listen", config_.listen));
     options.transport = config_.tls;
     options.transport_section = "tls";
-    options.services = {&*fleet_service_};
+    options.services = {&*fleet_service_, &*operations_service_};
     options.services.insert(options.services.end(), more_services_.begin(), more_services_.end());
-    options.service_names = {kFleetServiceName};
+    options.service_names = {kFleetServiceName, kOperationsServiceName};
     // More than a request may have: the fleet service refuses what is too long itself, with a reason.
     options.max_receive_message_bytes = kMaxAgentMessageBytes;
     options.metrics_prefix = "viommu_server";
@@ -231,6 +240,7 @@ class Server::Impl {
       if (writable.ok() != serving) {
         serving = writable.ok();
         listener_->SetServing(kFleetServiceName, serving);
+        listener_->SetServing(kOperationsServiceName, serving);
         if (serving) {
           VIOMMU_LOG(kInfo, "store takes writes again", {{"store", store_->Describe()}});
         } else {

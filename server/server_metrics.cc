@@ -32,6 +32,8 @@ size_t StateOf(Kind kind, const google::protobuf::Message& record) {
       return static_cast<size_t>(static_cast<const v1::NestedDomain&>(record).state());
     case Kind::kHwQueue:
       return static_cast<size_t>(static_cast<const v1::HwQueue&>(record).state());
+    case Kind::kQuota:
+      return 0;  // has none
   }
   return 0;
 }

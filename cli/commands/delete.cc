@@ -7,6 +7,7 @@
 #include "cli/session.h"
 #include "cli/show.h"
 #include "cli/text.h"
+#include "viommu/v1/operations_service.pb.h"
 
 namespace viommu::cli {
 namespace {
@@ -56,6 +57,11 @@ absl::StatusOr<ExitCode> DeleteNamed(Session& session, Kind kind, const std::str
                             (DeleteOne<v1::DeleteHwQueueRequest, v1::DeleteHwQueueResponse>(session, name, cascade)));
     return ShowChange(session, kind, {&response.hw_queue()}, done, response.revision());
   }
+  if (kind == Kind::kQuota) {
+    VIOMMU_ASSIGN_OR_RETURN(const auto response,
+                            (DeleteOne<v1::DeleteQuotaRequest, v1::DeleteQuotaResponse>(session, name, cascade)));
+    return ShowChange(session, kind, {&response.quota()}, "deleted", response.revision());
+  }
   VIOMMU_ASSIGN_OR_RETURN(
       const auto response,
       (DeleteOne<v1::DeleteNestedDomainRequest, v1::DeleteNestedDomainResponse>(session, name, cascade)));
@@ -73,6 +79,9 @@ absl::StatusOr<ExitCode> Delete(Session& session, const DeleteArguments& argumen
       break;
     case Kind::kHwQueue:
       if (arguments.cascade) return UsageError("--cascade: nothing is below a hardware queue");
+      break;
+    case Kind::kQuota:
+      if (arguments.cascade) return UsageError("--cascade: nothing is below a quota; what its owner has stays");
       break;
     case Kind::kVdevice:
       return UsageError(fmt::format("a vdevice is taken out with: viommuctl unset vdev-id {}",
@@ -99,7 +108,7 @@ void DeclareDelete(Command& root) {
   const auto arguments = std::make_shared<DeleteArguments>();
   Values names;
   names.names_of_kind_before = true;
-  root.Sub("delete", "Delete stage-2 domains, viommus, nested domains and hardware queues")
+  root.Sub("delete", "Delete stage-2 domains, viommus, nested domains, hardware queues and quotas")
       .Changes()
       .Details(
           "Asks before it deletes; without a terminal it needs --yes. What a deleted thing holds (devices, VMIDs) is "

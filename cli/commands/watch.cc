@@ -53,6 +53,8 @@ absl::StatusOr<v1::ResourceKind> WatchKind(Kind kind) {
       return v1::RESOURCE_KIND_NESTED_DOMAIN;
     case Kind::kHwQueue:
       return v1::RESOURCE_KIND_HW_QUEUE;
+    case Kind::kQuota:
+      return v1::RESOURCE_KIND_QUOTA;
     case Kind::kSmmu:
       break;
   }

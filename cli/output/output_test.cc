@@ -128,7 +128,8 @@ TEST(Document, HasEveryScalarInTheOrderOfTheApi) {
   "streamId": 256,
   "host": "",
   "vm": "web-1",
-  "nestedDomain": ""
+  "nestedDomain": "",
+  "owner": ""
 }
 )");
 }

@@ -268,6 +268,26 @@ std::vector<View> HwQueueViews(WallTime now) {
   };
 }
 
+std::string LimitCell(bool limited, uint64_t total) { return limited ? std::to_string(total) : "-"; }
+
+std::vector<View> QuotaViews(WallTime now) {
+  using v1::Quota;
+  return {
+      Name(),
+      Make<Quota>(
+          "VIOMMUS", [](const Quota& q) { return Cell(std::to_string(q.usage().viommus())); }, true, Align::kRight),
+      Make<Quota>(
+          "MAX-VIOMMUS", [](const Quota& q) { return Cell(LimitCell(q.has_max_viommus(), q.max_viommus())); }, true,
+          Align::kRight),
+      Make<Quota>(
+          "VDEVICES", [](const Quota& q) { return Cell(std::to_string(q.usage().vdevices())); }, true, Align::kRight),
+      Make<Quota>(
+          "MAX-VDEVICES", [](const Quota& q) { return Cell(LimitCell(q.has_max_vdevices(), q.max_vdevices())); }, true,
+          Align::kRight),
+      Age(now),
+  };
+}
+
 std::vector<View> ViewsOf(Kind kind, WallTime now) {
   switch (kind) {
     case Kind::kHost:
@@ -286,6 +306,8 @@ std::vector<View> ViewsOf(Kind kind, WallTime now) {
       return NestedDomainViews(now);
     case Kind::kHwQueue:
       return HwQueueViews(now);
+    case Kind::kQuota:
+      return QuotaViews(now);
   }
   return {};
 }

@@ -4,15 +4,6 @@
 #include "server/api/mutation.h"
 
 namespace viommu::server {
-namespace {
-
-template <typename Request, typename Response>
-grpc::ServerUnaryReactor* Mutate(const FleetServiceParts& parts, grpc::CallbackServerContext* context,
-                                 const Request* request, Response* response) {
-  return Mutation<Request, Response>::Start(parts, context, request, response);
-}
-
-}  // namespace
 
 grpc::ServerUnaryReactor* FleetService::CordonHost(Context* context, const v1::CordonHostRequest* request,
                                                    v1::CordonHostResponse* response) {

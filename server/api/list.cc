@@ -348,4 +348,14 @@ absl::Status List(const CommitCore& core, const v1::ListHwQueuesRequest& request
       [](v1::ListHwQueuesResponse* to, const v1::HwQueue& queue) { *to->add_hw_queues() = queue; });
 }
 
+absl::Status List(const CommitCore& core, const v1::ListQuotasRequest& request, v1::ListQuotasResponse* response,
+                  const ListLimits& limits) {
+  return ReadPage<v1::Quota>(
+      core, request, response, limits, [](const View&) { return PlanAll(); },
+      [](const View& view, const std::shared_ptr<const v1::Quota>& quota) {
+        return std::make_shared<const v1::Quota>(WithUsage(*quota, view));
+      },
+      [](v1::ListQuotasResponse* to, const v1::Quota& quota) { *to->add_quotas() = quota; });
+}
+
 }  // namespace viommu::server

@@ -15,6 +15,7 @@
 #include "server/api/limits.h"
 #include "server/commit/core.h"
 #include "viommu/v1/fleet_service.pb.h"
+#include "viommu/v1/operations_service.pb.h"
 
 namespace viommu::server {
 
@@ -38,6 +39,8 @@ absl::Status List(const CommitCore& core, const v1::ListVdevicesRequest& request
 absl::Status List(const CommitCore& core, const v1::ListNestedDomainsRequest& request,
                   v1::ListNestedDomainsResponse* response, const ListLimits& limits = {});
 absl::Status List(const CommitCore& core, const v1::ListHwQueuesRequest& request, v1::ListHwQueuesResponse* response,
+                  const ListLimits& limits = {});
+absl::Status List(const CommitCore& core, const v1::ListQuotasRequest& request, v1::ListQuotasResponse* response,
                   const ListLimits& limits = {});
 
 }  // namespace viommu::server

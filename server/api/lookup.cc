@@ -43,6 +43,9 @@ KindWords Words(Kind kind) {
     case Kind::kHwQueue:
       return {"viommus/{viommu}/hwQueues/{index}", "viommu.v1.HwQueue", "hardware queue",
               "ListHwQueues shows those there are", v1::ERROR_REASON_HW_QUEUE_NOT_FOUND};
+    case Kind::kQuota:
+      return {"quotas/{owner}", "viommu.v1.Quota", "quota", "ListQuotas shows those there are",
+              v1::ERROR_REASON_QUOTA_NOT_FOUND};
   }
   return {};
 }

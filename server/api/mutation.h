@@ -44,6 +44,8 @@ void VisitResources(Response& response, Visit visit) {
     visit(*response.mutable_viommu());
   } else if constexpr (requires { response.mutable_stage2_domain(); }) {
     visit(*response.mutable_stage2_domain());
+  } else if constexpr (requires { response.mutable_quota(); }) {
+    visit(*response.mutable_quota());
   } else {
     visit(*response.mutable_host());
   }
@@ -218,6 +220,13 @@ class Mutation final : public Command {
   bool waiting_ = false;  // has given its place to Start
   MonotonicTime deadline_;
 };
+
+// What a method of a service that changes the record returns.
+template <typename Request, typename Response>
+grpc::ServerUnaryReactor* Mutate(const FleetServiceParts& parts, grpc::CallbackServerContext* context,
+                                 const Request* request, Response* response) {
+  return Mutation<Request, Response>::Start(parts, context, request, response);
+}
 
 }  // namespace viommu::server
 

@@ -51,6 +51,10 @@ Facts FactsOf(Kind kind, const google::protobuf::Message& record) {
       return FactsAs<v1::NestedDomain>(record);
     case Kind::kHwQueue:
       return FactsAs<v1::HwQueue>(record);
+    case Kind::kQuota: {
+      static const auto& none = *new Labels;
+      return {&none, nullptr};
+    }
   }
   return {};
 }
@@ -69,6 +73,8 @@ ScanPlan PlanForHost(const View& view, Kind kind, const std::string& host) {
     case Kind::kNestedDomain:
     case Kind::kHwQueue:
       break;
+    case Kind::kQuota:
+      return PlanNames({});  // on no host
   }
   auto viommus = ViommusOfHost(view, host);
   if (!viommus.has_value()) return PlanAll();

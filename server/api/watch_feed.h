@@ -32,6 +32,7 @@ class WatchFeed {
     kMessage,  // a message to send
     kIdle,     // nothing to send until there is another commit, or the time for a progress mark
     kBusy,     // nothing yet: looked at a chunk of records or at kWatchScanSets change sets; go on, after others
+    kEnd,      // nothing more will come; watches of the record never end by themselves
   };
 
   // `core` must outlive the feed. `place`, among the watches that read what is there, is let go once that is done.

@@ -45,6 +45,8 @@ bool Relabelled(const Change& change) {
       return !SameLabels<v1::NestedDomain>(*change.before, *change.after);
     case Kind::kHwQueue:
       return !SameLabels<v1::HwQueue>(*change.before, *change.after);
+    case Kind::kQuota:
+      return false;  // has none
   }
   return false;
 }

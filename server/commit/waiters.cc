@@ -27,6 +27,7 @@ bool Settled(Kind kind, const google::protobuf::Message& record, int64_t generat
       return Answered(static_cast<const v1::HwQueue&>(record), generation);
     case Kind::kHost:
     case Kind::kDevice:
+    case Kind::kQuota:
       return true;  // nothing is asked of the host
   }
   return true;

@@ -207,6 +207,7 @@ class History {
         return Sent(static_cast<const v1::HwQueue&>(*change.after));
       case Kind::kHost:
       case Kind::kDevice:
+      case Kind::kQuota:
         return;
     }
   }

@@ -279,6 +279,7 @@ absl::Status SetCordoned(const View& view, const std::string& name, const std::s
   answer = *present;
   if (present->cordoned() != cordoned) {
     answer.set_cordoned(cordoned);
+    if (!cordoned) answer.clear_drain();
     DesireSettled(answer, context);
     draft.Put(answer);
   }

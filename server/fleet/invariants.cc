@@ -68,7 +68,8 @@ class Checker {
     VIOMMU_RETURN_IF_ERROR(ForEach<v1::Vdevice>(view_, [this](const auto& record) { return CheckVdevice(record); }));
     VIOMMU_RETURN_IF_ERROR(
         ForEach<v1::NestedDomain>(view_, [this](const auto& record) { return CheckNested(record); }));
-    return ForEach<v1::HwQueue>(view_, [this](const auto& record) { return CheckHwQueue(record); });
+    VIOMMU_RETURN_IF_ERROR(ForEach<v1::HwQueue>(view_, [this](const auto& record) { return CheckHwQueue(record); }));
+    return ForEach<v1::Quota>(view_, [](const v1::Quota&) { return absl::OkStatus(); });
   }
 
  private:

@@ -16,6 +16,7 @@ constexpr std::string_view kViommus = "viommus/";
 constexpr std::string_view kVdevices = "/vdevices/";
 constexpr std::string_view kNestedDomains = "/nestedDomains/";
 constexpr std::string_view kHwQueues = "/hwQueues/";
+constexpr std::string_view kQuotas = "quotas/";
 
 bool IsLower(char c) { return c >= 'a' && c <= 'z'; }
 bool IsDigit(char c) { return c >= '0' && c <= '9'; }
@@ -82,6 +83,8 @@ bool IsId(std::string_view text) {
          std::all_of(text.begin(), text.end(), [](char c) { return IsLower(c) || IsDigit(c) || c == '-'; });
 }
 
+bool IsOwner(std::string_view text) { return IsSmmuId(text); }
+
 bool IsHostName(std::string_view name) { return Is(name, kHosts, IsHostId); }
 bool IsSmmuName(std::string_view name) { return Is(name, kHosts, IsHostId, kSmmus, IsSmmuId); }
 bool IsDeviceName(std::string_view name) { return Is(name, kHosts, IsHostId, kDevices, IsPciAddress); }
@@ -90,6 +93,7 @@ bool IsViommuName(std::string_view name) { return Is(name, kViommus, IsId); }
 bool IsVdeviceName(std::string_view name) { return Is(name, kViommus, IsId, kVdevices, IsDecimal); }
 bool IsNestedDomainName(std::string_view name) { return Is(name, kViommus, IsId, kNestedDomains, IsId); }
 bool IsHwQueueName(std::string_view name) { return Is(name, kViommus, IsId, kHwQueues, IsDecimal); }
+bool IsQuotaName(std::string_view name) { return Is(name, kQuotas, IsOwner); }
 
 std::optional<Kind> KindOfName(std::string_view name) {
   if (IsVdeviceName(name)) return Kind::kVdevice;
@@ -99,6 +103,7 @@ std::optional<Kind> KindOfName(std::string_view name) {
   if (IsStage2DomainName(name)) return Kind::kStage2Domain;
   if (IsDeviceName(name)) return Kind::kDevice;
   if (IsHostName(name)) return Kind::kHost;
+  if (IsQuotaName(name)) return Kind::kQuota;
   return std::nullopt;
 }
 
@@ -125,5 +130,6 @@ std::string NestedDomainName(std::string_view viommu, std::string_view id) {
 std::string HwQueueName(std::string_view viommu, uint32_t index) {
   return fmt::format("{}{}{}", viommu, kHwQueues, index);
 }
+std::string QuotaName(std::string_view owner) { return fmt::format("{}{}", kQuotas, owner); }
 
 }  // namespace viommu::server

@@ -9,6 +9,7 @@
 //   viommus/{id}/vdevices/{vdev_id}             decimal, no leading zeros
 //   viommus/{id}/nestedDomains/{id}
 //   viommus/{id}/hwQueues/{index}               decimal, no leading zeros
+//   quotas/{owner}                              see IsOwner
 //
 // Functions that take a name apart answer nothing (empty) when it has not exactly that form.
 
@@ -31,6 +32,9 @@ inline constexpr int kMaxSmmuIdBytes = 63;   // length of an SMMU's id
 // An id that a caller may choose: lowercase letters, digits, hyphens; at most 63; begins with a letter.
 bool IsId(std::string_view text);
 
+// The owner of VMs, as the label "owner" of a stage-2 domain names it: letters, digits, '-', '_', '.', ':'; at most 63.
+bool IsOwner(std::string_view text);
+
 bool IsHostName(std::string_view name);
 bool IsSmmuName(std::string_view name);
 bool IsDeviceName(std::string_view name);
@@ -39,6 +43,7 @@ bool IsViommuName(std::string_view name);
 bool IsVdeviceName(std::string_view name);
 bool IsNestedDomainName(std::string_view name);
 bool IsHwQueueName(std::string_view name);
+bool IsQuotaName(std::string_view name);
 
 // The kind of record that a name belongs to.
 std::optional<Kind> KindOfName(std::string_view name);
@@ -57,6 +62,7 @@ std::string ViommuName(std::string_view id);
 std::string VdeviceName(std::string_view viommu, uint64_t vdev_id);
 std::string NestedDomainName(std::string_view viommu, std::string_view id);
 std::string HwQueueName(std::string_view viommu, uint32_t index);
+std::string QuotaName(std::string_view owner);
 
 }  // namespace viommu::server
 

@@ -20,7 +20,10 @@ constexpr KindWords kWords[] = {
      v1::ERROR_REASON_NESTED_DOMAIN_NOT_FOUND},
     {"viommu.v1.HwQueue", "hardware queue", "viommus/{viommu}/hwQueues/{index}", IsHwQueueName,
      v1::ERROR_REASON_HW_QUEUE_NOT_FOUND},
+    {"viommu.v1.Quota", "quota", "quotas/{owner}", IsQuotaName, v1::ERROR_REASON_QUOTA_NOT_FOUND},
 };
+
+constexpr uint32_t kCmdqvVdevIdBits = 20;  // what the matching registers of CMDQV hold
 
 constexpr size_t kMaxShownBytes = 80;  // of a malformed text in an error
 
@@ -178,6 +181,29 @@ absl::Status CheckVmidFree(const View& view, const v1::Host& host, const v1::Smm
       .Meta("smmu", smmu.name())
       .Meta("used", std::to_string(used))
       .Meta("total", std::to_string(total));
+}
+
+absl::Status CheckInterfaceFree(const View& view, const v1::Smmu& smmu) {
+  if (!smmu.has_hw_queue()) {
+    return Refusal(v1::ERROR_REASON_SMMU_INCAPABLE, smmu.name(),
+                   "{} has no hardware queues for guests, so there can be no TEGRA241_CMDQV viommu on it; use the type "
+                   "ARM_SMMUV3 or another SMMU",
+                   smmu.name())
+        .Meta("smmu", smmu.name());
+  }
+  const int64_t used = view.Count(Relation::kSmmuHwQueueViommus, smmu.name());
+  const int64_t total = smmu.hw_queue().interfaces();
+  if (used < total) return absl::OkStatus();
+  return Error(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_HW_QUEUE_EXHAUSTED)
+      .Message("all hardware queue interfaces of {} are taken ({} of {}); use the type ARM_SMMUV3 or another SMMU",
+               smmu.name(), used, total)
+      .Meta("smmu", smmu.name())
+      .Meta("used", std::to_string(used))
+      .Meta("total", std::to_string(total));
+}
+
+uint32_t VdevIdBits(v1::ViommuType type, const v1::Smmu& smmu) {
+  return type == v1::VIOMMU_TYPE_TEGRA241_CMDQV ? std::min(smmu.sid_bits(), kCmdqvVdevIdBits) : smmu.sid_bits();
 }
 
 absl::Status CheckCanNest(const v1::Smmu& smmu) {

@@ -97,6 +97,12 @@ int64_t UsedVmids(const View& view, const v1::Host& host, const std::string& smm
 // Refuses what takes a VMID when all of them are taken.
 absl::Status CheckVmidFree(const View& view, const v1::Host& host, const v1::Smmu& smmu);
 
+// Refuses a viommu with hardware queues where there are none, or no interface for it is left.
+absl::Status CheckInterfaceFree(const View& view, const v1::Smmu& smmu);
+
+// Width of the vdev_ids that a viommu of that type can have.
+uint32_t VdevIdBits(v1::ViommuType type, const v1::Smmu& smmu);
+
 // Whether an SMMU can run a guest's stage 1 on the host's stage 2.
 absl::Status CheckCanNest(const v1::Smmu& smmu);
 

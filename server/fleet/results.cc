@@ -116,6 +116,7 @@ absl::Status JudgeItem(const std::string& host, const v1::ItemResult& result, co
       return JudgeResult(host, result, draft.Find<v1::HwQueue>(result.name()), context, draft);
     case Kind::kHost:
     case Kind::kDevice:
+    case Kind::kQuota:
       break;  // nothing is asked of hosts about these
   }
   return absl::OkStatus();

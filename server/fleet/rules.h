@@ -3,9 +3,9 @@
 // Pure functions from (request, view) to (changes in a draft, answer) or an error. No I/O, threads, clock, randomness
 // or gRPC: time and uids come in through the Context. On an error the draft is to be thrown away.
 //
-// One overload of Judge for each mutating method of the fleet service; the request is the command. Limits and formats
-// of fields are checked here as well, so that there is one place for them. request_id, validate_only and wait are not
-// the rules' business (server/commit, server/api).
+// One overload of Judge for each mutating method of the fleet and operations services; the request is the command.
+// Limits and formats of fields are checked here as well, so that there is one place for them. request_id, validate_only
+// and wait are not the rules' business (server/commit, server/api).
 
 #ifndef VIOMMU_SERVER_FLEET_RULES_H_
 #define VIOMMU_SERVER_FLEET_RULES_H_
@@ -24,6 +24,7 @@
 #include "viommu/v1/agent_service.pb.h"
 #include "viommu/v1/errors.pb.h"
 #include "viommu/v1/fleet_service.pb.h"
+#include "viommu/v1/operations_service.pb.h"
 
 namespace viommu::server {
 
@@ -39,6 +40,7 @@ inline constexpr int kMaxHostCapabilities = 256;      // capabilities of a host
 inline constexpr size_t kMaxReportedTextBytes = 255;  // of one text in a hello, such as a capability's value
 inline constexpr size_t kMaxReasonBytes = 4096;       // of the message in a state's reason; what is longer is cut
 inline constexpr int kMaxCascadeRecords = 65536;      // records that one deletion changes
+inline constexpr int kMaxDrainHours = 30 * 24;        // until a drain's deadline
 
 struct Context {
   google::protobuf::Timestamp now;
@@ -66,6 +68,15 @@ absl::StatusOr<v1::DeleteNestedDomainResponse> Judge(const v1::DeleteNestedDomai
 absl::StatusOr<v1::CreateHwQueueResponse> Judge(const v1::CreateHwQueueRequest&, const Context&, Draft&);
 absl::StatusOr<v1::DeleteHwQueueResponse> Judge(const v1::DeleteHwQueueRequest&, const Context&, Draft&);
 
+// --- What callers of the operations service ask for; likewise.
+
+absl::StatusOr<v1::DrainHostResponse> Judge(const v1::DrainHostRequest&, const Context&, Draft&);
+absl::StatusOr<v1::AbortDrainResponse> Judge(const v1::AbortDrainRequest&, const Context&, Draft&);
+absl::StatusOr<v1::EvictHostResponse> Judge(const v1::EvictHostRequest&, const Context&, Draft&);
+absl::StatusOr<v1::ForgetHostResponse> Judge(const v1::ForgetHostRequest&, const Context&, Draft&);
+absl::StatusOr<v1::SetQuotaResponse> Judge(const v1::SetQuotaRequest&, const Context&, Draft&);
+absl::StatusOr<v1::DeleteQuotaResponse> Judge(const v1::DeleteQuotaRequest&, const Context&, Draft&);
+
 // --- What comes from the host's side.
 
 // An agent said hello: records the host and its devices as it reports them. Devices that are gone and hold nothing are
@@ -88,6 +99,9 @@ absl::Status JudgeResults(const std::string& host, const v1::Results& results, c
 
 // The host with the budgets of its SMMUs filled in.
 v1::Host WithBudgets(const v1::Host& host, const View& view);
+
+// The quota with what its owner has filled in.
+v1::Quota WithUsage(const v1::Quota& quota, const View& view);
 
 // Checks everything that must hold between the records (used when a store is opened, and by tests): the first broken
 // promise as an error that names the records.

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "server/fleet/deletion.h"
+#include "server/fleet/quota.h"
 #include "server/fleet/record.h"
 #include "server/fleet/rules.h"
 
@@ -42,6 +43,7 @@ absl::StatusOr<v1::CreateStage2DomainResponse> Judge(const v1::CreateStage2Domai
   const v1::Stage2Domain& asked = request.stage2_domain();
   VIOMMU_RETURN_IF_ERROR(CheckVm("stage2_domain.vm", asked.vm()));
   VIOMMU_RETURN_IF_ERROR(CheckLabels("stage2_domain.labels", asked.labels()));
+  VIOMMU_RETURN_IF_ERROR(CheckOwnerLabel("stage2_domain.labels", asked.labels()));
   VIOMMU_ASSIGN_OR_RETURN(const auto host, Get<v1::Host>(draft, "stage2_domain.host", asked.host()));
   VIOMMU_RETURN_IF_ERROR(CheckNotCordoned(*host));
 

@@ -21,7 +21,7 @@ auto Begin(const Container& records, const std::string& prefix, const std::strin
   return after < prefix ? records.lower_bound(std::string_view(prefix)) : records.upper_bound(std::string_view(after));
 }
 
-// A record is in few relations: at most three at a time.
+// A record is in few relations: at most four at a time.
 struct Edge {
   Relation relation;
   std::string parent;
@@ -51,6 +51,7 @@ void ForEachEdge(Kind kind, const google::protobuf::Message& record,
     case Kind::kHost:
     case Kind::kNestedDomain:
     case Kind::kHwQueue:
+    case Kind::kQuota:
       return;
     case Kind::kDevice: {
       const auto& device = static_cast<const v1::Device&>(record);
@@ -69,6 +70,7 @@ void ForEachEdge(Kind kind, const google::protobuf::Message& record,
       visit(Relation::kSmmuViommus, viommu.smmu());
       visit(Relation::kStage2Viommus, viommu.stage2_domain());
       if (viommu.type() == v1::VIOMMU_TYPE_TEGRA241_CMDQV) visit(Relation::kSmmuHwQueueViommus, viommu.smmu());
+      if (!viommu.owner().empty()) visit(Relation::kOwnerViommus, viommu.owner());
       return;
     }
     case Kind::kVdevice: {
@@ -77,6 +79,7 @@ void ForEachEdge(Kind kind, const google::protobuf::Message& record,
       if (vdevice.has_previous_vdev_id()) {
         visit(Relation::kReservedNames, VdeviceName(vdevice.viommu(), vdevice.previous_vdev_id()));
       }
+      if (!vdevice.owner().empty()) visit(Relation::kOwnerVdevices, vdevice.owner());
       return;
     }
   }

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "server/fleet/deletion.h"
+#include "server/fleet/quota.h"
 #include "server/fleet/record.h"
 #include "server/fleet/rules.h"
 
@@ -13,7 +14,6 @@ namespace viommu::server {
 namespace {
 
 constexpr uint64_t kVdevIdEnd = uint64_t{1} << 32;  // commands and events carry 32 bits
-constexpr uint32_t kCmdqvVdevIdBits = 20;           // what the matching registers of CMDQV hold
 
 // Where a vdev_id is to be set: everything that is the same for all devices of a viommu.
 struct Target {
@@ -59,9 +59,8 @@ absl::Status CheckVdevId(const Target& target, const std::string& field, uint64_
         .Meta("vdev_id", std::to_string(vdev_id))
         .Field(field, what);
   }
-  const bool cmdqv = target.viommu->type() == v1::VIOMMU_TYPE_TEGRA241_CMDQV;
   const uint32_t sid_bits = target.smmu->sid_bits();
-  const uint32_t bits = cmdqv ? std::min(sid_bits, kCmdqvVdevIdBits) : sid_bits;
+  const uint32_t bits = VdevIdBits(target.viommu->type(), *target.smmu);
   if (vdev_id >> bits == 0) return absl::OkStatus();
   const std::string what = fmt::format(
       "{} is wider than the {} bits of {}; choose a vdev_id below {}", vdev_id, bits,
@@ -169,6 +168,7 @@ absl::StatusOr<v1::Vdevice> Assign(const Target& target, const Wanted& wanted, c
   const std::string name = VdeviceName(viommu.name(), wanted.vdev_id);
   VIOMMU_RETURN_IF_ERROR(CheckNameFree(draft, vdev_id_field, name, wanted.vdev_id));
   VIOMMU_RETURN_IF_ERROR(CheckSidSlotFree(draft, target));
+  VIOMMU_RETURN_IF_ERROR(CheckVdeviceQuota(draft, viommu.owner()));
 
   v1::Vdevice vdevice;
   vdevice.set_name(name);
@@ -179,6 +179,7 @@ absl::StatusOr<v1::Vdevice> Assign(const Target& target, const Wanted& wanted, c
   vdevice.set_stream_id(found->stream_id());
   vdevice.set_host(viommu.host());
   vdevice.set_vm(viommu.vm());
+  vdevice.set_owner(viommu.owner());
   Begin(vdevice, context);
   Desire(vdevice, v1::STATE_PENDING, context);
   draft.Put(vdevice);

@@ -26,6 +26,8 @@ decltype(auto) Visit(Kind kind, const google::protobuf::Message& record, F&& f) 
       return f(static_cast<const v1::NestedDomain&>(record));
     case Kind::kHwQueue:
       return f(static_cast<const v1::HwQueue&>(record));
+    case Kind::kQuota:
+      return f(static_cast<const v1::Quota&>(record));
   }
   BrokenInvariant(fmt::format("there is no kind {} of records", static_cast<int>(kind)));
 }
@@ -43,6 +45,7 @@ std::string HostOfRecord(const v1::Device& device) {
   const size_t end = device.name().find('/', device.name().find('/') + 1);
   return device.name().substr(0, end);
 }
+std::string HostOfRecord(const v1::Quota& /*quota*/) { return ""; }
 template <typename T>
 std::string HostOfRecord(const T& record) {
   return record.host();
@@ -66,6 +69,8 @@ std::string_view KindName(Kind kind) {
       return "nestedDomains";
     case Kind::kHwQueue:
       return "hwQueues";
+    case Kind::kQuota:
+      return "quotas";
   }
   return "unknown";
 }
@@ -121,6 +126,9 @@ v1::Resource ToResource(Kind kind, const google::protobuf::Message& record) {
     case Kind::kHwQueue:
       *resource.mutable_hw_queue() = static_cast<const v1::HwQueue&>(record);
       break;
+    case Kind::kQuota:
+      *resource.mutable_quota() = static_cast<const v1::Quota&>(record);
+      break;
   }
   return resource;
 }
@@ -141,6 +149,8 @@ RecordPtr ParseRecord(Kind kind, std::string_view bytes) {
       return Parse<v1::NestedDomain>(bytes);
     case Kind::kHwQueue:
       return Parse<v1::HwQueue>(bytes);
+    case Kind::kQuota:
+      return Parse<v1::Quota>(bytes);
   }
   return nullptr;
 }

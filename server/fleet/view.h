@@ -35,9 +35,10 @@ enum class Kind : uint8_t {
   kVdevice = 5,
   kNestedDomain = 6,
   kHwQueue = 7,
+  kQuota = 8,
 };
 inline constexpr Kind kKinds[] = {Kind::kHost,    Kind::kDevice,       Kind::kStage2Domain, Kind::kViommu,
-                                  Kind::kVdevice, Kind::kNestedDomain, Kind::kHwQueue};
+                                  Kind::kVdevice, Kind::kNestedDomain, Kind::kHwQueue,      Kind::kQuota};
 
 template <typename T>
 struct KindOf;
@@ -69,6 +70,10 @@ template <>
 struct KindOf<v1::HwQueue> {
   static constexpr Kind value = Kind::kHwQueue;
 };
+template <>
+struct KindOf<v1::Quota> {
+  static constexpr Kind value = Kind::kQuota;
+};
 
 // "hosts", "devices", "stage2Domains", …: for messages and metrics.
 std::string_view KindName(Kind kind);
@@ -88,13 +93,13 @@ enum class Relation : uint8_t {
   kReservedNames,       // name a vdevice had before a rebind that is not confirmed -> its present name
   kSmmuDevices,         // SMMU -> devices behind it; counted only
   kSmmuTakenDevices,    // SMMU -> devices behind it that a vdevice holds; counted only
+  kOwnerViommus,        // owner -> viommus that count against its quota; counted only
+  kOwnerVdevices,       // owner -> vdevices that count against its quota; counted only
 };
-inline constexpr size_t kRelations = 9;
+inline constexpr size_t kRelations = 11;
 
-// Relations of which only Count is kept: there are as many children as devices in the fleet.
-constexpr bool IsCountedOnly(Relation relation) {
-  return relation == Relation::kSmmuDevices || relation == Relation::kSmmuTakenDevices;
-}
+// Relations of which only Count is kept: there may be as many children as devices in the fleet.
+constexpr bool IsCountedOnly(Relation relation) { return relation >= Relation::kSmmuDevices; }
 
 class View {
  public:
@@ -146,7 +151,7 @@ struct ChangeSet {
   std::vector<Change> changes;
 };
 
-// hosts/{host} that a record lives on.
+// hosts/{host} that a record lives on; empty for a quota.
 std::string HostOf(Kind kind, const google::protobuf::Message& record);
 
 // The common fields, whatever the kind.

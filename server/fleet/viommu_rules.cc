@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "server/fleet/deletion.h"
+#include "server/fleet/quota.h"
 #include "server/fleet/record.h"
 #include "server/fleet/rules.h"
 
@@ -28,26 +29,6 @@ absl::Status CheckStage2(const v1::Stage2Domain& stage2, const v1::Host& host, c
       .Meta("stage2_domain", stage2.name())
       .Meta("stage2_smmu", stage2.smmu())
       .Meta("smmu", smmu.name());
-}
-
-// A viommu with hardware queues takes one of the SMMU's interfaces.
-absl::Status CheckInterfaceFree(const View& view, const v1::Smmu& smmu) {
-  if (!smmu.has_hw_queue()) {
-    return Refusal(v1::ERROR_REASON_SMMU_INCAPABLE, smmu.name(),
-                   "{} has no hardware queues for guests, so there can be no TEGRA241_CMDQV viommu on it; use the type "
-                   "ARM_SMMUV3 or another SMMU",
-                   smmu.name())
-        .Meta("smmu", smmu.name());
-  }
-  const int64_t used = view.Count(Relation::kSmmuHwQueueViommus, smmu.name());
-  const int64_t total = smmu.hw_queue().interfaces();
-  if (used < total) return absl::OkStatus();
-  return Error(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_HW_QUEUE_EXHAUSTED)
-      .Message("all hardware queue interfaces of {} are taken ({} of {}); use the type ARM_SMMUV3 or another SMMU",
-               smmu.name(), used, total)
-      .Meta("smmu", smmu.name())
-      .Meta("used", std::to_string(used))
-      .Meta("total", std::to_string(total));
 }
 
 }  // namespace
@@ -78,6 +59,8 @@ absl::StatusOr<v1::CreateViommuResponse> Judge(const v1::CreateViommuRequest& re
   VIOMMU_RETURN_IF_ERROR(CheckCanNest(*smmu));
   const bool hw_queue = asked.type() == v1::VIOMMU_TYPE_TEGRA241_CMDQV;
   if (hw_queue) VIOMMU_RETURN_IF_ERROR(CheckInterfaceFree(draft, *smmu));
+  const std::string& owner = OwnerOf(*stage2);
+  VIOMMU_RETURN_IF_ERROR(CheckViommuQuota(draft, owner));
   // Where stage 2 belongs to one SMMU, it has brought the VMID along.
   if (host->stage2_sharing() != v1::STAGE2_SHARING_PER_SMMU) {
     VIOMMU_RETURN_IF_ERROR(CheckVmidFree(draft, *host, *smmu));
@@ -91,6 +74,7 @@ absl::StatusOr<v1::CreateViommuResponse> Judge(const v1::CreateViommuRequest& re
   viommu.set_type(hw_queue ? v1::VIOMMU_TYPE_TEGRA241_CMDQV : v1::VIOMMU_TYPE_ARM_SMMUV3);
   viommu.set_host(host->name());
   viommu.set_vm(stage2->vm());
+  viommu.set_owner(owner);
   Begin(viommu, context);
   Desire(viommu, v1::STATE_PENDING, context);
   v1::CreateViommuResponse response;

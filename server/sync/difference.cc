@@ -24,6 +24,7 @@ int Rank(Kind kind) {
       return 4;
     case Kind::kHost:
     case Kind::kDevice:
+    case Kind::kQuota:
       break;
   }
   return 5;
@@ -57,6 +58,7 @@ Standing StandingOf(Kind kind, const google::protobuf::Message& record) {
       return StandingAs<v1::HwQueue>(record);
     case Kind::kHost:
     case Kind::kDevice:
+    case Kind::kQuota:
       break;
   }
   return {};

@@ -70,6 +70,8 @@ void SessionCore::Heard(std::unique_ptr<v1::ConnectRequest> message, MonotonicTi
       return HeardHeartbeat(std::move(*message->mutable_heartbeat()));
     case v1::ConnectRequest::kInvalidateReply:
       return HeardReply(std::move(*message->mutable_invalidate_reply()));
+    case v1::ConnectRequest::kInspectReply:
+      return;  // nobody asked, or the asker is gone
     case v1::ConnectRequest::KIND_NOT_SET:
       return Violation("a message without content");
   }

@@ -214,8 +214,8 @@ class SessionCore {
   int64_t nonce_ = 0;             // of the last Desired
   int64_t last_items_nonce_ = 0;  // of the last one with items
   int64_t answered_nonce_ = 0;
-  int64_t claimed_ = 0;  // the agent was told that it has everything up to this revision
-  std::vector<std::string> smmus_;     // as the hello named them, ordered
+  int64_t claimed_ = 0;             // the agent was told that it has everything up to this revision
+  std::vector<std::string> smmus_;  // as the hello named them, ordered
   std::vector<v1::SmmuUsage> usage_;
   int64_t settled_ = 0;  // all that concerns it up to this revision is answered
   // Once this nonce is answered, all up to this revision is; 0: none under way.
