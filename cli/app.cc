@@ -137,6 +137,8 @@ std::unique_ptr<Command> MakeCommands() {
   DeclareInvalidate(*root);
   DeclareWatch(*root);
   DeclareCordon(*root);
+  DeclareHosts(*root);
+  DeclarePlan(*root);
   DeclareStatus(*root);
   DeclareLocal(*root);
   DeclareDebug(*root);

@@ -17,6 +17,7 @@
 
 #include "cli/app.h"
 #include "cli/fake_fleet_service.h"
+#include "cli/fake_operations_service.h"
 #include "common/clock.h"
 
 namespace viommu::cli {
@@ -77,7 +78,8 @@ class AppTest : public testing::Test {
   std::string err() const { return err_.str(); }
   nlohmann::ordered_json OutJson() const { return nlohmann::ordered_json::parse(out()); }
 
-  FakeFleetService fake_;
+  FakeOperationsService operations_;
+  FakeFleetService fake_{operations_};
   std::istringstream in_;
   std::ostringstream out_;
   std::ostringstream err_;

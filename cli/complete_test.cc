@@ -32,7 +32,7 @@ class CompleteTest : public testing::Test {
 
 TEST_F(CompleteTest, Commands) {
   EXPECT_THAT(Words({"des"}), ElementsAre("describe"));
-  EXPECT_THAT(Words({"set", ""}), ElementsAre("vdev-id", "vdev-ids"));
+  EXPECT_THAT(Words({"set", ""}), ElementsAre("vdev-id", "vdev-ids", "quota"));
   EXPECT_THAT(Words({""}), IsSupersetOf({"get", "watch", "completion"}));
   EXPECT_THAT(Words({"--server", "x:1", "loc"}), ElementsAre("local"));
   EXPECT_THAT(Words({}), IsEmpty());

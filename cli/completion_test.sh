@@ -29,7 +29,7 @@ complete_bash() {
   diff <(printf '%s\n' "$@") "$work/offered" || fail "bash offers other things for \"$line\""
 }
 complete_bash "viommuctl desc" describe
-complete_bash "viommuctl set " vdev-id vdev-ids
+complete_bash "viommuctl set " vdev-id vdev-ids quota
 complete_bash "viommuctl get hosts --output " table wide json yaml name
 # Bash splits at "=" and ":": only what follows is replaced.
 complete_bash "viommuctl attach --wait=ap" applied

@@ -41,7 +41,7 @@ void Page(const std::map<std::string, Resource>& record, const Request& request,
 
 }  // namespace
 
-FakeFleetService::FakeFleetService() {
+FakeFleetService::FakeFleetService(grpc::Service& more) {
   status.set_version("0.0.1");
   status.set_cluster_id("test-cluster");
   status.set_revision(kRevision);
@@ -49,6 +49,7 @@ FakeFleetService::FakeFleetService() {
   int port = 0;
   builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
   builder.RegisterService(this);
+  builder.RegisterService(&more);
   server_ = builder.BuildAndStart();
   address_ = fmt::format("127.0.0.1:{}", port);
 }

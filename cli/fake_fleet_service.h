@@ -25,7 +25,8 @@ class FakeFleetService final : public v1::FleetService::Service {
     absl::Status end;
   };
 
-  FakeFleetService();
+  // Serves `more`, which must outlive it, at the same address.
+  explicit FakeFleetService(grpc::Service& more);
   ~FakeFleetService() override;
 
   // "127.0.0.1:PORT".

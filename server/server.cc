@@ -15,6 +15,7 @@
 #include "common/mutex.h"
 #include "common/uuid.h"
 #include "server/api/apply_waits.h"
+#include "server/api/drain_keeper.h"
 #include "server/api/fleet_service.h"
 #include "server/api/limits.h"
 #include "server/api/operations_service.h"
@@ -37,6 +38,9 @@ constexpr char kAgentServiceName[] = "viommu.v1.AgentService";
 
 // How soon the health service says what the store does.
 constexpr std::chrono::milliseconds kHealthInterval(50);
+
+// How exact the deadline of a drain is.
+constexpr std::chrono::seconds kDrainInterval(1);
 
 std::string BootId() {
   std::string id;
@@ -121,6 +125,7 @@ class Server::Impl {
     core_->AddListener(&*resources_);
     committer_.emplace(*core_, CommitterOptions(config_),
                        [this](size_t commands, double seconds) { write_metrics_.OnBatch(commands, seconds); });
+    drains_.emplace(*core_, [this](Command* command) { return committer_->Submit(command); });
     sessions_->Start();
     const FleetServiceParts parts{*committer_,
                                   *waits_,
@@ -141,6 +146,7 @@ class Server::Impl {
           exporter_, MetricsExporter::Start(*config_.metrics_listen, metrics_, config_.metrics_allow_insecure));
     }
     health_ = std::thread([this] { WatchHealth(); });
+    drain_thread_ = std::thread([this] { KeepDrains(); });
     return absl::OkStatus();
   }
 
@@ -153,8 +159,9 @@ class Server::Impl {
         MutexLock lock(mu_);
         stop_ = true;
       }
-      wake_.NotifyOne();
+      wake_.NotifyAll();
       health_.join();
+      drain_thread_.join();
     }
     for (GrpcListener* listener : Listeners()) listener->EndServing();
     // What would go on for long is ended; other calls get the time that is left.
@@ -186,6 +193,7 @@ class Server::Impl {
   std::optional<WatchHub> watches_;
   std::optional<ApplyWaits> waits_;
   std::optional<AgentSessions> sessions_;
+  std::optional<DrainKeeper> drains_;  // before the committer: it hears of its commands until that has stopped
   std::optional<Committer> committer_;
   std::optional<FleetService> fleet_service_;
   std::optional<OperationsService> operations_service_;
@@ -253,11 +261,21 @@ class Server::Impl {
     }
   }
 
+  void KeepDrains() {
+    while (true) {
+      drains_->Tick(clock_.Now());
+      MutexLock lock(mu_);
+      if (!stop_) wake_.WaitFor(mu_, kDrainInterval);
+      if (stop_) return;
+    }
+  }
+
   bool down_ = false;
   Mutex mu_;
   CondVar wake_;
   bool stop_ ABSL_GUARDED_BY(mu_) = false;
   std::thread health_;
+  std::thread drain_thread_;
 };
 
 Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

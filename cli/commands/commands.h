@@ -16,7 +16,10 @@ void DeclareDelete(Command& root);
 void DeclareAttach(Command& root);  // attach, detach
 void DeclareInvalidate(Command& root);
 void DeclareWatch(Command& root);
+void DeclareSetQuota(Command& set);
 void DeclareCordon(Command& root);  // cordon, uncordon
+void DeclareHosts(Command& root);   // drain, evict, forget
+void DeclarePlan(Command& root);    // place, compare
 void DeclareStatus(Command& root);
 void DeclareLocal(Command& root);
 void DeclareDebug(Command& root);

@@ -2,6 +2,7 @@
 
 #include <memory>
 
+#include "cli/commands/ask.h"
 #include "cli/commands/choose.h"
 #include "cli/commands/commands.h"
 #include "cli/session.h"
@@ -17,18 +18,6 @@ struct DeleteArguments {
   std::vector<std::string> names;
   bool cascade = false;
 };
-
-absl::Status Ask(Session& session, const Choice& choice, bool cascade) {
-  if (session.settings().yes || session.settings().dry_run) return absl::OkStatus();
-  if (!session.terminal().in_is_terminal || !session.terminal().err_is_terminal) {
-    return UsageError("delete asks before it deletes, and this is no terminal to ask on; say --yes");
-  }
-  const std::string question =
-      fmt::format("Delete {}{}?", Join(choice.names, ", "), cascade ? " and everything below" : "");
-  if (Confirm(session.terminal(), question)) return absl::OkStatus();
-  if (session.terminal().interrupted->load()) return InterruptedError("interrupted; nothing was deleted");
-  return absl::CancelledError("not confirmed; nothing was deleted");
-}
 
 template <typename Request, typename Response>
 absl::StatusOr<Response> DeleteOne(Session& session, const std::string& name, bool cascade) {
@@ -94,7 +83,10 @@ absl::StatusOr<ExitCode> Delete(Session& session, const DeleteArguments& argumen
   if (choice.names.size() > 1 && !(session.settings().etag.empty() && session.settings().request_id.empty())) {
     return UsageError("--etag and --request-id are of one change: delete one at a time with them");
   }
-  VIOMMU_RETURN_IF_ERROR(Ask(session, choice, arguments.cascade));
+  VIOMMU_RETURN_IF_ERROR(
+      AskFirst(session, "delete",
+               fmt::format("Delete {}{}?", Join(choice.names, ", "), arguments.cascade ? " and everything below" : ""),
+               "deleted"));
   for (const std::string& name : choice.names) {
     VIOMMU_ASSIGN_OR_RETURN(const ExitCode code, DeleteNamed(session, choice.kind, name, arguments.cascade));
     if (code != ExitCode::kOk) return code;

@@ -47,7 +47,8 @@ absl::StatusOr<ExitCode> Get(Session& session, const GetArguments& arguments) {
 std::string FilterHelp() {
   std::string text = "What --field can choose by:";
   for (const KindInfo& info : AllKinds()) {
-    text += fmt::format("\n  {:<14} {}", info.plural, Join(FilterKeysOf(info.kind), ", "));
+    const std::vector<std::string> keys = FilterKeysOf(info.kind);
+    if (!keys.empty()) text += fmt::format("\n  {:<14} {}", info.plural, Join(keys, ", "));
   }
   text += "\n\nOther words for the kinds:";
   for (const KindInfo& info : AllKinds()) {

@@ -112,7 +112,7 @@ absl::StatusOr<ExitCode> RebindVdevId(Session& session, const VdeviceArguments& 
 }
 
 void DeclareSet(Command& root) {
-  Command& set = root.Sub("set", "Put devices into a viommu under guest StreamIDs");
+  Command& set = root.Sub("set", "Put devices into a viommu under guest StreamIDs; set quotas");
   const auto one = std::make_shared<SetArguments>();
   set.Sub("vdev-id", "Put a device into a viommu under a guest StreamID")
       .Changes()
@@ -137,6 +137,7 @@ void DeclareSet(Command& root) {
       .Flag("--file", &batch->file, "PATH", "read the assignments from a file", {.files = true})
       .Flags("-l,--label", &batch->labels, "KEY=VALUE,...", "labels of all of them")
       .Runs([batch](Session& session) { return BatchSetVdevIds(session, *batch); });
+  DeclareSetQuota(set);
 }
 
 }  // namespace

@@ -275,14 +275,14 @@ std::vector<View> QuotaViews(WallTime now) {
   return {
       Name(),
       Make<Quota>(
-          "VIOMMUS", [](const Quota& q) { return Cell(std::to_string(q.usage().viommus())); }, true, Align::kRight),
+          "VIOMMUS", [](const Quota& q) { return Cell(std::to_string(q.usage().viommus())); }, false, Align::kRight),
       Make<Quota>(
-          "MAX-VIOMMUS", [](const Quota& q) { return Cell(LimitCell(q.has_max_viommus(), q.max_viommus())); }, true,
+          "MAX-VIOMMUS", [](const Quota& q) { return Cell(LimitCell(q.has_max_viommus(), q.max_viommus())); }, false,
           Align::kRight),
       Make<Quota>(
-          "VDEVICES", [](const Quota& q) { return Cell(std::to_string(q.usage().vdevices())); }, true, Align::kRight),
+          "VDEVICES", [](const Quota& q) { return Cell(std::to_string(q.usage().vdevices())); }, false, Align::kRight),
       Make<Quota>(
-          "MAX-VDEVICES", [](const Quota& q) { return Cell(LimitCell(q.has_max_vdevices(), q.max_vdevices())); }, true,
+          "MAX-VDEVICES", [](const Quota& q) { return Cell(LimitCell(q.has_max_vdevices(), q.max_vdevices())); }, false,
           Align::kRight),
       Age(now),
   };

@@ -87,9 +87,8 @@ absl::Status ReadDrain(const CommitCore& core, WallTime now, const v1::GetDrainR
   if (host->has_drain()) *progress.mutable_drain() = host->drain();
   progress.set_stage2_domains(static_cast<int64_t>(stage2s.size()));
   Counter counter(progress, *host, now,
-                  static_cast<size_t>(request.max_remaining() == 0
-                                          ? kDefaultRemaining
-                                          : std::min(request.max_remaining(), kMaxRemaining)));
+                  static_cast<size_t>(request.max_remaining() == 0 ? kDefaultRemaining
+                                                                   : std::min(request.max_remaining(), kMaxRemaining)));
   absl::flat_hash_set<std::string> vms;
   auto next = stage2s.begin();
   while (next != stage2s.end()) {

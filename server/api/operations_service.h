@@ -1,5 +1,5 @@
-// The operations service on gRPC's callback API: what operators and schedulers call beside the fleet service, by the same
-// rules of threads (fleet_service.h).
+// The operations service on gRPC's callback API: what operators and schedulers call beside the fleet service, by the
+// same rules of threads (fleet_service.h).
 
 #ifndef VIOMMU_SERVER_API_OPERATIONS_SERVICE_H_
 #define VIOMMU_SERVER_API_OPERATIONS_SERVICE_H_

@@ -85,9 +85,8 @@ absl::Status FindPlacement(const CommitCore& core, const v1::FindPlacementReques
       continue;
     }
     const auto devices = DevicesOf(core, host->name());
-    core.Read([&](const Tables& tables, int64_t) {
-      PlaceOnHost(tables, request, *host, devices, placements, refusals);
-    });
+    core.Read(
+        [&](const Tables& tables, int64_t) { PlaceOnHost(tables, request, *host, devices, placements, refusals); });
   }
   if (!request.host().empty() && response->hosts() == 0 && request.host_labels().empty()) {
     return NotFound(Kind::kHost, request.host());

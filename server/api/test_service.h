@@ -1,4 +1,4 @@
-// The fleet service over a store in memory, with sessions that a test plays.
+// The fleet and operations services over a store in memory, with sessions that a test plays.
 
 #ifndef VIOMMU_SERVER_API_TEST_SERVICE_H_
 #define VIOMMU_SERVER_API_TEST_SERVICE_H_
@@ -25,6 +25,7 @@
 #include "common/mutex.h"
 #include "common/uuid.h"
 #include "server/api/fleet_service.h"
+#include "server/api/operations_service.h"
 #include "server/commit/waiters.h"
 #include "server/fleet/test_fleet.h"
 #include "server/store/memory_store.h"
@@ -109,48 +110,64 @@ class FunctionCommand final : public Command {
 // Which method a request belongs to.
 template <typename Request>
 struct MethodOf;
-#define VIOMMU_TEST_METHOD(name)                                                         \
-  template <>                                                                            \
-  struct MethodOf<v1::name##Request> {                                                   \
-    using Response = v1::name##Response;                                                 \
-    static grpc::Status Call(v1::FleetService::Stub& stub, grpc::ClientContext* context, \
-                             const v1::name##Request& request, Response* response) {     \
-      return stub.name(context, request, response);                                      \
-    }                                                                                    \
+#define VIOMMU_TEST_METHOD(service, name)                                                                         \
+  template <>                                                                                                     \
+  struct MethodOf<v1::name##Request> {                                                                            \
+    using Service = v1::service;                                                                                  \
+    using Response = v1::name##Response;                                                                          \
+    static grpc::Status Call(Service::Stub& stub, grpc::ClientContext* context, const v1::name##Request& request, \
+                             Response* response) {                                                                \
+      return stub.name(context, request, response);                                                               \
+    }                                                                                                             \
   };
-VIOMMU_TEST_METHOD(GetServerStatus)
-VIOMMU_TEST_METHOD(GetHost)
-VIOMMU_TEST_METHOD(ListHosts)
-VIOMMU_TEST_METHOD(CordonHost)
-VIOMMU_TEST_METHOD(UncordonHost)
-VIOMMU_TEST_METHOD(GetDevice)
-VIOMMU_TEST_METHOD(ListDevices)
-VIOMMU_TEST_METHOD(CreateStage2Domain)
-VIOMMU_TEST_METHOD(GetStage2Domain)
-VIOMMU_TEST_METHOD(ListStage2Domains)
-VIOMMU_TEST_METHOD(DeleteStage2Domain)
-VIOMMU_TEST_METHOD(CreateViommu)
-VIOMMU_TEST_METHOD(GetViommu)
-VIOMMU_TEST_METHOD(ListViommus)
-VIOMMU_TEST_METHOD(UpdateViommuLabels)
-VIOMMU_TEST_METHOD(DeleteViommu)
-VIOMMU_TEST_METHOD(SetVdevId)
-VIOMMU_TEST_METHOD(UnsetVdevId)
-VIOMMU_TEST_METHOD(RebindVdevId)
-VIOMMU_TEST_METHOD(BatchSetVdevIds)
-VIOMMU_TEST_METHOD(GetVdevice)
-VIOMMU_TEST_METHOD(ListVdevices)
-VIOMMU_TEST_METHOD(CreateNestedDomain)
-VIOMMU_TEST_METHOD(GetNestedDomain)
-VIOMMU_TEST_METHOD(ListNestedDomains)
-VIOMMU_TEST_METHOD(AttachDevice)
-VIOMMU_TEST_METHOD(DetachDevice)
-VIOMMU_TEST_METHOD(DeleteNestedDomain)
-VIOMMU_TEST_METHOD(CreateHwQueue)
-VIOMMU_TEST_METHOD(GetHwQueue)
-VIOMMU_TEST_METHOD(ListHwQueues)
-VIOMMU_TEST_METHOD(DeleteHwQueue)
-VIOMMU_TEST_METHOD(Invalidate)
+VIOMMU_TEST_METHOD(FleetService, GetServerStatus)
+VIOMMU_TEST_METHOD(FleetService, GetHost)
+VIOMMU_TEST_METHOD(FleetService, ListHosts)
+VIOMMU_TEST_METHOD(FleetService, CordonHost)
+VIOMMU_TEST_METHOD(FleetService, UncordonHost)
+VIOMMU_TEST_METHOD(FleetService, GetDevice)
+VIOMMU_TEST_METHOD(FleetService, ListDevices)
+VIOMMU_TEST_METHOD(FleetService, CreateStage2Domain)
+VIOMMU_TEST_METHOD(FleetService, GetStage2Domain)
+VIOMMU_TEST_METHOD(FleetService, ListStage2Domains)
+VIOMMU_TEST_METHOD(FleetService, DeleteStage2Domain)
+VIOMMU_TEST_METHOD(FleetService, CreateViommu)
+VIOMMU_TEST_METHOD(FleetService, GetViommu)
+VIOMMU_TEST_METHOD(FleetService, ListViommus)
+VIOMMU_TEST_METHOD(FleetService, UpdateViommuLabels)
+VIOMMU_TEST_METHOD(FleetService, DeleteViommu)
+VIOMMU_TEST_METHOD(FleetService, SetVdevId)
+VIOMMU_TEST_METHOD(FleetService, UnsetVdevId)
+VIOMMU_TEST_METHOD(FleetService, RebindVdevId)
+VIOMMU_TEST_METHOD(FleetService, BatchSetVdevIds)
+VIOMMU_TEST_METHOD(FleetService, GetVdevice)
+VIOMMU_TEST_METHOD(FleetService, ListVdevices)
+VIOMMU_TEST_METHOD(FleetService, CreateNestedDomain)
+VIOMMU_TEST_METHOD(FleetService, GetNestedDomain)
+VIOMMU_TEST_METHOD(FleetService, ListNestedDomains)
+VIOMMU_TEST_METHOD(FleetService, AttachDevice)
+VIOMMU_TEST_METHOD(FleetService, DetachDevice)
+VIOMMU_TEST_METHOD(FleetService, DeleteNestedDomain)
+VIOMMU_TEST_METHOD(FleetService, CreateHwQueue)
+VIOMMU_TEST_METHOD(FleetService, GetHwQueue)
+VIOMMU_TEST_METHOD(FleetService, ListHwQueues)
+VIOMMU_TEST_METHOD(FleetService, DeleteHwQueue)
+VIOMMU_TEST_METHOD(FleetService, Invalidate)
+VIOMMU_TEST_METHOD(OperationsService, DrainHost)
+VIOMMU_TEST_METHOD(OperationsService, AbortDrain)
+VIOMMU_TEST_METHOD(OperationsService, GetDrain)
+VIOMMU_TEST_METHOD(OperationsService, EvictHost)
+VIOMMU_TEST_METHOD(OperationsService, ForgetHost)
+VIOMMU_TEST_METHOD(OperationsService, FindPlacement)
+VIOMMU_TEST_METHOD(OperationsService, CompareHosts)
+VIOMMU_TEST_METHOD(OperationsService, GetDrift)
+VIOMMU_TEST_METHOD(OperationsService, SetQuota)
+VIOMMU_TEST_METHOD(OperationsService, GetQuota)
+VIOMMU_TEST_METHOD(OperationsService, ListQuotas)
+VIOMMU_TEST_METHOD(OperationsService, DeleteQuota)
+VIOMMU_TEST_METHOD(OperationsService, ListAuditEntries)
+VIOMMU_TEST_METHOD(OperationsService, CreateBackup)
+VIOMMU_TEST_METHOD(OperationsService, ListBackups)
 #undef VIOMMU_TEST_METHOD
 
 inline constexpr std::chrono::seconds kPatience(30);  // before a test that hangs fails instead
@@ -168,13 +185,17 @@ class FleetServiceTest : public testing::Test {
     core_->AddListener(&*waiters_);
     core_->AddListener(&*watches_);
     committer_.emplace(*core_, Committer::Options());
-    service_.emplace(FleetServiceParts{*committer_, *waits_, *watches_, sessions_, clock, /*refuse_hosts=*/false,
-                                       kMaxTestInvalidations});
+    const FleetServiceParts parts{*committer_,          *waits_, *watches_, sessions_, clock, /*refuse_hosts=*/false,
+                                  kMaxTestInvalidations};
+    service_.emplace(parts);
+    operations_.emplace(parts);
     grpc::ServerBuilder builder;
     builder.RegisterService(&*service_);
+    builder.RegisterService(&*operations_);
     builder.SetMaxReceiveMessageSize(16 << 20);
     server_ = builder.BuildAndStart();
     stub_ = v1::FleetService::NewStub(server_->InProcessChannel({}));
+    operations_stub_ = v1::OperationsService::NewStub(server_->InProcessChannel({}));
     for (const auto& hello : {GraceHello(), SmallHello()}) {
       EXPECT_TRUE(FunctionCommand::Run(*committer_, [&](const Context& context, Draft& draft) {
                     return JudgeHello(hello, context, draft);
@@ -197,7 +218,8 @@ class FleetServiceTest : public testing::Test {
     grpc::ClientContext context;
     context.set_deadline(std::chrono::system_clock::now() + timeout);
     AnswerTo<Request> response;
-    const grpc::Status status = MethodOf<Request>::Call(*stub_, &context, request, &response);
+    const grpc::Status status = MethodOf<Request>::Call(
+        Stub(static_cast<typename MethodOf<Request>::Service*>(nullptr)), &context, request, &response);
     if (!status.ok()) return FromGrpcStatus(status);
     return response;
   }
@@ -246,6 +268,9 @@ class FleetServiceTest : public testing::Test {
     return core_->Read([&](const Tables& tables, int64_t) { return tables.Find<T>(name); });
   }
 
+  v1::FleetService::Stub& Stub(const v1::FleetService*) { return *stub_; }
+  v1::OperationsService::Stub& Stub(const v1::OperationsService*) { return *operations_stub_; }
+
   absl::Status refusal_;
   MemoryStore store_;
   FakeSessions sessions_;
@@ -255,8 +280,10 @@ class FleetServiceTest : public testing::Test {
   std::optional<ApplyWaits> waits_;
   std::optional<Committer> committer_;
   std::optional<FleetService> service_;
+  std::optional<OperationsService> operations_;
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<v1::FleetService::Stub> stub_;
+  std::unique_ptr<v1::OperationsService::Stub> operations_stub_;
 };
 
 }  // namespace viommu::server

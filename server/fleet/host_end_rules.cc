@@ -37,8 +37,7 @@ void Forget(const v1::Stage2Domain& stage2, Draft& draft, v1::ForgetHostResponse
 
 }  // namespace
 
-absl::StatusOr<v1::DrainHostResponse> Judge(const v1::DrainHostRequest& request, const Context& context,
-                                            Draft& draft) {
+absl::StatusOr<v1::DrainHostResponse> Judge(const v1::DrainHostRequest& request, const Context& context, Draft& draft) {
   VIOMMU_ASSIGN_OR_RETURN(const auto present, Get<v1::Host>(draft, "name", request.name()));
   VIOMMU_RETURN_IF_ERROR(CheckEtag(*present, request.etag()));
   if (request.has_timeout()) {
@@ -49,7 +48,8 @@ absl::StatusOr<v1::DrainHostResponse> Judge(const v1::DrainHostRequest& request,
       return InvalidField("timeout", "must be above 0 and below {} hours", kMaxDrainHours);
     }
   } else if (request.evict()) {
-    return InvalidField("evict", "needs a timeout, after which what is left is deleted; to delete it now, evict the host");
+    return InvalidField("evict",
+                        "needs a timeout, after which what is left is deleted; to delete it now, evict the host");
   }
   v1::Host host = *present;
   host.set_cordoned(true);
@@ -81,8 +81,7 @@ absl::StatusOr<v1::AbortDrainResponse> Judge(const v1::AbortDrainRequest& reques
   return response;
 }
 
-absl::StatusOr<v1::EvictHostResponse> Judge(const v1::EvictHostRequest& request, const Context& context,
-                                            Draft& draft) {
+absl::StatusOr<v1::EvictHostResponse> Judge(const v1::EvictHostRequest& request, const Context& context, Draft& draft) {
   VIOMMU_ASSIGN_OR_RETURN(const auto present, Get<v1::Host>(draft, "name", request.name()));
   VIOMMU_RETURN_IF_ERROR(CheckEtag(*present, request.etag()));
   for (const std::string& name : draft.Children(Relation::kHostStage2s, present->name())) {
@@ -118,10 +117,11 @@ absl::StatusOr<v1::ForgetHostResponse> Judge(const v1::ForgetHostRequest& reques
   v1::ForgetHostResponse response;
   const std::vector<std::string> stage2s = draft.Children(Relation::kHostStage2s, host->name());
   if (!stage2s.empty() && !request.declare_dead()) {
-    return Refusal(v1::ERROR_REASON_HAS_CHILDREN, host->name(),
-                   "{} has {} stage-2 domain(s), {} the first: nobody knows whether their VMs still run. Evict the host "
-                   "and wait until it is back and has confirmed, or set declare_dead if it can never run again",
-                   host->name(), stage2s.size(), stage2s.front())
+    return Refusal(
+               v1::ERROR_REASON_HAS_CHILDREN, host->name(),
+               "{} has {} stage-2 domain(s), {} the first: nobody knows whether their VMs still run. Evict the host "
+               "and wait until it is back and has confirmed, or set declare_dead if it can never run again",
+               host->name(), stage2s.size(), stage2s.front())
         .Meta("count", std::to_string(stage2s.size()))
         .Meta("host", host->name());
   }

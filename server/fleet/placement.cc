@@ -130,9 +130,9 @@ std::optional<v1::Refusal> RefuseSmmu(const View& view, const v1::FindPlacementR
 v1::Refusal RefuseDevices(const std::string& smmu, const v1::DeviceWish& wish, int index, int64_t fitting,
                           int64_t free) {
   if (fitting < CountOf(wish)) {
-    return Because(smmu, v1::ERROR_REASON_DEVICE_NOT_FOUND,
-                   fmt::format("devices[{}]: {} wanted, and only {} of its devices are such", index, CountOf(wish),
-                               fitting));
+    return Because(
+        smmu, v1::ERROR_REASON_DEVICE_NOT_FOUND,
+        fmt::format("devices[{}]: {} wanted, and only {} of its devices are such", index, CountOf(wish), fitting));
   }
   return Because(smmu, v1::ERROR_REASON_DEVICE_TAKEN,
                  fmt::format("devices[{}]: {} wanted; of the {} that are such {} are free, and other wishes take from "

@@ -1,0 +1,168 @@
+#include "server/fleet/placement.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "server/fleet/test_fleet.h"
+
+namespace viommu::server {
+namespace {
+
+class PlacementTest : public FleetTest {
+ protected:
+  // Looks at both hosts.
+  void Find(const v1::FindPlacementRequest& request) {
+    placements_.clear();
+    refusals_.clear();
+    ASSERT_TRUE(CheckFindPlacement(request).ok()) << CheckFindPlacement(request);
+    for (const auto& host : fleet_.tables().Scan<v1::Host>("")) {
+      if (!IsCandidate(request, *host)) continue;
+      if (const auto refused = RefuseHost(*host); refused.has_value()) {
+        refusals_.push_back(*refused);
+        continue;
+      }
+      const auto devices = fleet_.tables().Scan<v1::Device>(DevicePrefix(host->name()));
+      PlaceOnHost(fleet_.tables(), request, *host, devices, placements_, refusals_);
+    }
+    RankPlacements(request, placements_);
+  }
+
+  std::string ReasonFor(const std::string& name) const {
+    const auto found = std::find_if(refusals_.begin(), refusals_.end(),
+                                    [&](const v1::Refusal& refusal) { return refusal.name() == name; });
+    return found == refusals_.end() ? "" : found->reason();
+  }
+  std::vector<std::string> Places() const {
+    std::vector<std::string> places;
+    for (const v1::Placement& placement : placements_) places.push_back(placement.smmu());
+    return places;
+  }
+
+  std::vector<v1::Placement> placements_;
+  std::vector<v1::Refusal> refusals_;
+};
+
+v1::FindPlacementRequest Wishing(int count) {
+  v1::FindPlacementRequest request;
+  request.add_devices()->set_count(count);
+  return request;
+}
+
+TEST_F(PlacementTest, EverySmmuIsAPlaceOrHasAReason) {
+  Accepted(SetVdevId("v", DeviceOf(kGrace, 0), 1));
+  Find(Wishing(2));
+  EXPECT_EQ(Places().size() + refusals_.size(), 4U);
+  EXPECT_EQ(ReasonFor(SmmuOf(kGrace, 0)), "DEVICE_TAKEN");
+  Find(Wishing(3));
+  EXPECT_TRUE(placements_.empty());
+  EXPECT_EQ(ReasonFor(SmmuOf(kSmall, 1)), "DEVICE_NOT_FOUND");
+}
+
+TEST_F(PlacementTest, TheTightestFitIsFirst) {
+  Accepted(SetVdevId("v", DeviceOf(kGrace, 0), 1));
+  Find(Wishing(1));
+  ASSERT_EQ(placements_.size(), 4U);
+  EXPECT_EQ(placements_[0].smmu(), SmmuOf(kGrace, 0));
+  EXPECT_EQ(placements_[0].devices_left(), 0U);
+  EXPECT_EQ(placements_[0].devices(0), DeviceOf(kGrace, 1));
+  EXPECT_EQ(placements_[1].smmu(), SmmuOf(kSmall, 0)) << "fewer VMIDs left than on grace";
+  auto one = Wishing(1);
+  one.set_max_placements(1);
+  Find(one);
+  EXPECT_EQ(placements_.size(), 1U);
+}
+
+// Two wishes that the same device could grant: the one that only it grants gets it.
+TEST_F(PlacementTest, WishesDoNotTakeWhatAnotherNeeds) {
+  v1::Hello hello = GraceHello();
+  hello.mutable_devices(0)->set_ats(true);
+  (*hello.mutable_devices(0)->mutable_labels())["kind"] = "gpu";
+  (*hello.mutable_devices(1)->mutable_labels())["kind"] = "gpu";
+  ASSERT_TRUE(fleet_.Hello(hello).ok());
+  v1::FindPlacementRequest request;
+  (*request.add_devices()->mutable_labels())["kind"] = "gpu";
+  request.add_devices()->set_ats(true);
+  Find(request);
+  ASSERT_EQ(placements_.size(), 1U);
+  EXPECT_EQ(placements_[0].devices(0), DeviceOf(kGrace, 1));
+  EXPECT_EQ(placements_[0].devices(1), DeviceOf(kGrace, 0));
+  request.mutable_devices(1)->set_count(2);
+  Find(request);
+  EXPECT_TRUE(placements_.empty());
+  EXPECT_EQ(ReasonFor(SmmuOf(kGrace, 0)), "DEVICE_NOT_FOUND");
+}
+
+TEST_F(PlacementTest, HostsThatTakeNothing) {
+  v1::CordonHostRequest cordon;
+  cordon.set_name(kGrace);
+  Accepted(cordon);
+  ASSERT_TRUE(fleet_.Disconnect(kSmall).ok());
+  Find(Wishing(1));
+  EXPECT_TRUE(placements_.empty());
+  EXPECT_EQ(ReasonFor(kGrace), "HOST_CORDONED");
+  EXPECT_EQ(ReasonFor(kSmall), "HOST_DISCONNECTED");
+}
+
+TEST_F(PlacementTest, AHostWithoutViommusSaysWhy) {
+  v1::Hello hello = GraceHello();
+  v1::Capability& capability = *hello.mutable_host()->add_capabilities();
+  capability.set_name("viommu");
+  capability.set_reason("neither FWB nor CANWBS");
+  ASSERT_TRUE(fleet_.Hello(hello).ok());
+  Find(Wishing(1));
+  EXPECT_EQ(ReasonFor(kGrace), "SMMU_INCAPABLE");
+}
+
+TEST_F(PlacementTest, BudgetsCount) {
+  for (int i = 0; i < 3; ++i) Accepted(CreateStage2("x" + std::to_string(i), kSmall, SmmuOf(kSmall, 0)));
+  auto request = Wishing(1);
+  request.set_max_vdev_id(uint64_t{1} << 24);
+  Find(request);
+  EXPECT_EQ(ReasonFor(SmmuOf(kSmall, 0)), "VMID_EXHAUSTED");
+  EXPECT_EQ(ReasonFor(SmmuOf(kSmall, 1)), "VDEV_ID_TOO_WIDE");
+  request = Wishing(2);
+  request.set_type(v1::VIOMMU_TYPE_TEGRA241_CMDQV);
+  Find(request);
+  EXPECT_EQ(ReasonFor(SmmuOf(kGrace, 0)), "HW_QUEUE_EXHAUSTED") << "an interface translates one StreamID";
+  EXPECT_EQ(ReasonFor(SmmuOf(kGrace, 1)), "SMMU_INCAPABLE");
+  request.mutable_devices(0)->set_count(1);
+  Find(request);
+  EXPECT_EQ(Places(), std::vector{SmmuOf(kGrace, 0)});
+  Accepted(CreateViommu("q", SmmuOf(kGrace, 0), "s", v1::VIOMMU_TYPE_TEGRA241_CMDQV));
+  Find(request);
+  EXPECT_EQ(ReasonFor(SmmuOf(kGrace, 0)), "HW_QUEUE_EXHAUSTED");
+}
+
+// What is said to fit is taken by the rules.
+TEST_F(PlacementTest, WhatFitsIsTaken) {
+  Find(Wishing(2));
+  ASSERT_FALSE(placements_.empty());
+  for (const v1::Placement& placement : placements_) {
+    const std::string id = "p" + std::to_string(&placement - placements_.data());
+    Accepted(CreateStage2(id, std::string(ParentName(placement.smmu())), placement.smmu()));
+    Accepted(CreateViommu(id, placement.smmu(), id));
+    uint64_t vdev_id = 0;
+    for (const std::string& device : placement.devices()) Accepted(SetVdevId(id, device, vdev_id++));
+  }
+}
+
+TEST_F(PlacementTest, WhatMayNotBeWished) {
+  const auto reason = [](const v1::FindPlacementRequest& request) {
+    return ReasonName(ReasonOf(CheckFindPlacement(request)));
+  };
+  EXPECT_EQ(reason(v1::FindPlacementRequest()), "INVALID_FIELD");
+  EXPECT_EQ(reason(Wishing(-1)), "INVALID_FIELD");
+  EXPECT_EQ(reason(Wishing(kMaxWishedDevices + 1)), "LIMIT_EXCEEDED");
+  v1::FindPlacementRequest many;
+  for (int i = 0; i <= kMaxDeviceWishes; ++i) many.add_devices();
+  EXPECT_EQ(reason(many), "LIMIT_EXCEEDED");
+  auto elsewhere = Wishing(1);
+  elsewhere.set_host("grace");
+  EXPECT_EQ(reason(elsewhere), "INVALID_FIELD");
+}
+
+}  // namespace
+}  // namespace viommu::server
