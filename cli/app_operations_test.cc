@@ -107,10 +107,9 @@ TEST_F(AppTest, ForgettingSaysWhatGoesBeforeItAsks) {
 }
 
 TEST_F(AppTest, AConnectedHostIsNotForgottenAndTheHintSaysWhatToDo) {
-  operations_.Fail<v1::ForgetHostRequest>(
-      Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_HOST_CONNECTED)
-          .Message("the agent of hosts/a is connected")
-          .Meta("host", "hosts/a"));
+  operations_.Fail<v1::ForgetHostRequest>(Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_HOST_CONNECTED)
+                                              .Message("the agent of hosts/a is connected")
+                                              .Meta("host", "hosts/a"));
   EXPECT_EQ(Run({"forget", "a", "--yes"}), 1);
   EXPECT_THAT(err(), HasSubstr("viommuctl drain hosts/a"));
 }

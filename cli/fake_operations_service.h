@@ -41,9 +41,9 @@ class FakeOperationsService final : public v1::OperationsService::Service {
     return all.empty() ? Request() : all.back();
   }
 
-#define VIOMMU_FAKE_METHOD(name)                                                                                   \
+#define VIOMMU_FAKE_METHOD(name)                                                                                     \
   grpc::Status name(grpc::ServerContext*, const v1::name##Request* request, v1::name##Response* response) override { \
-    return Play(*request, *response);                                                                              \
+    return Play(*request, *response);                                                                                \
   }
   VIOMMU_FAKE_METHOD(DrainHost)
   VIOMMU_FAKE_METHOD(AbortDrain)

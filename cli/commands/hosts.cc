@@ -110,9 +110,10 @@ absl::StatusOr<ExitCode> Follow(Session& session, const std::string& host) {
       std::chrono::milliseconds(0));
   if (!status.ok()) {
     if (session.terminal().interrupted->load()) {
-      *session.terminal().err << fmt::format("the drain of {0} goes on; viommuctl drain {0} --resume follows it, "
-                                             "--abort ends it\n",
-                                             ShortName(host));
+      *session.terminal().err << fmt::format(
+          "the drain of {0} goes on; viommuctl drain {0} --resume follows it, "
+          "--abort ends it\n",
+          ShortName(host));
     }
     return status;
   }
@@ -146,11 +147,11 @@ absl::StatusOr<ExitCode> Drain(Session& session, const DrainArguments& arguments
     request.mutable_timeout()->set_seconds(std::chrono::duration_cast<std::chrono::seconds>(within).count());
   }
   if (arguments.evict) {
-    VIOMMU_RETURN_IF_ERROR(AskFirst(
-        session, "drain --evict",
-        fmt::format("Delete what is left on {} after {}? VMs that still run lose their devices.", host,
-                    arguments.within.empty() ? "no time" : arguments.within),
-        "changed"));
+    VIOMMU_RETURN_IF_ERROR(
+        AskFirst(session, "drain --evict",
+                 fmt::format("Delete what is left on {} after {}? VMs that still run lose their devices.", host,
+                             arguments.within.empty() ? "no time" : arguments.within),
+                 "changed"));
   }
   VIOMMU_ASSIGN_OR_RETURN(const auto response, session.Change<v1::DrainHostResponse>(request, ""));
   if (arguments.no_follow || session.settings().dry_run) {
@@ -164,8 +165,7 @@ absl::StatusOr<ExitCode> Evict(Session& session, const std::string& argument) {
   VIOMMU_ASSIGN_OR_RETURN(*request.mutable_name(), FullName(Kind::kHost, argument));
   VIOMMU_RETURN_IF_ERROR(AskFirst(
       session, "evict",
-      fmt::format("Delete everything on {}? VMs that still run there lose their devices.", request.name()),
-      "deleted"));
+      fmt::format("Delete everything on {}? VMs that still run there lose their devices.", request.name()), "deleted"));
   VIOMMU_ASSIGN_OR_RETURN(const auto response, session.Change<v1::EvictHostResponse>(request, ""));
   return ShowChange(session, Kind::kHost, {&response.host()},
                     fmt::format("evicted ({} resources on their way out)", response.deleted()), response.revision());

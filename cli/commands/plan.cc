@@ -111,7 +111,8 @@ absl::StatusOr<std::string> Side(const std::string& text, bool may_be_viommu) {
   const std::optional<Kind> full = KindOfFullName(text);
   if (full == Kind::kHost || full == Kind::kSmmu || (may_be_viommu && full == Kind::kViommu)) return text;
   if (full.has_value()) {
-    return UsageError(fmt::format("\"{}\" is neither a host nor an SMMU{}", text, may_be_viommu ? " nor a viommu" : ""));
+    return UsageError(
+        fmt::format("\"{}\" is neither a host nor an SMMU{}", text, may_be_viommu ? " nor a viommu" : ""));
   }
   return FullName(text.find('/') == std::string::npos ? Kind::kHost : Kind::kSmmu, text);
 }
@@ -131,9 +132,9 @@ absl::StatusOr<ExitCode> Compare(Session& session, const CompareArguments& argum
   std::ostream& out = *session.terminal().out;
   const bool colour = session.terminal().ColourOut();
   for (const v1::Comparison& comparison : response.comparisons()) {
-    out << fmt::format("{} -> {}: {}\n", ShortName(comparison.source()), ShortName(comparison.target()),
-                       Styled(comparison.fits() ? "fits" : "does not fit",
-                              comparison.fits() ? Style::kGood : Style::kBad, colour));
+    out << fmt::format(
+        "{} -> {}: {}\n", ShortName(comparison.source()), ShortName(comparison.target()),
+        Styled(comparison.fits() ? "fits" : "does not fit", comparison.fits() ? Style::kGood : Style::kBad, colour));
     Table table({{"FIELD"}, {"SOURCE"}, {"TARGET"}, {"BLOCKS"}, {"MEANING"}});
     for (const v1::Difference& difference : comparison.differences()) {
       if (!arguments.all && !difference.blocking()) continue;

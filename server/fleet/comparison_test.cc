@@ -98,9 +98,7 @@ TEST_F(ComparisonTest, AViommuNeedsRoom) {
 TEST_F(ComparisonTest, HardwareQueuesCountForWhoHasThem) {
   const v1::Host host = fleet_.host(kGrace);
   v1::Viommu viommu = fleet_.viommu("v");
-  const auto compare = [&] {
-    return CompareSmmus(fleet_.tables(), host, host.smmus(0), host, host.smmus(1), &viommu);
-  };
+  const auto compare = [&] { return CompareSmmus(fleet_.tables(), host, host.smmus(0), host, host.smmus(1), &viommu); };
   ASSERT_NE(Field(compare(), "hw_queue"), nullptr);
   EXPECT_FALSE(Field(compare(), "hw_queue")->blocking());
   viommu.set_type(v1::VIOMMU_TYPE_TEGRA241_CMDQV);

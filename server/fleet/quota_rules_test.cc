@@ -47,8 +47,7 @@ class QuotaRulesTest : public FleetTest {
 TEST_F(QuotaRulesTest, ViommusBeyondItAreRefusedAndNameIt) {
   Accepted(SetQuota("acme", 1, std::nullopt));
   Accepted(CreateViommu("a1", SmmuOf(kGrace, 0), "a"));
-  Refused(CreateViommu("a2", SmmuOf(kGrace, 1), "a"), StatusCode::kResourceExhausted,
-          v1::ERROR_REASON_QUOTA_EXCEEDED);
+  Refused(CreateViommu("a2", SmmuOf(kGrace, 1), "a"), StatusCode::kResourceExhausted, v1::ERROR_REASON_QUOTA_EXCEEDED);
   EXPECT_EQ(MetaOf(refusal_, "owner"), "acme");
   EXPECT_EQ(MetaOf(refusal_, "quota"), "quotas/acme");
   EXPECT_EQ(MetaOf(refusal_, "used"), "1");
@@ -92,8 +91,7 @@ TEST_F(QuotaRulesTest, TheDefaultHoldsForEachOwnerWithoutItsOwn) {
   Accepted(Owned("b", "beta"));
   Accepted(CreateViommu("a1", SmmuOf(kGrace, 0), "a"));
   Accepted(CreateViommu("b1", SmmuOf(kGrace, 0), "b"));
-  Refused(CreateViommu("b2", SmmuOf(kGrace, 1), "b"), StatusCode::kResourceExhausted,
-          v1::ERROR_REASON_QUOTA_EXCEEDED);
+  Refused(CreateViommu("b2", SmmuOf(kGrace, 1), "b"), StatusCode::kResourceExhausted, v1::ERROR_REASON_QUOTA_EXCEEDED);
   EXPECT_EQ(MetaOf(refusal_, "quota"), "quotas/default");
   Accepted(SetQuota("beta", std::nullopt, std::nullopt));  // its own, without limits
   Accepted(CreateViommu("b2", SmmuOf(kGrace, 1), "b"));

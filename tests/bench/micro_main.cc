@@ -46,7 +46,7 @@ class ToReport : public benchmark::BenchmarkReporter {
 };
 
 int Main(int argc, char** argv) {
-  // "fleet" of ".../fleet_bench".
+  // "rules" of ".../rules_bench".
   std::string name = argv[0];
   name = name.substr(name.rfind('/') + 1);
   name = name.substr(0, name.rfind("_bench"));
