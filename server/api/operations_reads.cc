@@ -63,4 +63,11 @@ grpc::ServerUnaryReactor* OperationsService::CompareHosts(Context* context, cons
   return Answer(context, server::CompareHosts(core(), *request, response));
 }
 
+grpc::ServerUnaryReactor* OperationsService::GetDrift(Context* context, const v1::GetDriftRequest*,
+                                                      v1::GetDriftResponse*) {
+  return Answer(context, Error(absl::StatusCode::kUnimplemented, v1::ERROR_REASON_NOT_OFFERED)
+                             .Message("no agent of this version answers what its backend holds; on the host itself "
+                                      "`viommuctl local objects` shows what its agent believes"));
+}
+
 }  // namespace viommu::server

@@ -199,6 +199,12 @@ TEST_F(OperationsTest, Comparisons) {
   Refused(request, StatusCode::kNotFound, v1::ERROR_REASON_VIOMMU_NOT_FOUND);
 }
 
+TEST_F(OperationsTest, WhatIsNotOfferedSaysSo) {
+  v1::GetDriftRequest drift;
+  drift.set_host(kGrace);
+  Refused(drift, StatusCode::kUnimplemented, v1::ERROR_REASON_NOT_OFFERED);
+}
+
 TEST_F(OperationsTest, QuotasComeWithWhatIsUsed) {
   auto stage2 = CreateStage2("owned", kGrace);
   (*stage2.mutable_stage2_domain()->mutable_labels())["owner"] = "acme";
