@@ -16,6 +16,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <span>
 #include <string>
@@ -27,6 +28,8 @@
 #include "common/mutex.h"
 
 namespace viommu::agent {
+
+class FakeContext;
 
 class FakeBackend : public Backend {
  public:
@@ -44,7 +47,8 @@ class FakeBackend : public Backend {
                                .reports_vmid = true,
                                .others = {{"exact_handled", true, ""}}};
   int contexts = 0;
-  std::set<std::string> bound;  // PCI addresses
+  std::set<std::string> bound;   // PCI addresses
+  std::set<std::string> broken;  // PCI addresses that cannot be bound (EIO)
   std::set<uint16_t> vmids_in_use;
 
   absl::StatusOr<Inventory> Discover() override {
@@ -75,6 +79,15 @@ class FakeBackend : public Backend {
   std::vector<SmmuStats> GetStats() const override { return {{.smmu = "s0"}, {.smmu = "s1"}}; }
   absl::StatusOr<std::unique_ptr<Context>> OpenContext() override;
 
+  // What is there now, over all contexts, by PCI address.
+  struct HeldDevice {
+    std::string attached_to;          // "nested", "stage2" or nothing
+    std::optional<uint64_t> virt_id;  // of its vdevice, if it has one
+  };
+  std::map<std::string, HeldDevice> HeldDevices() const;
+  // Objects of a kind: "stage2", "viommu", "nested", "vdevice".
+  size_t Count(const std::string& kind) const;
+
   // The fault that the next call of that name is to have.
   absl::Status Fault(const std::string& call) {
     auto it = faults.find(call);
@@ -83,13 +96,21 @@ class FakeBackend : public Backend {
     it->second.pop_front();
     return error_number == 0 ? absl::OkStatus() : ErrnoStatus(error_number, call, "injected");
   }
+
+ private:
+  friend class FakeContext;
+  std::vector<const FakeContext*> open_;
 };
 
 class FakeContext : public Context {
  public:
-  explicit FakeContext(FakeBackend& backend) : backend_(backend) { ++backend_.contexts; }
+  explicit FakeContext(FakeBackend& backend) : backend_(backend) {
+    ++backend_.contexts;
+    backend_.open_.push_back(this);
+  }
   ~FakeContext() override {
     --backend_.contexts;
+    std::erase(backend_.open_, this);
     for (const auto& [pci, device] : devices_) backend_.bound.erase(pci);
     for (const auto& [id, object] : objects_) backend_.vmids_in_use.erase(object.vmid);
     backend_.log.push_back("CloseContext");
@@ -99,6 +120,7 @@ class FakeContext : public Context {
     const std::string pci(pci_address);
     if (auto s = backend_.Fault("BindDevice"); !s.ok()) return s;
     if (pci.substr(0, 6) != "0000:0") return ErrnoStatus(ENODEV, "BindDevice", pci);
+    if (backend_.broken.contains(pci)) return ErrnoStatus(EIO, "BindDevice", pci);
     if (!backend_.bound.insert(pci).second) return ErrnoStatus(EBUSY, "BindDevice", pci);
     const ObjectId id = Add({.kind = "device", .smmu = pci[9] == '0' ? "s0" : "s1"});
     devices_[pci] = id;
@@ -219,6 +241,20 @@ class FakeContext : public Context {
     return absl::OkStatus();
   }
 
+  void AddHeldDevices(std::map<std::string, FakeBackend::HeldDevice>& held) const {
+    for (const auto& [pci, id] : devices_) {
+      const auto attached = objects_.find(objects_.at(id).parent);
+      held[pci].attached_to = attached == objects_.end() ? "" : attached->second.kind;
+      for (const auto& [other, object] : objects_) {
+        if (object.kind == "vdevice" && object.device == id) held[pci].virt_id = object.virt_id;
+      }
+    }
+  }
+  size_t Count(const std::string& kind) const {
+    return static_cast<size_t>(
+        std::count_if(objects_.begin(), objects_.end(), [&](const auto& each) { return each.second.kind == kind; }));
+  }
+
  private:
   struct Object {
     std::string kind;
@@ -260,6 +296,18 @@ class FakeContext : public Context {
   std::map<ObjectId, ObjectId> viommu_of_device_;     // of devices that have a vdevice
   std::set<std::pair<ObjectId, uint64_t>> virt_ids_;  // viommu and guest StreamID of vdevices
 };
+
+inline std::map<std::string, FakeBackend::HeldDevice> FakeBackend::HeldDevices() const {
+  std::map<std::string, HeldDevice> held;
+  for (const FakeContext* context : open_) context->AddHeldDevices(held);
+  return held;
+}
+
+inline size_t FakeBackend::Count(const std::string& kind) const {
+  size_t count = 0;
+  for (const FakeContext* context : open_) count += context->Count(kind);
+  return count;
+}
 
 inline absl::StatusOr<std::unique_ptr<Context>> FakeBackend::OpenContext() {
   if (auto s = Fault("OpenContext"); !s.ok()) return s;

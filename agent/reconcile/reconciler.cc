@@ -8,7 +8,6 @@
 
 #include "common/error.h"
 #include "common/log.h"
-#include "common/uuid.h"
 
 namespace viommu::agent {
 namespace {
@@ -38,7 +37,7 @@ absl::StatusOr<std::unique_ptr<Reconciler>> Reconciler::Open(Journal& journal, B
                                                              const Inventory& inventory, Options options) {
   journal::Identity identity = journal.state().identity();
   if (identity.agent_id().empty()) {
-    identity.set_agent_id(NewUuid());
+    identity.set_agent_id(options.new_agent_id());
     identity.set_host(options.host);
     journal::Record record;
     *record.mutable_identity() = identity;

@@ -37,6 +37,7 @@
 #include "agent/reconcile/realizer.h"
 #include "agent/reconcile/targets.h"
 #include "common/clock.h"
+#include "common/uuid.h"
 #include "viommu/v1/agent_service.pb.h"
 #include "viommu/v1/local_service.pb.h"
 
@@ -50,6 +51,7 @@ class Reconciler {
     std::string cluster_id;  // obey servers of this cluster only; empty: of the first one met
     const Clock* clock = &RealClock();
     RandomSource random;
+    std::function<std::string()> new_agent_id = NewUuid;  // for a new journal
     std::chrono::nanoseconds first_retry = std::chrono::milliseconds(500);
     std::chrono::nanoseconds longest_retry = std::chrono::seconds(30);
     // Each outcome as it becomes known. Optional.

@@ -1,0 +1,187 @@
+#include "tests/simulation/checker.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "common/error.h"
+#include "server/commit/codec.h"
+#include "server/fleet/rules.h"
+
+namespace viommu::simulation {
+
+using server::Change;
+using server::ChangeSetPtr;
+using server::CommitCore;
+using server::Kind;
+using server::RecordPtr;
+using server::Tables;
+
+uint64_t HashOfResource(Kind kind, const google::protobuf::Message& resource) {
+  return ServerDisk::HashOfRecord(server::ResourceKey(kind, server::NameOf(kind, resource)),
+                                  resource.SerializeAsString());
+}
+
+uint64_t Checker::HashOfChange(const Change& change) {
+  uint64_t hash = 0;
+  if (change.before != nullptr) hash -= HashOfResource(change.kind, *change.before);
+  if (change.after != nullptr) hash += HashOfResource(change.kind, *change.after);
+  return hash;
+}
+
+void Checker::Fail(const std::string& what) {
+  if (failed()) return;
+  failure_ = what;
+  scheduler_.Trace("FAILED", what);
+}
+
+void Checker::Attempted(Timeline& timeline, int64_t revision, uint64_t change) {
+  // What was attempted before at this revision or later has failed, and is not what this one stands on.
+  const uint64_t before = timeline.published.rbegin()->second;
+  timeline.attempted.erase(timeline.attempted.lower_bound(revision), timeline.attempted.end());
+  timeline.attempted[revision] = before + change;
+}
+
+void Checker::Take(Timeline& timeline, const ChangeSetPtr& set) {
+  uint64_t hash = timeline.published.rbegin()->second;
+  uint64_t own = 0;
+  std::set<std::string> present;
+  for (const Change& change : set->changes) {
+    if (change.after != nullptr) present.insert(server::UidOf(change.kind, *change.after));
+  }
+  for (const Change& change : set->changes) {
+    const Timeline::Key key(change.kind, change.name);
+    // The log leaves `before` out where nobody needs it: the state has it.
+    const auto found = timeline.state.find(key);
+    const Change whole{change.kind, change.name, found == timeline.state.end() ? nullptr : found->second, change.after};
+    hash += HashOfChange(whole);
+    own += HashOf(change.after == nullptr ? "gone" : change.after->SerializeAsString(), HashOf(change.name));
+    if (change.after != nullptr) {
+      timeline.state[key] = change.after;
+      continue;
+    }
+    if (found == timeline.state.end()) return Fail(fmt::format("{} is gone and was not there", change.name));
+    const std::string& uid = server::UidOf(change.kind, *found->second);
+    if (!present.contains(uid)) timeline.released.insert(uid);
+    timeline.state.erase(found);
+  }
+  const auto [told, fresh] = timeline.told.emplace(set->revision, own);
+  if (!fresh && told->second != own) return Fail(fmt::format("revision {} means two things", set->revision));
+  timeline.published[set->revision] = hash;
+  timeline.sets[set->revision] = set;
+}
+
+void Checker::Started(Timeline& timeline, const CommitCore& core, const ServerDisk& disk, int64_t left_at) {
+  const server::Identity& identity = core.identity();
+  if (identity.epoch <= timeline.epoch) {
+    return Fail(fmt::format("epoch {} begins after epoch {}", identity.epoch, timeline.epoch));
+  }
+  timeline.epoch = identity.epoch;
+  timeline.incarnation = identity.store_incarnation;
+  if (left_at < timeline.acknowledged) {
+    return Fail(fmt::format("revision {} was acknowledged, and the store ends at {}", timeline.acknowledged, left_at));
+  }
+  const uint64_t hash = disk.RecordHash();
+  const auto attempted = timeline.attempted.find(left_at);
+  if (attempted == timeline.attempted.end() || attempted->second != hash) {
+    return Fail(fmt::format("at revision {} the store holds what was never recorded so", left_at));
+  }
+  const int64_t known = timeline.published.rbegin()->first;
+  if (core.revision() == left_at && core.log().oldest() <= known && known <= left_at) {
+    // Nothing was lost. What a failed commit has left was not published; it is now.
+    const auto sets = core.log().ReadAfter(known, 1 << 20);
+    if (!sets.ok()) return Fail(fmt::format("the log cannot be read: {}", sets.status().ToString()));
+    for (const ChangeSetPtr& set : *sets) Take(timeline, set);
+    if (!failed() && timeline.published.rbegin()->second != hash) Fail("the log and the record differ");
+    if (timeline.published.rbegin()->first != left_at) Fail("the log ends before the record");
+    return;
+  }
+  // A gap: what was published and not synced may be gone, and the log is.
+  timeline.state.clear();
+  core.Read([&](const Tables& tables, int64_t) {
+    for (const Kind kind : server::kKinds) {
+      tables.ScanRecords(kind, "", "", [&](const RecordPtr& record) {
+        timeline.state[{kind, server::NameOf(kind, *record)}] = record;
+        timeline.released.erase(server::UidOf(kind, *record));
+        return true;
+      });
+    }
+  });
+  timeline.published = {{core.revision(), hash}};
+  timeline.attempted = {{left_at, hash}, {core.revision(), hash}};
+  timeline.sets.clear();
+}
+
+void Checker::Published(Timeline& timeline, const CommitCore& core, const std::vector<ChangeSetPtr>& sets) {
+  for (const ChangeSetPtr& set : sets) {
+    if (set->revision <= timeline.published.rbegin()->first) {
+      return Fail(fmt::format("revision {} is published after {}", set->revision, timeline.published.rbegin()->first));
+    }
+    Take(timeline, set);
+  }
+  ++checks_;
+  const absl::Status holds = core.Read([](const Tables& tables, int64_t) { return server::CheckInvariants(tables); });
+  if (!holds.ok()) return Fail(fmt::format("a rule is broken: {}", std::string(holds.message())));
+  const auto& [revision, hash] = *timeline.published.rbegin();
+  const auto attempted = timeline.attempted.find(revision);
+  if (attempted == timeline.attempted.end() || attempted->second != hash) {
+    Fail(fmt::format("what is published at revision {} is not what was written", revision));
+  }
+}
+
+void Checker::Acknowledged(Timeline& timeline, const std::string& request_id, const std::string& fingerprint,
+                           const absl::Status& status, int64_t revision, const Answer& answer) {
+  const auto found = timeline.answers.find(request_id);
+  if (found != timeline.answers.end()) {
+    if (absl::IsUnavailable(status)) return;  // the store takes nothing at the moment
+    const Timeline::Acknowledgement& known = found->second;
+    if (fingerprint != known.fingerprint) {
+      if (ReasonOf(status) == v1::ERROR_REASON_REQUEST_ID_REUSED) return;
+      return Fail(fmt::format("request id {} was taken for two requests: {}", request_id, status.ToString()));
+    }
+    if (!status.ok() || revision != known.revision || answer.bytes != known.bytes) {
+      Fail(fmt::format("request {} was answered at revision {}, and now differently: {}", request_id, known.revision,
+                       status.ToString()));
+    }
+    return;
+  }
+  if (!status.ok()) return;
+  timeline.answers[request_id] = {fingerprint, revision, answer.bytes};
+  timeline.acknowledged = std::max(timeline.acknowledged, revision);
+  if (answer.kind == Kind::kHost) return;  // comes with budgets, which are not a part of its record
+  for (const RecordPtr& resource : answer.resources) {
+    // As the newest change up to that revision left it. What did not change since the log was dropped is not there.
+    const std::string& name = server::NameOf(answer.kind, *resource);
+    RecordPtr recorded;
+    for (auto set = timeline.sets.upper_bound(revision); recorded == nullptr && set != timeline.sets.begin();) {
+      --set;
+      for (const Change& change : set->second->changes) {
+        if (change.kind == answer.kind && change.name == name) recorded = change.after;
+      }
+    }
+    if (recorded != nullptr && recorded->SerializeAsString() != resource->SerializeAsString()) {
+      return Fail(fmt::format("{} was acknowledged at revision {} as it is not recorded", name, revision));
+    }
+  }
+}
+
+int64_t Checker::Fork(int64_t parent, int64_t revision) {
+  const int64_t id = forks_.rbegin()->first + 1;
+  forks_[id] = {parent, revision};
+  return id;
+}
+
+bool Checker::IsPastOf(int64_t timeline, int64_t known, int64_t revision) const {
+  // What was known before two of them parted is known of both.
+  while (known != 0 && revision <= forks_.at(known).second) known = forks_.at(known).first;
+  if (known == 0) return true;
+  while (timeline != 0) {
+    if (timeline == known) return true;
+    const auto& [parent, up_to] = forks_.at(timeline);
+    if (revision > up_to) return false;
+    timeline = parent;
+  }
+  return false;
+}
+
+}  // namespace viommu::simulation

@@ -1,0 +1,110 @@
+// A host of the simulated fleet: the machine (SMMUs, disk, boot id), which outlives its agent, and the agent's process.
+//
+// The agent's session, reconciler and journal are the program's own. What agent.cc, client.cc and driver.cc do around
+// them with threads and gRPC is done here with events; the waits between connections are shorter than the program's.
+
+#ifndef VIOMMU_TESTS_SIMULATION_HOST_H_
+#define VIOMMU_TESTS_SIMULATION_HOST_H_
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+
+#include "absl/status/status.h"
+#include "agent/reconcile/fake_backend.h"
+#include "agent/reconcile/journal.h"
+#include "agent/reconcile/reconciler.h"
+#include "agent/reconcile/targets.h"
+#include "agent/session/host_work.h"
+#include "agent/session/session.h"
+#include "tests/simulation/checker.h"
+#include "tests/simulation/disk.h"
+#include "tests/simulation/network.h"
+#include "tests/simulation/scheduler.h"
+#include "tests/simulation/server_process.h"
+
+namespace viommu::simulation {
+
+class Host {
+ public:
+  // Finds a server for a connection; nullptr when none can be reached.
+  using FindServer = std::function<ServerProcess*()>;
+
+  // Everything must outlive the host.
+  Host(Scheduler& scheduler, Checker& checker, const Weather& weather, FindServer find_server, std::string name);
+  ~Host();
+
+  // --- What may happen to it.
+
+  void StartAgent();
+  // kill -9.
+  void KillAgent();
+  // Power: the agent and everything that was not synced are gone, the SMMUs are as new, and the boot id is another one.
+  void Reboot();
+  // The process stands still (a stopped or starved machine) and goes on later with whatever it was doing.
+  void PauseAgent(nanoseconds how_long);
+  // The operator ends the agent, moves its state directory away and starts it again (docs/store-format.md).
+  void StartOver();
+  void BreakLink();
+  void HalfOpenLink(bool to_server, bool to_agent);
+
+  // --- How it is.
+
+  const std::string& name() const { return name_; }  // "hosts/h1"
+  AgentDisk& disk() { return disk_; }
+  SimulatedClock& clock() { return clock_; }
+  agent::FakeBackend& backend() { return *backend_; }
+  bool running() const { return process_ != nullptr; }
+  // Why its last session was refused, until one begins: ERROR_REASON_UNSPECIFIED when it was not.
+  v1::ErrorReason refused() const { return refused_; }
+
+  // Checks what must hold on the host against `timeline`, the store that counts.
+  void Check(const Timeline& timeline);
+  // After everything has settled: what is on the host must be exactly what is recorded.
+  void CheckSettled(const Timeline& timeline);
+
+ private:
+  struct Process;
+
+  // What of a store's history the agent has obeyed.
+  struct Memory {
+    int64_t timeline = 0;
+    int64_t revision = 0;
+    int64_t epoch = 0;
+  };
+
+  absl::Status Open();
+  void After(nanoseconds delay, std::function<void()> event);
+  void Connect();
+  void Hear(const v1::ConnectResponse& message);
+  void Pump();
+  void Work();
+  void EndSession(const absl::Status& why);
+  bool EndIfCrashed();
+  void Forget();
+  bool Obeys(const Timeline& timeline) const;
+  // Takes note of what the journal has kept.
+  void Remember();
+
+  Scheduler& scheduler_;
+  Checker& checker_;
+  const Weather& weather_;
+  const FindServer find_server_;
+  const std::string name_;
+  SimulatedClock clock_;
+  AgentDisk disk_;
+  std::unique_ptr<agent::FakeBackend> backend_;
+  std::string boot_id_;
+  bool synced_this_boot_ = false;
+  Memory memory_;
+  v1::ErrorReason refused_ = v1::ERROR_REASON_UNSPECIFIED;
+  std::unique_ptr<Process> process_;
+};
+
+}  // namespace viommu::simulation
+
+#endif  // VIOMMU_TESTS_SIMULATION_HOST_H_

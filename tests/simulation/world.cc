@@ -1,0 +1,481 @@
+#include "tests/simulation/world.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+namespace viommu::simulation {
+namespace {
+
+using server::Kind;
+
+constexpr nanoseconds kLongestSettling = std::chrono::seconds(90);
+
+class World {
+ public:
+  World(uint64_t seed, const RunOptions& options)
+      : options_(options), scheduler_(seed), checker_(scheduler_), server_clock_(scheduler_) {
+    scheduler_.set_verbose(options.verbose);
+  }
+
+  Outcome Run();
+
+ private:
+  Random& random() { return scheduler_.random; }
+  bool Often(uint64_t n) { return random().OneIn(n); }
+
+  void BuildFleet();
+  void StartServer();
+  void EndServer();
+  ServerProcess* ServerForAgents();
+
+  // Faults: each is done again and again, `mean` apart, until the storm is over.
+  void Every(nanoseconds mean, std::function<void()> fault);
+  void ChooseFaults();
+  void ChooseServerFaults();
+  void ChooseAgentFaults();
+  void ChooseNetworkFaults();
+  void ChooseForks();
+  void RestartServerSoon();
+  void RestartAgentSoon(Host& host);
+  Host& SomeHost() { return *hosts_[random().Below(hosts_.size())]; }
+
+  void TakeBackup();
+  void RestoreBackup();
+  void WipeStore();
+  void RaiseZombie();
+
+  void Calm();
+  void Repair();
+  std::string Unsettled() const;
+  void CheckHosts();
+  // Carries on until `until`, or something does not hold, or `done`.
+  void RunUntil(MonotonicTime until, const std::function<bool()>& done = nullptr);
+
+  const RunOptions options_;
+  Scheduler scheduler_;
+  Checker checker_;
+  Weather weather_;
+  double lost_calls_ = 0;
+  bool storm_ = false;
+
+  SimulatedClock server_clock_;
+  std::string server_boot_;
+  std::unique_ptr<ServerDisk> disk_;
+  std::shared_ptr<Timeline> timeline_;
+  std::unique_ptr<ServerProcess> server_;
+  bool server_may_start_ = true;
+
+  // A server that was left for dead and runs on a copy of the store.
+  std::unique_ptr<ServerDisk> zombie_disk_;
+  std::unique_ptr<ServerProcess> zombie_;
+
+  struct Copy {
+    std::unique_ptr<server::MemoryStore> content;
+    Timeline timeline;
+    std::string boot;
+  };
+  std::optional<Copy> backup_;
+  std::optional<Copy> newer_;  // what stood where a backup was restored, or nothing was left
+
+  std::vector<std::unique_ptr<Host>> hosts_;
+  std::vector<std::unique_ptr<Client>> clients_;
+  std::optional<Watcher> watcher_;
+};
+
+// ---- The fleet ------------------------------------------------------------------------------------------------------
+
+void World::BuildFleet() {
+  server_boot_ = random().Uuid();
+  disk_ = std::make_unique<ServerDisk>(scheduler_);
+  timeline_ = std::make_shared<Timeline>();
+  const uint64_t hosts = 2 + random().Below(2);
+  for (uint64_t i = 1; i <= hosts; ++i) {
+    hosts_.push_back(std::make_unique<Host>(
+        scheduler_, checker_, weather_, [this] { return ServerForAgents(); }, fmt::format("hosts/h{}", i)));
+    if (options_.faults && Often(4)) {
+      hosts_.back()->backend().broken.insert(fmt::format("0000:01:0{}.{}", random().Below(2), random().Below(4)));
+    }
+  }
+  const uint64_t clients = 1 + random().Below(3);
+  for (uint64_t i = 0; i < clients; ++i) {
+    clients_.push_back(std::make_unique<Client>(
+        scheduler_, weather_, lost_calls_, [this] { return server_.get(); }, fmt::format("c{}", i)));
+  }
+  watcher_.emplace(scheduler_, checker_, weather_, [this] { return server_.get(); });
+  StartServer();
+  for (const auto& host : hosts_) host->StartAgent();
+  for (const auto& client : clients_) client->Start();
+  watcher_->Start();
+}
+
+void World::StartServer() {
+  if (server_ != nullptr) return;
+  server_ = ServerProcess::Start(scheduler_, server_clock_, checker_, *disk_, timeline_, {.boot_id = server_boot_});
+  if (server_ != nullptr || checker_.failed()) return;
+  disk_->AfterKill();
+  scheduler_.After(milliseconds(300), [this] { StartServer(); });
+}
+
+void World::EndServer() {
+  if (server_ == nullptr) return;
+  scheduler_.Trace("server: end", "");
+  server_.reset();
+}
+
+ServerProcess* World::ServerForAgents() {
+  if (zombie_ != nullptr && Often(3)) return zombie_.get();
+  return server_.get();
+}
+
+// ---- Faults ---------------------------------------------------------------------------------------------------------
+
+void World::Every(nanoseconds mean, std::function<void()> fault) {
+  scheduler_.After(random().Between(mean / 4, mean * 7 / 4), [this, mean, fault = std::move(fault)] {
+    if (!storm_) return;
+    fault();
+    Every(mean, fault);
+  });
+}
+
+void World::RestartServerSoon() {
+  scheduler_.After(random().Between(milliseconds(10), milliseconds(1200)), [this] { StartServer(); });
+}
+
+void World::RestartAgentSoon(Host& host) {
+  scheduler_.After(random().Between(milliseconds(10), milliseconds(1200)), [&host] { host.StartAgent(); });
+}
+
+void World::ChooseFaults() {
+  ChooseServerFaults();
+  ChooseAgentFaults();
+  ChooseNetworkFaults();
+  ChooseForks();
+}
+
+void World::ChooseServerFaults() {
+  if (Often(3)) {
+    Every(milliseconds(2500), [this] {
+      EndServer();
+      disk_->AfterKill();
+      RestartServerSoon();
+    });
+  }
+  if (Often(3)) Every(milliseconds(1500), [this] { disk_->CrashAtCommit(1 + random().Below(4)); });
+  if (Often(3)) {
+    Every(milliseconds(4000), [this] {
+      scheduler_.Trace("server: power loss", "");
+      EndServer();
+      disk_->AfterPowerLoss();
+      server_boot_ = random().Uuid();
+      RestartServerSoon();
+    });
+  }
+  if (Often(4)) {
+    Every(milliseconds(5000), [this] {
+      if (server_ == nullptr) return;
+      server_->Stop();
+      EndServer();
+      disk_->AfterKill();
+      RestartServerSoon();
+    });
+  }
+  if (Often(3)) {
+    Every(milliseconds(3000), [this] {
+      scheduler_.Trace("server disk: fails", "");
+      disk_->Fail(Often(2));
+      scheduler_.After(random().Between(milliseconds(5), milliseconds(2500)), [this] { disk_->AllowRecovery(); });
+    });
+  }
+  if (Often(3)) {
+    Every(milliseconds(2000), [this] {
+      if (server_ != nullptr) server_->set_sync_time(milliseconds(5), milliseconds(200));
+      scheduler_.After(random().Between(milliseconds(100), milliseconds(1500)), [this] {
+        if (server_ != nullptr) server_->set_sync_time(std::chrono::microseconds(100), milliseconds(1));
+      });
+    });
+  }
+  if (Often(4)) {
+    Every(milliseconds(2000), [this] {
+      server_clock_.Jump(random().Between(std::chrono::hours(-1), std::chrono::hours(1)));
+    });
+  }
+}
+
+void World::ChooseAgentFaults() {
+  if (Often(3)) {
+    Every(milliseconds(1500), [this] {
+      Host& host = SomeHost();
+      host.KillAgent();
+      RestartAgentSoon(host);
+    });
+  }
+  if (Often(3)) Every(milliseconds(800), [this] { SomeHost().disk().CrashAtChange(1 + random().Below(12)); });
+  if (Often(3)) {
+    Every(milliseconds(2500), [this] {
+      Host& host = SomeHost();
+      host.Reboot();
+      RestartAgentSoon(host);
+    });
+  }
+  if (Often(3)) {
+    Every(milliseconds(2500), [this] {
+      SomeHost().PauseAgent(random().Between(milliseconds(100), milliseconds(2500)));
+    });
+  }
+  if (Often(4)) {
+    Every(milliseconds(3000), [this] {
+      Host& host = SomeHost();
+      scheduler_.Trace("agent disk: full", host.name());
+      host.disk().SetFull(true);
+      scheduler_.After(random().Between(milliseconds(10), milliseconds(1500)),
+                       [&host] { host.disk().SetFull(false); });
+    });
+  }
+  if (Often(4)) Every(milliseconds(1500), [this] { SomeHost().disk().FailSyncs(1 + random().Below(2)); });
+  if (Often(3)) {
+    Every(milliseconds(300), [this] {
+      static const std::vector<std::string> kCalls = {"BindDevice",  "UnbindDevice", "AllocStage2", "AllocViommu",
+                                                      "AllocNested", "AllocVdevice", "Attach",      "Detach",
+                                                      "Destroy",     "OpenContext",  "AllocIoas"};
+      auto& faults = SomeHost().backend().faults[random().Pick(kCalls)];
+      if (faults.size() < 4) faults.push_back(Often(2) ? EBUSY : EIO);
+    });
+  }
+  if (Often(4)) {
+    Every(milliseconds(2000), [this] {
+      SomeHost().clock().Jump(random().Between(std::chrono::hours(-1), std::chrono::hours(1)));
+    });
+  }
+}
+
+void World::ChooseNetworkFaults() {
+  if (Often(2)) lost_calls_ = 0.3 * random().Fraction();
+  if (Often(2)) Every(milliseconds(900), [this] { SomeHost().BreakLink(); });
+  if (Often(3)) {
+    Every(milliseconds(1800), [this] {
+      const uint64_t which = 1 + random().Below(3);
+      SomeHost().HalfOpenLink((which & 1) != 0, (which & 2) != 0);
+    });
+  }
+  if (Often(3)) {
+    Every(milliseconds(1500), [this] {
+      weather_.most_delay = random().Between(milliseconds(10), milliseconds(700));
+      scheduler_.After(random().Between(milliseconds(50), milliseconds(1200)),
+                       [this] { weather_.most_delay = Weather().most_delay; });
+    });
+  }
+}
+
+// At most one of them in a run.
+void World::ChooseForks() {
+  const auto later = [this] { return random().Between(milliseconds(4000), milliseconds(9000)); };
+  switch (random().Below(10)) {
+    case 0:
+      scheduler_.After(random().Between(milliseconds(1000), milliseconds(4000)), [this] { TakeBackup(); });
+      scheduler_.After(later(), [this] { RestoreBackup(); });
+      break;
+    case 1:
+      scheduler_.After(later(), [this] { WipeStore(); });
+      break;
+    case 2:
+      scheduler_.After(later(), [this] { RaiseZombie(); });
+      break;
+    default:
+      break;
+  }
+}
+
+// ---- Copies of the store --------------------------------------------------------------------------------------------
+
+void World::TakeBackup() {
+  if (server_ == nullptr) return;
+  scheduler_.Trace("backup", "");
+  backup_ = Copy{disk_->Copy(), *timeline_, server_boot_};
+}
+
+void World::RestoreBackup() {
+  if (!backup_.has_value() || server_ == nullptr) return;
+  EndServer();
+  disk_->AfterKill();
+  newer_ = Copy{disk_->Copy(), *timeline_, server_boot_};
+  disk_->Replace(std::move(backup_->content));
+  timeline_ = std::make_shared<Timeline>(std::move(backup_->timeline));
+  server_boot_ = backup_->boot;
+  timeline_->id = checker_.Fork(timeline_->id, timeline_->published.rbegin()->first);
+  scheduler_.Trace("restore", "", timeline_->published.rbegin()->first);
+  backup_.reset();
+  RestartServerSoon();
+}
+
+void World::WipeStore() {
+  if (server_ == nullptr) return;
+  EndServer();
+  disk_->AfterKill();
+  newer_ = Copy{disk_->Copy(), *timeline_, server_boot_};
+  disk_->Replace(std::make_unique<server::MemoryStore>());
+  timeline_ = std::make_shared<Timeline>();
+  timeline_->id = checker_.Fork(0, 0);
+  scheduler_.Trace("wipe", "");
+  RestartServerSoon();
+}
+
+void World::RaiseZombie() {
+  if (server_ == nullptr || server_->crashed()) return;
+  scheduler_.Trace("zombie", "");
+  zombie_ = std::move(server_);
+  zombie_disk_ = std::move(disk_);
+  disk_ = std::make_unique<ServerDisk>(scheduler_);
+  disk_->Replace(zombie_disk_->Copy());
+  timeline_ = std::make_shared<Timeline>(zombie_->timeline());
+  zombie_->timeline().id = checker_.Fork(timeline_->id, timeline_->published.rbegin()->first);
+  RestartServerSoon();
+  scheduler_.After(random().Between(milliseconds(1500), milliseconds(5000)), [this] { zombie_.reset(); });
+}
+
+// ---- After the storm ------------------------------------------------------------------------------------------------
+
+void World::Calm() {
+  storm_ = false;
+  scheduler_.Trace("calm", "");
+  lost_calls_ = 0;
+  weather_ = Weather();
+  zombie_.reset();
+  disk_->AllowRecovery();
+  for (const auto& host : hosts_) {
+    host->backend().faults.clear();
+    host->disk().SetFull(false);
+    host->disk().FailSyncs(0);
+    host->StartAgent();
+  }
+  for (const auto& client : clients_) client->Quiesce();
+  if (newer_.has_value() && Often(2)) {
+    // The newer store was still there: what was recorded on the copy is lost, as the manual says.
+    EndServer();
+    disk_->Replace(std::move(newer_->content));
+    timeline_ = std::make_shared<Timeline>(std::move(newer_->timeline));
+    server_boot_ = newer_->boot;
+    scheduler_.Trace("newer store", "");
+  }
+  newer_.reset();
+  StartServer();
+}
+
+// An operator settles by hand what knows another store (docs/store-format.md, "After a restore").
+void World::Repair() {
+  for (const auto& host : hosts_) {
+    switch (host->refused()) {
+      case v1::ERROR_REASON_STORE_INCARNATION_MISMATCH:
+      case v1::ERROR_REASON_STALE_EPOCH:
+      case v1::ERROR_REASON_STORE_OUT_OF_DATE:
+        if (checker_.forked()) {
+          host->StartOver();
+        } else {
+          checker_.Fail(fmt::format("{} is refused ({}), and there is only one store", host->name(),
+                                    static_cast<int>(host->refused())));
+        }
+        break;
+      default:
+        break;
+    }
+  }
+}
+
+std::string World::Unsettled() const {
+  if (server_ == nullptr) return "the server does not run";
+  for (const auto& client : clients_) {
+    if (!client->idle()) return "nobody answers " + client->Pending();
+  }
+  const auto stats = server_->stats();
+  if (stats.synced != static_cast<int64_t>(hosts_.size())) return fmt::format("{} agents are in sync", stats.synced);
+  for (const auto& [key, record] : timeline_->state) {
+    const auto unsettled = [&key = key](const auto& resource) -> std::string {
+      if (resource.state() == v1::STATE_READY || resource.state() == v1::STATE_DORMANT) return "";
+      return fmt::format("{} is {} ({})", key.second, v1::State_Name(resource.state()),
+                         resource.state_reason().message());
+    };
+    std::string why;
+    if (key.first == Kind::kStage2Domain) why = unsettled(static_cast<const v1::Stage2Domain&>(*record));
+    if (key.first == Kind::kViommu) why = unsettled(static_cast<const v1::Viommu&>(*record));
+    if (key.first == Kind::kNestedDomain) why = unsettled(static_cast<const v1::NestedDomain&>(*record));
+    if (key.first == Kind::kVdevice) {
+      const auto& vdevice = static_cast<const v1::Vdevice&>(*record);
+      why = unsettled(vdevice);
+      for (const auto& host : hosts_) {
+        const std::string pci = vdevice.device().substr(vdevice.device().rfind('/') + 1);
+        if (host->name() == vdevice.host() && host->backend().broken.contains(pci) &&
+            vdevice.state() == v1::STATE_FAILED) {
+          why.clear();
+        }
+      }
+    }
+    if (!why.empty()) return why;
+  }
+  if (watcher_->revision() != timeline_->published.rbegin()->first) return "the watch is behind";
+  return "";
+}
+
+void World::CheckHosts() {
+  for (const auto& host : hosts_) host->Check(*timeline_);
+}
+
+void World::RunUntil(MonotonicTime until, const std::function<bool()>& done) {
+  while (!checker_.failed() && scheduler_.Step(until)) {
+    if (server_ != nullptr && server_->crashed()) {
+      EndServer();
+      disk_->AfterKill();
+      RestartServerSoon();
+    }
+    if (zombie_ != nullptr && zombie_->crashed()) zombie_.reset();
+    CheckHosts();
+    if (done && done()) return;
+  }
+}
+
+Outcome World::Run() {
+  BuildFleet();
+  const MonotonicTime begin = scheduler_.now();
+  if (options_.faults) {
+    storm_ = true;
+    ChooseFaults();
+  }
+  RunUntil(begin + std::chrono::seconds(12));
+  if (!checker_.failed()) {
+    Calm();
+    const MonotonicTime last = scheduler_.now() + kLongestSettling;
+    std::string unsettled = "nothing was looked at";
+    while (!checker_.failed() && !unsettled.empty() && scheduler_.now() < last) {
+      const MonotonicTime next = scheduler_.now() + milliseconds(500);
+      RunUntil(next);
+      scheduler_.After(next - scheduler_.now(), [] {});
+      Repair();
+      if (server_ == nullptr) StartServer();
+      unsettled = Unsettled();
+    }
+    if (!unsettled.empty()) checker_.Fail("it does not settle: " + unsettled);
+    if (!checker_.failed()) {
+      for (const auto& host : hosts_) host->CheckSettled(*timeline_);
+    }
+  }
+  scheduler_.Trace("end", "", static_cast<int64_t>(checker_.checks()));
+  Outcome outcome;
+  outcome.failure = checker_.failure();
+  outcome.trace_hash = scheduler_.trace_hash();
+  outcome.steps = scheduler_.steps();
+  outcome.commits = checker_.checks();
+  for (const auto& client : clients_) outcome.answers += client->answered();
+  outcome.watch_events = watcher_->changes();
+  outcome.virtual_time = scheduler_.now() - begin;
+  hosts_.clear();  // before the servers that their streams speak to
+  zombie_.reset();
+  server_.reset();
+  return outcome;
+}
+
+}  // namespace
+
+Outcome Run(uint64_t seed, const RunOptions& options) { return World(seed, options).Run(); }
+
+}  // namespace viommu::simulation
