@@ -79,7 +79,7 @@ void Reconciler::FillHello(v1::Hello& hello) const {
   hello.set_store_incarnation(identity.store_incarnation());
   hello.set_epoch(identity.epoch());
   hello.set_start_id(identity.start_id());
-  hello.set_revision(held().synced_revision());
+  hello.set_revision(held().told_revision());
   hello.set_agent_id(identity.agent_id());
   for (const auto& [uid, item] : held().items()) {
     auto* entry = hello.add_held();
@@ -119,13 +119,13 @@ absl::Status Reconciler::BeginSession(const v1::Welcome& welcome) {
             "stop it",
             welcome.epoch(), identity.epoch());
   }
-  if (welcome.revision() < held().synced_revision()) {
+  if (welcome.revision() < held().told_revision()) {
     return Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_STORE_OUT_OF_DATE)
         .Message(
             "the server's store is at revision {}, this agent was told everything up to revision {}: an older copy of "
             "the store was restored; bring the newer one back, or move the agent's state directory away once nothing "
             "runs on the host",
-            welcome.revision(), held().synced_revision());
+            welcome.revision(), held().told_revision());
   }
   if (welcome.cluster_id() != identity.cluster_id() || welcome.store_incarnation() != identity.store_incarnation() ||
       welcome.epoch() != identity.epoch() || welcome.start_id() != identity.start_id()) {

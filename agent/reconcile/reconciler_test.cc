@@ -467,6 +467,23 @@ TEST_F(ReconcilerTest, DoesNotObeyAServerThatKnowsLessThanItHasSaid) {
   EXPECT_TRUE(reconciler_->BeginSession(welcome).ok());
 }
 
+// What it was told last may be a release: once that is done nothing of it is held, and it is proof all the same.
+TEST_F(ReconcilerTest, AReleaseProvesAnOlderCopyToo) {
+  Connect(10);
+  ASSERT_TRUE(Send({Stage2("s", "s2", 5)}).ok());
+  Run();
+  ASSERT_TRUE(Send({Deleting(Stage2("s", "s2", 5), 300)}).ok());
+  EXPECT_THAT(Run(), ElementsAre("s@300 RELEASED"));
+  Start();
+  v1::Hello hello;
+  reconciler_->FillHello(hello);
+  EXPECT_EQ(hello.revision(), 300);
+  EXPECT_EQ(hello.held_size(), 0);
+  v1::Welcome welcome = Welcome(2);
+  welcome.set_revision(299);
+  EXPECT_EQ(ReasonOf(reconciler_->BeginSession(welcome)), v1::ERROR_REASON_STORE_OUT_OF_DATE);
+}
+
 TEST_F(ReconcilerTest, RefusesAnotherHostsJournal) {
   Reconciler::Options options;
   options.host = "hosts/h2";
