@@ -115,12 +115,13 @@ absl::Status Journal::Load() {
   }
   uint64_t good_bytes = 0;
   VIOMMU_RETURN_IF_ERROR(Replay(*content, good_bytes));
-  auto file = file_system_.OpenForAppend(path_, good_bytes);
-  VIOMMU_RETURN_IF_ERROR(file.status());
-  file_ = *std::move(file);
   truncated_bytes_ = content->size() - good_bytes;
   size_bytes_ = good_bytes;
-  if (truncated_bytes_ > 0) VIOMMU_RETURN_IF_ERROR(TimedSync(*file_));
+  // What the process before has written may be less durable than it looks: it may have ended before its sync, or after one
+  // that failed, whose pages no later sync writes, or before the file's name was synced. So nothing is built on that file.
+  // Where there is no room, the next append tries again, and until then nothing can be begun.
+  broken_ = true;
+  static_cast<void>(Rewrite());
   return absl::OkStatus();
 }
 

@@ -283,6 +283,25 @@ TEST(JournalTest, AnUnsyncedDirectoryIsNotBuiltUpon) {
   EXPECT_EQ(journal->state().Find("u")->generation(), 8);
 }
 
+// The process ends between the write and its sync, and the next one acts on what it reads: then it has to be durable.
+TEST(JournalTest, WhatAnotherProcessWroteIsDurableBeforeAnythingIsBuiltOnIt) {
+  const std::string directory = NewDirectory();
+  ASSERT_TRUE(MustOpen(directory)->Append(Intent(Viommu("u", "v", 5)), Journal::Sync::kNo).ok());
+  FaultyFileSystem fs;
+  {
+    const auto journal = MustOpen(directory, {}, fs);
+    EXPECT_NE(journal->state().Find("u"), nullptr);
+    EXPECT_EQ(fs.syncs, 1);
+    EXPECT_EQ(journal->compactions(), 1u) << "a file whose sync has failed before would not become durable by another one";
+  }
+  fs.fail_directory_sync = true;
+  const auto journal = MustOpen(directory, {}, fs);
+  EXPECT_NE(journal->state().Find("u"), nullptr) << "what runs goes on running";
+  EXPECT_FALSE(journal->Append(Intent(Viommu("w", "w", 6)), Journal::Sync::kNo).ok());
+  fs.fail_directory_sync = false;
+  EXPECT_TRUE(journal->Append(Intent(Viommu("w", "w", 6)), Journal::Sync::kNo).ok());
+}
+
 TEST(JournalTest, RefusesARecordThatCannotFollow) {
   const std::string directory = NewDirectory();
   auto journal = MustOpen(directory);
