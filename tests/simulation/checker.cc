@@ -36,10 +36,13 @@ void Checker::Fail(const std::string& what) {
 }
 
 void Checker::Attempted(Timeline& timeline, int64_t revision, uint64_t change) {
-  // What was attempted before at this revision or later has failed, and is not what this one stands on.
-  const uint64_t before = timeline.published.rbegin()->second;
-  timeline.attempted.erase(timeline.attempted.lower_bound(revision), timeline.attempted.end());
-  timeline.attempted[revision] = before + change;
+  timeline.attempted[revision].insert(timeline.published.rbegin()->second + change);
+}
+
+void Checker::Opening(Timeline& timeline, int64_t left_at, int64_t revision) {
+  if (revision == left_at) return;
+  timeline.attempted[revision] = timeline.attempted[left_at];
+  timeline.gaps.emplace_back(left_at, revision);
 }
 
 void Checker::Take(Timeline& timeline, const ChangeSetPtr& set) {
@@ -83,7 +86,7 @@ void Checker::Started(Timeline& timeline, const CommitCore& core, const ServerDi
   }
   const uint64_t hash = disk.RecordHash();
   const auto attempted = timeline.attempted.find(left_at);
-  if (attempted == timeline.attempted.end() || attempted->second != hash) {
+  if (attempted == timeline.attempted.end() || !attempted->second.contains(hash)) {
     return Fail(fmt::format("at revision {} the store holds what was never recorded so", left_at));
   }
   const int64_t known = timeline.published.rbegin()->first;
@@ -108,7 +111,7 @@ void Checker::Started(Timeline& timeline, const CommitCore& core, const ServerDi
     }
   });
   timeline.published = {{core.revision(), hash}};
-  timeline.attempted = {{left_at, hash}, {core.revision(), hash}};
+  timeline.attempted = {{left_at, {hash}}, {core.revision(), {hash}}};
   timeline.sets.clear();
 }
 
@@ -124,9 +127,10 @@ void Checker::Published(Timeline& timeline, const CommitCore& core, const std::v
   if (!holds.ok()) return Fail(fmt::format("a rule is broken: {}", std::string(holds.message())));
   const auto& [revision, hash] = *timeline.published.rbegin();
   const auto attempted = timeline.attempted.find(revision);
-  if (attempted == timeline.attempted.end() || attempted->second != hash) {
-    Fail(fmt::format("what is published at revision {} is not what was written", revision));
+  if (attempted == timeline.attempted.end() || !attempted->second.contains(hash)) {
+    return Fail(fmt::format("what is published at revision {} is not what was written", revision));
   }
+  attempted->second = {hash};
 }
 
 void Checker::Acknowledged(Timeline& timeline, const std::string& request_id, const std::string& fingerprint,

@@ -41,8 +41,8 @@ class Timeline {
 
   int64_t id = 1;
 
-  // Hash of the whole record after a revision that was handed to the store, published or not.
-  std::map<int64_t, uint64_t> attempted{{0, 0}};
+  // Hashes of the whole record after a revision that was handed to the store; several where some have failed.
+  std::map<int64_t, std::set<uint64_t>> attempted{{0, {0}}};
   // Likewise after one that was published, since the log was last dropped.
   std::map<int64_t, uint64_t> published{{0, 0}};
   // What a published revision changed; never forgotten, so that none is given twice.
@@ -59,6 +59,7 @@ class Timeline {
   int64_t acknowledged = 0;                                        // the newest revision that a caller relies on
   int64_t epoch = 0;                                               // of the last start
   std::string incarnation;
+  std::vector<std::pair<int64_t, int64_t>> gaps;  // revisions that were skipped after a loss of power: behind, up to
 };
 
 class Checker {
@@ -71,6 +72,8 @@ class Checker {
 
   // --- The server.
 
+  // A server that opens the store goes on from `revision`: what it wrote may be there although it did not come up.
+  void Opening(Timeline& timeline, int64_t left_at, int64_t revision);
   // A server has opened the store, which had `left_at` as its last revision.
   void Started(Timeline& timeline, const server::CommitCore& core, const ServerDisk& disk, int64_t left_at);
   void Attempted(Timeline& timeline, int64_t revision, uint64_t change);

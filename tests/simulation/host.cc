@@ -267,6 +267,8 @@ void Host::EndSession(const absl::Status& why) {
 
 void Host::Hear(const v1::ConnectResponse& message) {
   Process& process = *process_;
+  // Before it is received: should the process end in there, its journal may have it all the same.
+  if (message.desired().sync_mark()) synced_this_boot_ = true;
   const absl::Status status = process.session->Receive(message, scheduler_.now());
   if (EndIfCrashed()) return;
   if (!status.ok()) return EndSession(status);
@@ -288,8 +290,8 @@ void Host::Hear(const v1::ConnectResponse& message) {
   } else if (message.has_desired()) {
     const v1::Desired& desired = message.desired();
     scheduler_.Trace("agent: desired", name_, desired.revision(), desired.items_size());
+    memory_.timeline = timeline.id;  // it may have parted from the others since the welcome
     Remember();
-    if (desired.sync_mark()) synced_this_boot_ = true;
     Work();
   }
 }
@@ -342,15 +344,20 @@ void Host::Work() {
 // ---- What must hold -------------------------------------------------------------------------------------------------
 
 bool Host::Obeys(const Timeline& timeline) const {
-  return memory_.timeline == 0 || checker_.IsPastOf(timeline.id, memory_.timeline, memory_.revision);
+  int64_t newest = memory_.revision;
+  // What was told and never synced may be lost with the power: it proves nothing where the store has skipped it
+  // (docs/adr/0009).
+  for (const auto& [behind, up_to] : timeline.gaps) {
+    if (behind < newest && newest <= up_to) newest = memory_.generation;
+  }
+  return memory_.timeline == 0 || checker_.IsPastOf(timeline.id, memory_.timeline, newest);
 }
 
 void Host::Remember() {
   const agent::HeldState& held = process_->reconciler->held();
-  memory_.revision = held.synced_revision();
-  for (const auto& [uid, item] : held.items()) {
-    memory_.revision = std::max(memory_.revision, item.generation());
-  }
+  memory_.generation = 0;
+  for (const auto& [uid, item] : held.items()) memory_.generation = std::max(memory_.generation, item.generation());
+  memory_.revision = std::max(held.told_revision(), memory_.generation);
 }
 
 void Host::Check(const Timeline& timeline) {

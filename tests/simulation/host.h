@@ -73,7 +73,8 @@ class Host {
   // What of a store's history the agent has obeyed.
   struct Memory {
     int64_t timeline = 0;
-    int64_t revision = 0;
+    int64_t revision = 0;    // that it was told
+    int64_t generation = 0;  // the newest that it holds
     int64_t epoch = 0;
   };
 

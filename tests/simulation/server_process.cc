@@ -74,7 +74,8 @@ ServerProcess::ServerProcess(Scheduler& scheduler, const Clock& clock, Checker& 
 
 absl::Status ServerProcess::Open() {
   const int64_t left_at = disk_.revision();
-  disk_.set_on_attempt(nullptr);  // opening writes no resources
+  disk_.set_on_attempt(
+      [this, left_at](int64_t revision, uint64_t) { checker_.Opening(*timeline_, left_at, revision); });
   CommitCore::Options options;
   options.cluster_id = "cluster";
   options.boot_id = options_.boot_id;
