@@ -35,7 +35,7 @@ enum class Mutation {
   kActBeforeJournal,       // an intent is acted on before it is durable
   kIgnoreBootId,           // after a reboot the journal is believed
   kReleaseTooEarly,        // RELEASED is said before it is so
-  kKeepTornTail,           // a torn tail is not cut off the journal
+  kRenameUnsynced,         // a rewritten journal takes the old one's place before it is durable
   kBuildOnFailedWrite,     // the journal goes on after a failed write
   kForgetDirectorySync,    // a rewritten journal's name is not made durable
   kStayBound,              // a released device is not unbound

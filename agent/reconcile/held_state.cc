@@ -1,4 +1,5 @@
 #include "agent/reconcile/held_state.h"
+#include "common/mutation.h"
 
 #include <fmt/format.h>
 
@@ -132,6 +133,7 @@ void HeldState::Erase(const std::string& uid) {
 }
 
 void HeldState::AddTombstone(const std::string& uid, const std::string& name, int64_t generation) {
+  if (Mutated(Mutation::kForgetTombstone)) return;
   auto& tombstone = tombstones_[uid];
   if (!tombstone.uid().empty()) {
     tombstones_by_generation_.erase({tombstone.generation(), uid});

@@ -9,6 +9,7 @@
 
 #include "agent/reconcile/crc32c.h"
 #include "common/error.h"
+#include "common/mutation.h"
 
 namespace viommu::agent {
 namespace {
@@ -172,7 +173,7 @@ absl::Status Journal::Append(journal::Record record, Sync sync) {
   absl::Status written = file_->Append(frame);
   if (written.ok() && sync == Sync::kYes) written = TimedSync(*file_);
   if (!written.ok()) {
-    broken_ = true;
+    broken_ = !Mutated(Mutation::kBuildOnFailedWrite);
     return written;
   }
   ++next_sequence_;
@@ -198,7 +199,7 @@ absl::Status Journal::Rewrite() {
   }
   VIOMMU_RETURN_IF_ERROR((*fresh)->Append(content));
   size += content.size();
-  VIOMMU_RETURN_IF_ERROR(TimedSync(**fresh));
+  if (!Mutated(Mutation::kRenameUnsynced)) VIOMMU_RETURN_IF_ERROR(TimedSync(**fresh));
   VIOMMU_RETURN_IF_ERROR(file_system_.Rename(fresh_path, path_));
   // From here on the new file is the journal, whatever the sync of the directory says: until that has worked, nothing
   // may be built on it.
@@ -207,7 +208,7 @@ absl::Status Journal::Rewrite() {
   rewritten_bytes_ = size;
   next_sequence_ = sequence;
   broken_ = true;
-  VIOMMU_RETURN_IF_ERROR(file_system_.SyncDirectory(directory_));
+  if (!Mutated(Mutation::kForgetDirectorySync)) VIOMMU_RETURN_IF_ERROR(file_system_.SyncDirectory(directory_));
   broken_ = false;
   ++compactions_;
   return absl::OkStatus();

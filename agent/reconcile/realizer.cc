@@ -7,6 +7,7 @@
 
 #include "agent/errno_status.h"
 #include "agent/smmuv3/spec/ste.h"
+#include "common/mutation.h"
 
 namespace viommu::agent {
 namespace {
@@ -242,7 +243,7 @@ std::optional<Step> Realizer::Unset(const HeldItem& item, const Made& made) {
 
 Step Realizer::ReleaseVdevice(const HeldItem& item, const Made& made) {
   if (auto failure = Unset(item, made)) return *failure;
-  if (made.device != 0) {
+  if (made.device != 0 && !Mutated(Mutation::kStayBound)) {
     Context& context = *contexts_.at(made.vm).context;
     if (auto failure = TryEnd(item, Operation::kUnbind, [&] { return context.UnbindDevice(made.pci_address); })) {
       return *failure;

@@ -8,6 +8,7 @@
 
 #include "common/error.h"
 #include "common/log.h"
+#include "common/mutation.h"
 
 namespace viommu::agent {
 namespace {
@@ -64,7 +65,7 @@ Reconciler::Reconciler(Journal& journal, Backend& backend, Targets& targets, con
                  return it != runtimes_.end() && it->second->attempted &&
                         (it->second->last.kind == Step::Kind::kFailed || it->second->last.kind == Step::Kind::kBlocked);
                }}),
-      believes_(held().synced_boot_id() == options_.boot_id),
+      believes_(held().synced_boot_id() == options_.boot_id || Mutated(Mutation::kIgnoreBootId)),
       revision_(held().synced_revision()) {
   for (const auto& [uid, item] : held().items()) Activate(uid);
 }
@@ -105,14 +106,15 @@ absl::Status Reconciler::BeginSession(const v1::Welcome& welcome) {
             "the agent's state directory away to let it join another cluster",
             welcome.cluster_id(), cluster);
   }
-  if (!identity.store_incarnation().empty() && welcome.store_incarnation() != identity.store_incarnation()) {
+  if (!identity.store_incarnation().empty() && welcome.store_incarnation() != identity.store_incarnation() &&
+      !Mutated(Mutation::kIgnoreIncarnation)) {
     return Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_STORE_INCARNATION_MISMATCH)
         .Message(
             "the server has store {}, this agent knows store {}: it was wiped or restored; bring the right store "
             "back, or move the agent's state directory away to start over from the server's record",
             welcome.store_incarnation(), identity.store_incarnation());
   }
-  if (welcome.epoch() < identity.epoch()) {
+  if (welcome.epoch() < identity.epoch() && !Mutated(Mutation::kIgnoreEpoch)) {
     return Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_STALE_EPOCH)
         .Message(
             "the server speaks in epoch {}, this agent has obeyed epoch {}: an older server is still running; "
@@ -237,12 +239,14 @@ absl::Status Reconciler::Accept(const v1::Desired& desired) {
     VIOMMU_RETURN_IF_ERROR(journal_.Append(sorting.gone, Journal::Sync::kYes));
   }
   if (intent.items_size() > 0 || intent.orphans_size() > 0) {
-    VIOMMU_RETURN_IF_ERROR(journal_.Append(sorting.intent, Journal::Sync::kYes));
+    VIOMMU_RETURN_IF_ERROR(journal_.Append(
+        sorting.intent, Mutated(Mutation::kActBeforeJournal) ? Journal::Sync::kNo : Journal::Sync::kYes));
   }
   last_nonce_ = std::max(last_nonce_, desired.nonce());
   for (const auto& item : intent.items()) {
     Activate(UidOf(item));
     Expect(UidOf(item), desired.nonce());
+    if (IsDeleting(item) && Mutated(Mutation::kReleaseTooEarly)) Send(ResultOf(item, v1::OUTCOME_RELEASED));
   }
   for (const auto& uid : sorting.repeated) Expect(uid, desired.nonce());
   for (const auto& uid : intent.orphans()) {

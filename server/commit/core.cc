@@ -8,6 +8,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "common/error.h"
+#include "common/mutation.h"
 #include "common/timestamp.h"
 #include "server/commit/codec.h"
 #include "server/fleet/names.h"
@@ -149,14 +150,14 @@ absl::Status CommitCore::Begin(const Options& options, bool fresh) {
   const int64_t left_at = revision;
 
   Batch batch;
-  if (last_boot.has_value() && *last_boot != options.boot_id) {
+  if (last_boot.has_value() && *last_boot != options.boot_id && !Mutated(Mutation::kReuseRevisions)) {
     // See the header: what was not synced may be gone, and must not be confused with what comes now.
     revision += kMaxUnsyncedRevisions;
     oldest = revision;
     batch.DeleteRange(KeySpace::kChanges, EncodeNumber(0), EncodeNumber(revision + 1));
     batch.Put(KeySpace::kMeta, std::string(kMetaOldestRevision), EncodeNumber(oldest));
   }
-  identity_.epoch = epoch + 1;
+  identity_.epoch = epoch > 0 && Mutated(Mutation::kKeepEpoch) ? epoch : epoch + 1;
   identity_.start_id = new_uid_();
   starts_.Add(identity_.epoch, identity_.start_id, left_at, revision);
   if (fresh) {
@@ -206,14 +207,15 @@ std::vector<CommitCore::Outcome> CommitCore::Run(std::span<Command* const> comma
         break;
       }
       Command& command = *commands[i];
-      const bool repeatable = !command.request_id.empty() && !command.validate_only;
+      const bool repeatable =
+          !command.request_id.empty() && !command.validate_only && !Mutated(Mutation::kLoseRequestRecord);
       if (repeatable) {
         const auto in_batch = batch_requests.find(command.request_id);
         const Requests::Entry* known = requests_.Find(command.request_id);
         if (in_batch != batch_requests.end() || known != nullptr) {
           const std::string& fingerprint =
               known != nullptr ? known->fingerprint : commands[in_batch->second]->fingerprint;
-          if (fingerprint != command.fingerprint) {
+          if (fingerprint != command.fingerprint && !Mutated(Mutation::kIgnoreFingerprint)) {
             ++refused;
             outcomes[i].revision = last_revision;
             outcomes[i].status =
@@ -302,7 +304,7 @@ std::vector<CommitCore::Outcome> CommitCore::Run(std::span<Command* const> comma
     outcomes[repeat].status = commands[repeat]->Replay(commands[original]->Response());
   }
 
-  if (!committed.ok()) {
+  if (!committed.ok() && !Mutated(Mutation::kPublishFailedCommit)) {
     const absl::Status unavailable = Unavailable(committed);
     // Whoever was judged against the changes that are lost is answered alike, refusals included: they may be wrong.
     for (Outcome& outcome : outcomes) outcome = {unavailable, revision()};

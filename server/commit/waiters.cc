@@ -1,4 +1,5 @@
 #include "server/commit/waiters.h"
+#include "common/mutation.h"
 
 #include <algorithm>
 #include <utility>
@@ -102,7 +103,8 @@ void Waiters::OnCommit(const std::vector<ChangeSetPtr>& sets) {
         if (renamed) continue;
         std::vector<Waiter>& waiters = found->second;
         for (auto it = waiters.begin(); it != waiters.end();) {
-          if (change.after == nullptr || Settled(change.kind, *record, it->generation)) {
+          const bool gone = change.after == nullptr && !Mutated(Mutation::kForgetGoneWaiter);
+          if (gone || Settled(change.kind, *record, it->generation)) {
             uid_of_.erase(it->id);
             calls.push_back({std::move(it->callback), record, set->revision});
             it = waiters.erase(it);

@@ -3,6 +3,7 @@
 #include <memory>
 #include <utility>
 
+#include "common/mutation.h"
 #include "server/fleet/names.h"
 #include "server/fleet/record.h"
 
@@ -100,6 +101,7 @@ v1::Vdevice Release(const v1::Vdevice& vdevice, const Context& context, Draft& d
 
   v1::Device device = *MustFind<v1::Device>(draft, vdevice.device());
   SetDeviceState(device, /*releasing=*/true);
+  if (Mutated(Mutation::kReuseDeviceEarly)) device.clear_owner();
   DesireSettled(device, context);
   draft.Put(std::move(device));
   return next;

@@ -4,6 +4,7 @@
 #include <string>
 #include <utility>
 
+#include "common/mutation.h"
 #include "server/fleet/deletion.h"
 #include "server/fleet/record.h"
 #include "server/fleet/rules.h"
@@ -25,6 +26,7 @@ bool TakeOver(const v1::ItemResult& result, T& next) {
       next.clear_state_reason();
       break;
     case v1::OUTCOME_FAILED:
+      if (Mutated(Mutation::kDropNack)) return false;
       if (next.state() != v1::STATE_DELETING) next.set_state(v1::STATE_FAILED);
       *next.mutable_state_reason() = result.reason();
       CutText(*next.mutable_state_reason()->mutable_reason(), kMaxReportedTextBytes);
@@ -74,7 +76,7 @@ absl::Status JudgeResult(const std::string& host, const v1::ItemResult& result, 
         .Meta("name", present->name())
         .Meta("host", present->host());
   }
-  if (present->generation() != result.generation()) return absl::OkStatus();
+  if (present->generation() != result.generation() && !Mutated(Mutation::kBelieveOldResults)) return absl::OkStatus();
   if (result.outcome() == v1::OUTCOME_RELEASED) {
     if (present->state() == v1::STATE_DELETING) ConfirmReleased(*present, context, draft);
     return absl::OkStatus();

@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "common/mutation.h"
 #include "server/fleet/deletion.h"
 #include "server/fleet/quota.h"
 #include "server/fleet/record.h"
@@ -259,7 +260,7 @@ absl::StatusOr<v1::RebindVdevIdResponse> Judge(const v1::RebindVdevIdRequest& re
   v1::Vdevice next = *present;
   next.set_name(name);
   next.set_vdev_id(request.new_vdev_id());
-  next.set_previous_vdev_id(present->vdev_id());
+  if (!Mutated(Mutation::kRebindFreesIdEarly)) next.set_previous_vdev_id(present->vdev_id());
   Desire(next, v1::STATE_PENDING, context);
   draft.Erase(Kind::kVdevice, present->name());
   draft.Put(next);

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "common/error.h"
+#include "common/mutation.h"
 #include "server/fleet/names.h"
 
 namespace viommu::server {
@@ -60,7 +61,8 @@ absl::Status CheckIdentity(const v1::Hello& hello, const Identity& identity) {
             hello.host().name(), hello.cluster_id(), identity.cluster_id)
         .Meta("cluster_id", identity.cluster_id);
   }
-  if (!hello.store_incarnation().empty() && hello.store_incarnation() != identity.store_incarnation) {
+  if (!hello.store_incarnation().empty() && hello.store_incarnation() != identity.store_incarnation &&
+      !Mutated(Mutation::kIgnoreIncarnation)) {
     return Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_STORE_INCARNATION_MISMATCH)
         .Message(
             "the agent of {} knows store {}, this is store {}: the store was wiped or replaced; bring the old one "
@@ -68,7 +70,7 @@ absl::Status CheckIdentity(const v1::Hello& hello, const Identity& identity) {
             hello.host().name(), hello.store_incarnation(), identity.store_incarnation)
         .Meta("store_incarnation", identity.store_incarnation);
   }
-  if (hello.epoch() > identity.epoch) {
+  if (hello.epoch() > identity.epoch && !Mutated(Mutation::kIgnoreEpoch)) {
     return Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_STALE_EPOCH)
         .Message(
             "the agent of {} has obeyed epoch {}, this server has epoch {}: it runs on an old copy of the store; stop "
@@ -81,6 +83,7 @@ absl::Status CheckIdentity(const v1::Hello& hello, const Identity& identity) {
 
 // What the agent remembers must be something that this store has said.
 absl::Status CheckMemory(const v1::Hello& hello, const Starts& starts, int64_t revision) {
+  if (Mutated(Mutation::kIgnoreStarts)) return absl::OkStatus();
   int64_t newest = hello.revision();
   bool recorded = true;
   for (const v1::HeldItem& item : hello.held()) {

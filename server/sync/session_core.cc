@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "common/error.h"
+#include "common/mutation.h"
 
 namespace viommu::server {
 namespace {
@@ -176,6 +177,7 @@ void SessionCore::Changed(Concern concern, ResourceKey key, const std::string& u
   if (phase_ == Phase::kClosed || concern == Concern::kNone) return;
   if (AllAnswered()) settled_ = revision - 1;
   if (concern == Concern::kSend) {
+    if (writing_ && Mutated(Mutation::kForgetChange)) return;
     pending_.insert(std::move(key));
     return;
   }

@@ -290,6 +290,7 @@ void Host::Hear(const v1::ConnectResponse& message) {
   } else if (message.has_desired()) {
     const v1::Desired& desired = message.desired();
     scheduler_.Trace("agent: desired", name_, desired.revision(), desired.items_size());
+    RememberReleases(desired);
     memory_.timeline = timeline.id;  // it may have parted from the others since the welcome
     Remember();
     Work();
@@ -357,10 +358,29 @@ void Host::Remember() {
   const agent::HeldState& held = process_->reconciler->held();
   memory_.generation = 0;
   for (const auto& [uid, item] : held.items()) memory_.generation = std::max(memory_.generation, item.generation());
-  memory_.revision = std::max(held.told_revision(), memory_.generation);
+  memory_.revision = std::max({held.synced_revision(), memory_.generation, memory_.released});
+}
+
+// Releases are durable before they are begun, so these are never forgotten.
+void Host::RememberReleases(const v1::Desired& desired) {
+  for (const v1::Resource& item : desired.items()) {
+    if (agent::IsDeleting(item)) memory_.released = std::max(memory_.released, agent::GenerationOf(item));
+  }
+}
+
+Host::Looked Host::Look(const Timeline& timeline) const {
+  const bool open = process_ != nullptr && process_->reconciler != nullptr && !process_->dying;
+  return {backend_->log.size(),
+          backend_->contexts,
+          timeline.id,
+          timeline.published.rbegin()->first,
+          open ? process_->journal->size_bytes() : 0,
+          open ? process_->journal->compactions() : 0,
+          synced_this_boot_};
 }
 
 void Host::Check(const Timeline& timeline) {
+  if (const Looked now = Look(timeline); std::exchange(looked_, now) == now) return;
   const auto held = backend_->HeldDevices();
   if (!synced_this_boot_ && backend_->contexts > 0) {
     return checker_.Fail(fmt::format("{} has objects before it was told everything in this boot", name_));

@@ -13,6 +13,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <tuple>
 
 #include "absl/status/status.h"
 #include "agent/reconcile/fake_backend.h"
@@ -75,6 +76,7 @@ class Host {
     int64_t timeline = 0;
     int64_t revision = 0;    // that it was told
     int64_t generation = 0;  // the newest that it holds
+    int64_t released = 0;    // the newest release that it has taken on
     int64_t epoch = 0;
   };
 
@@ -88,8 +90,12 @@ class Host {
   bool EndIfCrashed();
   void Forget();
   bool Obeys(const Timeline& timeline) const;
+  // What Check last looked at: nothing new, nothing to check.
+  using Looked = std::tuple<size_t, int, int64_t, int64_t, uint64_t, uint64_t, bool>;
+  Looked Look(const Timeline& timeline) const;
   // Takes note of what the journal has kept.
   void Remember();
+  void RememberReleases(const v1::Desired& desired);
 
   Scheduler& scheduler_;
   Checker& checker_;
@@ -103,6 +109,7 @@ class Host {
   bool synced_this_boot_ = false;
   Memory memory_;
   v1::ErrorReason refused_ = v1::ERROR_REASON_UNSPECIFIED;
+  Looked looked_;
   std::unique_ptr<Process> process_;
 };
 

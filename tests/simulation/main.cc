@@ -4,6 +4,9 @@
 //   simulation --minutes M [--first N]         seeds from N on until the time is over
 //   simulation --seeds K [--first N]           K of them
 //
+// --no-faults lets nothing go wrong; --mutation NAME puts a bug in (common/mutation.h; those of the programs only with
+// --config=mutations).
+//
 // Prints each failing seed with the command that replays it, and at the end how fast it was. Exits with 1 when a seed
 // failed.
 
@@ -32,15 +35,15 @@ int Main(int argc, char** argv) {
   RunOptions options;
   for (int i = 1; i < argc; ++i) {
     const std::string_view flag = argv[i];
-    const auto number = [&] { return i + 1 < argc ? std::strtod(argv[++i], nullptr) : 0; };
+    const auto number = [&]() -> uint64_t { return i + 1 < argc ? std::strtoull(argv[++i], nullptr, 10) : 0; };
     if (flag == "--seed") {
-      seed = static_cast<uint64_t>(number());
+      seed = number();
     } else if (flag == "--first") {
-      first = static_cast<uint64_t>(number());
+      first = number();
     } else if (flag == "--seeds") {
-      seeds = static_cast<uint64_t>(number());
+      seeds = number();
     } else if (flag == "--minutes") {
-      minutes = number();
+      minutes = static_cast<double>(number());
     } else if (flag == "--verbose") {
       options.verbose = true;
     } else if (flag == "--no-faults") {
@@ -81,7 +84,7 @@ int Main(int argc, char** argv) {
     if (seed != 0) fmt::print("trace {:016x}, {} steps\n", outcome.trace_hash, outcome.steps);
     if (outcome.failure.empty()) continue;
     ++failures;
-    fmt::print("seed {} FAILED: {}\n  replay: bazel run //tests/simulation:simulation -- --seed {} --verbose\n", now,
+    fmt::print("seed {} FAILED: {}\n  replay: bazel run //tests/simulation -- --seed {} --verbose\n", now,
                outcome.failure, now);
     std::fflush(stdout);
   }

@@ -50,8 +50,8 @@ std::string_view MutationName(Mutation mutation) {
       return "ignore-boot-id";
     case Mutation::kReleaseTooEarly:
       return "release-too-early";
-    case Mutation::kKeepTornTail:
-      return "keep-torn-tail";
+    case Mutation::kRenameUnsynced:
+      return "rename-unsynced";
     case Mutation::kBuildOnFailedWrite:
       return "build-on-failed-write";
     case Mutation::kForgetDirectorySync:

@@ -388,6 +388,7 @@ std::string World::Unsettled() const {
   for (const auto& client : clients_) {
     if (!client->idle()) return "nobody answers " + client->Pending();
   }
+  if (server_->waiting() != 0) return fmt::format("{} callers wait for a host", server_->waiting());
   const auto stats = server_->stats();
   if (stats.synced != static_cast<int64_t>(hosts_.size())) return fmt::format("{} agents are in sync", stats.synced);
   for (const auto& [key, record] : timeline_->state) {
