@@ -140,6 +140,8 @@ std::unique_ptr<Command> MakeCommands() {
   DeclareHosts(*root);
   DeclarePlan(*root);
   DeclareStatus(*root);
+  DeclareAudit(*root);
+  DeclareBackup(*root);
   DeclareLocal(*root);
   DeclareDebug(*root);
   DeclareConfig(*root);

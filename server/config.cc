@@ -87,6 +87,14 @@ void DeclareServerOptions(Config& config, ServerConfig* options) {
   config.Bytes("requests.max_bytes", &options->requests_max_bytes, kMiB, 1024 * kGiB,
                "How much their answers may take in the store");
 
+  config.String("backup.folder", &options->backup_folder,
+                "Where CreateBackup puts backups, best on another disk; empty: none are made");
+  config.Int("backup.keep", &options->backup_keep, 0, 10'000, "How many backups are kept, the newest; 0: all");
+  config.Duration("audit.max_age", &options->audit_max_age, hours(1), hours(24 * 3650),
+                  "How long the audit log keeps an entry");
+  config.Bytes("audit.max_bytes", &options->audit_max_bytes, 0, 1024 * kGiB,
+               "Largest audit log; 0: what happens is not audited");
+
   config.Duration("agents.lease", &options->agents_lease, seconds(1), hours(1), "How long an agent may be silent");
   config.Duration("agents.grace", &options->agents_grace, seconds(0), hours(24),
                   "How long after a start no host is declared disconnected");

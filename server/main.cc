@@ -14,6 +14,7 @@
 #include "common/version.h"
 #include "server/config.h"
 #include "server/server.h"
+#include "server/tool/tool.h"
 
 namespace viommu::server {
 namespace {
@@ -33,6 +34,7 @@ int Fail(const std::string& what, const absl::Status& status) {
 }
 
 int Main(int argc, char** argv) {
+  if (const auto exit = RunTool(argc, argv)) return *exit;
   ServerConfig options;
   Config config({.program = "viommu-server",
                  .summary = "Records what vIOMMUs and devices the VMs of a fleet have, and has the agents apply it.",

@@ -20,6 +20,7 @@
 #include "server/api/limits.h"
 #include "server/api/operations_service.h"
 #include "server/api/watch_hub.h"
+#include "server/commit/backups.h"
 #include "server/commit/core.h"
 #include "server/commit/waiters.h"
 #include "server/listener.h"
@@ -76,6 +77,8 @@ CommitCore::Options CoreOptions(const ServerConfig& config) {
   options.requests.ttl_s = Seconds(config.requests_ttl);
   options.requests.max_entries = static_cast<size_t>(config.requests_max_entries);
   options.requests.max_bytes = static_cast<int64_t>(config.requests_max_bytes);
+  options.audit.max_age_s = Seconds(config.audit_max_age);
+  options.audit.max_bytes = static_cast<int64_t>(config.audit_max_bytes);
   return options;
 }
 
@@ -127,19 +130,22 @@ class Server::Impl {
                        [this](size_t commands, double seconds) { write_metrics_.OnBatch(commands, seconds); });
     drains_.emplace(*core_, [this](Command* command) { return committer_->Submit(command); });
     sessions_->Start();
+    backups_.emplace(*store_, *core_,
+                     Backups::Options{config_.backup_folder, static_cast<size_t>(config_.backup_keep)});
     const FleetServiceParts parts{*committer_,
                                   *waits_,
                                   *watches_,
                                   *sessions_,
                                   clock_,
                                   /*refuse_hosts=*/!config_.tls.tls.ca.empty(),
-                                  static_cast<size_t>(config_.limits_invalidations)};
+                                  static_cast<size_t>(config_.limits_invalidations),
+                                  &*backups_};
     fleet_service_.emplace(parts);
     operations_service_.emplace(parts);
     agent_service_.emplace(*sessions_);
 
     AddProcessMetrics(*metrics_, "viommu_server");
-    RegisterServerMetrics(*metrics_, {*committer_, *core_, *resources_, *waits_, *watches_, *sessions_});
+    RegisterServerMetrics(*metrics_, {*committer_, *core_, *resources_, *waits_, *watches_, *sessions_, *backups_});
     VIOMMU_RETURN_IF_ERROR(Listen());
     if (config_.metrics_listen.has_value()) {
       VIOMMU_ASSIGN_OR_RETURN(
@@ -167,6 +173,7 @@ class Server::Impl {
     // What would go on for long is ended; other calls get the time that is left.
     if (watches_.has_value()) watches_->EndAll();
     if (waits_.has_value()) waits_->EndAll();
+    if (backups_.has_value()) backups_->Stop();
     if (sessions_.has_value()) sessions_->Shutdown(Milliseconds(timeout / 2));
     for (GrpcListener* listener : Listeners()) listener->server().Shutdown(end);
     if (committer_.has_value()) committer_->Stop();
@@ -195,6 +202,7 @@ class Server::Impl {
   std::optional<AgentSessions> sessions_;
   std::optional<DrainKeeper> drains_;  // before the committer: it hears of its commands until that has stopped
   std::optional<Committer> committer_;
+  std::optional<Backups> backups_;
   std::optional<FleetService> fleet_service_;
   std::optional<OperationsService> operations_service_;
   std::optional<AgentService> agent_service_;

@@ -171,6 +171,27 @@ void RegisterServerMetrics(MetricSet& metrics, const MetricSources& sources) {
           [&core] { return static_cast<double>(core.stats().replayed); });
   counter("viommu_server_store_failures_total", "Batches that the store did not take",
           [&core] { return static_cast<double>(core.stats().store_failures); });
+  counter("viommu_server_audit_entries_total", "Entries that the audit log got",
+          [&core] { return static_cast<double>(core.audit().stats().entries); });
+  counter("viommu_server_audit_dropped_total", "Calls that changed nothing and were left out of the audit log",
+          [&core] { return static_cast<double>(core.audit().stats().dropped); });
+  gauge("viommu_server_audit_bytes", "Length of the audit log",
+        [&core] { return static_cast<double>(core.audit().stats().bytes); });
+  const Backups& backups = sources.backups;
+  counter("viommu_server_backups_total", "Backups made", [&backups] { return static_cast<double>(backups.stats().made); });
+  counter("viommu_server_backups_failed_total", "Backups that could not be made",
+          [&backups] { return static_cast<double>(backups.stats().failed); });
+  // Of the latest backup there is; without one, nothing.
+  const auto latest = [&metrics, &backups](std::string_view name, std::string_view help,
+                                           int64_t Backups::Backup::*field) {
+    metrics.AddCallback(name, help, MetricKind::kGauge, [&backups, field] {
+      const auto all = backups.List();
+      return all.ok() && !all->empty() ? One(static_cast<double>(all->front().*field)) : std::vector<MetricSample>();
+    });
+  };
+  latest("viommu_server_backup_last_timestamp_seconds", "When the latest backup was made, since 1970",
+         &Backups::Backup::time_s);
+  latest("viommu_server_backup_last_bytes", "Length of the latest backup", &Backups::Backup::size_bytes);
   gauge("viommu_server_commit_queue_depth", "Commands that wait to be judged",
         [&committer = sources.committer] { return static_cast<double>(committer.queue_depth()); });
   gauge("viommu_server_apply_waits", "Calls that wait for their host",

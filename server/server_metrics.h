@@ -16,6 +16,7 @@
 #include "common/mutex.h"
 #include "server/api/apply_waits.h"
 #include "server/api/watch_hub.h"
+#include "server/commit/backups.h"
 #include "server/commit/committer.h"
 #include "server/commit/core.h"
 #include "server/store/rocksdb_store.h"
@@ -68,6 +69,7 @@ struct MetricSources {
   const ApplyWaits& waits;
   const WatchHub& watches;
   const Sessions& sessions;
+  const Backups& backups;
 };
 
 // Registers everything that is asked for when scraped. The sources must live until metrics.RemoveCallbacks().

@@ -21,6 +21,8 @@ void DeclareCordon(Command& root);  // cordon, uncordon
 void DeclareHosts(Command& root);   // drain, evict, forget
 void DeclarePlan(Command& root);    // place, compare
 void DeclareStatus(Command& root);
+void DeclareAudit(Command& root);
+void DeclareBackup(Command& root);
 void DeclareLocal(Command& root);
 void DeclareDebug(Command& root);
 void DeclareConfig(Command& root);

@@ -20,7 +20,11 @@ bool IsDue(const v1::Host& host, WallTime now) {
 
 class DrainKeeper::Eviction final : public Command {
  public:
-  Eviction(DrainKeeper& owner, std::string host, WallTime now) : owner_(owner), host_(std::move(host)), now_(now) {}
+  Eviction(DrainKeeper& owner, std::string host, WallTime now) : owner_(owner), host_(std::move(host)), now_(now) {
+    method = "EvictHost";
+    caller = "server";
+    target = host_;
+  }
 
   absl::Status Judge(const Context& context, Draft& draft) override {
     // The drain may have been aborted, or its deadline moved, since this was submitted.

@@ -14,6 +14,7 @@
 #include "server/api/apply_waits.h"
 #include "server/api/limits.h"
 #include "server/api/watch_hub.h"
+#include "server/commit/backups.h"
 #include "server/commit/committer.h"
 #include "server/sync/sessions.h"
 #include "viommu/v1/fleet_service.grpc.pb.h"
@@ -30,6 +31,7 @@ struct FleetServiceParts {
   // Refuse callers whose certificate is made out to a host: for listeners that ask for certificates.
   bool refuse_hosts = false;
   size_t max_invalidations = kMaxInvalidations;
+  Backups* backups = nullptr;  // of the operations service; nullptr: it offers none
 };
 
 class FleetService final : public v1::FleetService::CallbackService {

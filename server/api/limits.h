@@ -16,6 +16,7 @@ inline constexpr int kMaxPageSize = 1000;                 // entries of a page
 inline constexpr size_t kMaxPageBytes = size_t{2} << 20;  // serialized entries of a page; a page may be short
 inline constexpr int64_t kMaxScanRecords = 100'000;       // looked at for one page; a page may be short
 inline constexpr int64_t kScanChunkRecords = 4096;        // looked at while the writer is kept waiting
+inline constexpr int64_t kMaxAuditScanEntries = 20'000;   // of the audit log, looked at for one page
 inline constexpr int kMaxFilterValues = 32;               // values of one repeated filter
 inline constexpr size_t kMaxPageTokenBytes = 2048;        // length of a page token
 

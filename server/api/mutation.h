@@ -6,6 +6,7 @@
 
 #include <grpcpp/support/server_callback.h>
 
+#include <algorithm>
 #include <chrono>
 #include <memory>
 #include <optional>
@@ -14,17 +15,20 @@
 #include <utility>
 #include <vector>
 
+#include "common/credentials.h"
 #include "common/error.h"
 #include "common/grpc_error.h"
 #include "common/uuid.h"
 #include "server/api/apply_waits.h"
 #include "server/api/authorise.h"
+#include "server/api/caller.h"
 #include "server/api/deadline.h"
 #include "server/api/digest.h"
 #include "server/api/fleet_service.h"
 #include "server/api/limits.h"
 #include "server/api/lookup.h"
 #include "server/commit/command.h"
+#include "server/fleet/names.h"
 #include "server/fleet/rules.h"
 
 namespace viommu::server {
@@ -48,6 +52,24 @@ void VisitResources(Response& response, Visit visit) {
     visit(*response.mutable_quota());
   } else {
     visit(*response.mutable_host());
+  }
+}
+
+// The resource that a request is about: the one it names, or the one it makes; for what is made in a viommu, that.
+template <typename Request>
+std::string TargetOf(const Request& request) {
+  if constexpr (requires { request.name(); }) {
+    return request.name();
+  } else if constexpr (requires { request.stage2_domain_id(); }) {
+    return Stage2DomainName(request.stage2_domain_id());
+  } else if constexpr (requires { request.viommu_id(); }) {
+    return ViommuName(request.viommu_id());
+  } else if constexpr (requires { request.quota(); }) {
+    return request.quota().name();
+  } else if constexpr (requires { request.vdevice(); }) {
+    return request.vdevice();
+  } else {
+    return request.viommu();
   }
 }
 
@@ -85,6 +107,16 @@ class Mutation final : public Command {
         .Meta("request_id", request_id);
   }
 
+  bool Names(std::string_view resource) const override {
+    if (resource == target) return true;
+    if constexpr (requires { request_.device(); }) return resource == request_.device();
+    if constexpr (requires { request_.assignments(); }) {
+      return std::any_of(request_.assignments().begin(), request_.assignments().end(),
+                         [&](const v1::VdevIdAssignment& assignment) { return resource == assignment.device(); });
+    }
+    return false;
+  }
+
   void Done(absl::Status status, int64_t revision) override {
     if (status.ok()) {
       response_->set_revision(revision);
@@ -116,6 +148,12 @@ class Mutation final : public Command {
   absl::Status Prepare() {
     VIOMMU_RETURN_IF_ERROR(CheckCaller(parts_, *context_));
     VIOMMU_RETURN_IF_ERROR(CheckRequestSize(request_));
+    constexpr std::string_view kSuffix = "Request";
+    method = Request::descriptor()->name();
+    method.resize(method.size() - kSuffix.size());
+    peer = context_->peer();
+    caller = CallerName(PeerOf(*context_), peer);
+    target = TargetOf(request_);
     validate_only = request_.validate_only();
     if (!request_.request_id().empty()) {
       if (!IsUuid(request_.request_id())) {

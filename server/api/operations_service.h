@@ -43,6 +43,16 @@ class OperationsService final : public v1::OperationsService::CallbackService {
   Reactor* CompareHosts(Context* context, const v1::CompareHostsRequest* request,
                         v1::CompareHostsResponse* response) override;
 
+  // operations_audit.cc.
+  Reactor* ListAuditEntries(Context* context, const v1::ListAuditEntriesRequest* request,
+                            v1::ListAuditEntriesResponse* response) override;
+
+  // operations_backup.cc.
+  Reactor* CreateBackup(Context* context, const v1::CreateBackupRequest* request,
+                        v1::CreateBackupResponse* response) override;
+  Reactor* ListBackups(Context* context, const v1::ListBackupsRequest* request,
+                       v1::ListBackupsResponse* response) override;
+
   const CommitCore& core() const { return parts_.committer.core(); }
 
   // Ends a call that reads, if the caller may call at all.

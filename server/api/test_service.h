@@ -177,16 +177,19 @@ class FleetServiceTest : public testing::Test {
   static constexpr size_t kMaxTestSnapshots = 3;
   static constexpr size_t kMaxTestInvalidations = 2;
 
-  explicit FleetServiceTest(size_t max_waits = 8, size_t max_watches = 4, const Clock& clock = RealClock()) {
-    core_ = CommitCore::Open(store_, clock, NewUuid, {.cluster_id = "test", .boot_id = "boot"}).value();
+  // Without `store`: one in memory.
+  explicit FleetServiceTest(size_t max_waits = 8, size_t max_watches = 4, const Clock& clock = RealClock(),
+                            Store* store = nullptr, const Backups::Options& backups = {}) {
+    core_ = CommitCore::Open(store != nullptr ? *store : store_, clock, NewUuid, {.cluster_id = "test", .boot_id = "boot"}).value();
     waiters_.emplace(*core_);
     watches_.emplace(max_watches, kMaxTestSnapshots);
     waits_.emplace(*waiters_, clock, max_waits);
     core_->AddListener(&*waiters_);
     core_->AddListener(&*watches_);
     committer_.emplace(*core_, Committer::Options());
-    const FleetServiceParts parts{*committer_,          *waits_, *watches_, sessions_, clock, /*refuse_hosts=*/false,
-                                  kMaxTestInvalidations};
+    backups_.emplace(store != nullptr ? *store : store_, *core_, backups);
+    const FleetServiceParts parts{*committer_,           *waits_,    *watches_, sessions_, clock, /*refuse_hosts=*/false,
+                                  kMaxTestInvalidations, &*backups_};
     service_.emplace(parts);
     operations_.emplace(parts);
     grpc::ServerBuilder builder;
@@ -279,6 +282,7 @@ class FleetServiceTest : public testing::Test {
   std::optional<WatchHub> watches_;
   std::optional<ApplyWaits> waits_;
   std::optional<Committer> committer_;
+  std::optional<Backups> backups_;
   std::optional<FleetService> service_;
   std::optional<OperationsService> operations_;
   std::unique_ptr<grpc::Server> server_;

@@ -34,11 +34,22 @@ class Command {
   // Instead of Judge, when this request was carried out before: takes over the answer that was given then.
   virtual absl::Status Replay(std::string_view /*response*/) { return absl::OkStatus(); }
 
+  // Whether the audit log shows what becomes of this host or device; other kinds are always shown. On the writer's
+  // thread.
+  virtual bool Names(std::string_view resource) const { return resource == target; }
+
   // Set before the command is submitted.
   Durability durability = Durability::kSynced;
   bool validate_only = false;
   std::string request_id;   // a UUID, or empty: cannot be repeated safely
   std::string fingerprint;  // of method and request; goes with request_id
+
+  // For the audit log: what it is called in the API, empty when it is not audited; who asks, and from where; the
+  // resource that it names.
+  std::string method;
+  std::string caller;
+  std::string peer;
+  std::string target;
 };
 
 }  // namespace viommu::server

@@ -11,7 +11,7 @@
 #include "common/mutation.h"
 #include "common/timestamp.h"
 #include "server/commit/codec.h"
-#include "server/fleet/names.h"
+#include "server/commit/resources.h"
 
 namespace viommu::server {
 namespace {
@@ -22,17 +22,11 @@ constexpr size_t kMaxExpiriesPerTick = 1024;
 // A status-only commit is synced anyway when this many revisions would hang on the next sync.
 constexpr int64_t kSyncAfterUnsyncedRevisions = CommitCore::kMaxUnsyncedRevisions / 2;
 
-absl::Status Damaged(const Store& store, std::string_view what) {
-  return Error(absl::StatusCode::kDataLoss, v1::ERROR_REASON_STORE_DAMAGED)
-      .Message("{} is damaged: {}. It is left as it is; restore it from a backup", store.Describe(), what)
-      .Meta("store", store.Describe());
-}
-
 absl::StatusOr<int64_t> NumberOf(const Store& store, std::string_view key, int64_t if_absent) {
   VIOMMU_ASSIGN_OR_RETURN(const std::optional<std::string> bytes, store.Get(KeySpace::kMeta, key));
   if (!bytes.has_value()) return if_absent;
   const auto number = DecodeNumber(*bytes);
-  if (!number.has_value()) return Damaged(store, fmt::format("{} is no number", key));
+  if (!number.has_value()) return DamagedStore(store, fmt::format("{} is no number", key));
   return *number;
 }
 
@@ -66,7 +60,8 @@ CommitCore::CommitCore(Store& store, const Clock& clock, std::function<std::stri
       max_batch_changes_(options.max_batch_changes),
       max_batch_bytes_(options.max_batch_bytes),
       log_(store, options.change_log),
-      requests_(options.requests) {}
+      requests_(options.requests),
+      audit_(store, options.audit) {}
 
 absl::StatusOr<std::unique_ptr<CommitCore>> CommitCore::Open(Store& store, const Clock& clock,
                                                              std::function<std::string()> new_uid,
@@ -81,29 +76,10 @@ absl::Status CommitCore::Load(const Options& options) {
   VIOMMU_RETURN_IF_ERROR(LoadMeta(options, &fresh));
   {
     WriterLock lock(mu_);
-    absl::Status bad;
-    VIOMMU_RETURN_IF_ERROR(
-        store_.Scan(KeySpace::kResources, "", "",
-                    [&](std::string_view key, std::string_view value) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-                      const Kind kind = key.empty() ? Kind{} : static_cast<Kind>(key[0]);
-                      const std::string name(key.empty() ? key : key.substr(1));
-                      RecordPtr record = key.empty() ? nullptr : ParseRecord(kind, value);
-                      if (record == nullptr) {
-                        bad = Damaged(store_, fmt::format("resource {} cannot be read", name));
-                      } else if (KindOfName(name) != kind || NameOf(kind, *record) != name) {
-                        bad = Damaged(store_, fmt::format("under the name {} there is a record of {} {}", name,
-                                                          KindName(kind), NameOf(kind, *record)));
-                      } else {
-                        tables_.Apply({kind, name, nullptr, std::move(record)});
-                      }
-                      return bad.ok();
-                    }));
-    VIOMMU_RETURN_IF_ERROR(bad);
-    if (const absl::Status broken = CheckInvariants(tables_); !broken.ok()) {
-      return Damaged(store_, std::string(broken.message()));
-    }
+    VIOMMU_RETURN_IF_ERROR(LoadResources(store_, tables_));
   }
   VIOMMU_RETURN_IF_ERROR(requests_.Load(store_));
+  VIOMMU_RETURN_IF_ERROR(audit_.Load());
   return Begin(options, fresh);
 }
 
@@ -113,19 +89,19 @@ absl::Status CommitCore::LoadMeta(const Options& options, bool* fresh) {
   *fresh = !incarnation.has_value() && !cluster.has_value();
   if (*fresh) {
     // What has a record and no identity was a store once.
-    for (const KeySpace space : {KeySpace::kResources, KeySpace::kChanges, KeySpace::kRequests}) {
+    for (const KeySpace space : {KeySpace::kResources, KeySpace::kChanges, KeySpace::kRequests, KeySpace::kAudit}) {
       bool empty = true;
       VIOMMU_RETURN_IF_ERROR(store_.Scan(space, "", "", [&empty](std::string_view, std::string_view) {
         empty = false;
         return false;
       }));
-      if (!empty) return Damaged(store_, "it has a record, and its identity is missing");
+      if (!empty) return DamagedStore(store_, "it has a record, and its identity is missing");
     }
     identity_.store_incarnation = new_uid_();
     identity_.cluster_id = options.cluster_id.empty() ? new_uid_() : options.cluster_id;
     return absl::OkStatus();
   }
-  if (!incarnation.has_value() || !cluster.has_value()) return Damaged(store_, "its identity is incomplete");
+  if (!incarnation.has_value() || !cluster.has_value()) return DamagedStore(store_, "its identity is incomplete");
   identity_.store_incarnation = *incarnation;
   identity_.cluster_id = *cluster;
   if (!options.cluster_id.empty() && options.cluster_id != *cluster) {
@@ -145,7 +121,7 @@ absl::Status CommitCore::Begin(const Options& options, bool fresh) {
   VIOMMU_ASSIGN_OR_RETURN(const auto last_boot, store_.Get(KeySpace::kMeta, kMetaBootId));
   VIOMMU_ASSIGN_OR_RETURN(const auto starts, store_.Get(KeySpace::kMeta, kMetaStarts));
   auto decoded = Starts::Decode(starts.value_or(""));
-  if (!decoded.ok()) return Damaged(store_, std::string(decoded.status().message()));
+  if (!decoded.ok()) return DamagedStore(store_, std::string(decoded.status().message()));
   starts_ = *std::move(decoded);
   const int64_t left_at = revision;
 
@@ -186,6 +162,7 @@ std::vector<CommitCore::Outcome> CommitCore::Run(std::span<Command* const> comma
   const int64_t now_s = NowSeconds();
   const google::protobuf::Timestamp now = ToTimestamp(clock_.Now());
   Batch batch;
+  Audit::Entries audited = audit_.Begin(clock_.Now());
   std::vector<Accepted> accepted;
   absl::flat_hash_map<std::string, size_t> batch_requests;  // request id -> index of the command that carries it out
   std::vector<std::pair<size_t, size_t>> repeats;           // a command and the one of this batch that it repeats
@@ -201,7 +178,7 @@ std::vector<CommitCore::Outcome> CommitCore::Run(std::span<Command* const> comma
     last_revision = revision_;
     Draft batch_draft(tables_);
     for (size_t i = 0; i < commands.size(); ++i) {
-      if (changed >= max_batch_changes_ || batch.bytes() >= max_batch_bytes_) {
+      if (changed >= max_batch_changes_ || batch.bytes() + audited.bytes() >= max_batch_bytes_) {
         commands = commands.first(i);
         outcomes.resize(i);
         break;
@@ -223,6 +200,7 @@ std::vector<CommitCore::Outcome> CommitCore::Run(std::span<Command* const> comma
                     .Message("request_id {} was used for another request; make a new one for each request",
                              command.request_id)
                     .Meta("request_id", command.request_id);
+            audited.Add(command, outcomes[i].status, 0, {});
             continue;
           }
           ++replayed;
@@ -237,7 +215,7 @@ std::vector<CommitCore::Outcome> CommitCore::Run(std::span<Command* const> comma
             outcomes[i].status = bytes.status();
           } else if (!bytes->has_value() || !record.ParseFromString(**bytes)) {
             outcomes[i].status =
-                Damaged(store_, fmt::format("the answer to request id {} cannot be read", command.request_id));
+                DamagedStore(store_, fmt::format("the answer to request id {} cannot be read", command.request_id));
           } else {
             outcomes[i].status = command.Replay(record.response());
           }
@@ -251,10 +229,12 @@ std::vector<CommitCore::Outcome> CommitCore::Run(std::span<Command* const> comma
       outcomes[i].revision = last_revision;
       if (!outcomes[i].status.ok()) {
         ++refused;
+        if (!command.validate_only) audited.Add(command, outcomes[i].status, 0, {});
         continue;
       }
       if (command.validate_only) continue;
       std::vector<Change> changes = draft.Changes();
+      audited.Add(command, absl::OkStatus(), changes.empty() ? 0 : last_revision + 1, changes);
       if (changes.empty() && !repeatable) continue;
 
       Accepted change{nullptr, 0, last_revision, &command};
@@ -294,6 +274,7 @@ std::vector<CommitCore::Outcome> CommitCore::Run(std::span<Command* const> comma
   const size_t expired = requests_.PlanExpiry(now_s, new_requests, 2 * new_requests.entries, batch);
   if (!batch.empty()) {
     batch.Put(KeySpace::kMeta, std::string(kMetaRevision), EncodeNumber(last_revision));
+    audit_.Encode(audited, batch);
     unsynced_revisions_ += static_cast<int64_t>(accepted.size());
     if (unsynced_revisions_ > kSyncAfterUnsyncedRevisions) durability = Durability::kSynced;
     committed = store_.Commit(batch, durability);
@@ -315,6 +296,11 @@ std::vector<CommitCore::Outcome> CommitCore::Run(std::span<Command* const> comma
   }
   Publish(accepted, now_s);
   requests_.Expired(expired);
+  if (batch.empty()) {
+    audit_.Wait(std::move(audited));
+  } else {
+    audit_.Recorded(audited);
+  }
 
   WriterLock lock(mu_);
   stats_.batches += batch.empty() ? 0 : 1;
@@ -355,7 +341,7 @@ absl::Status CommitCore::Recover() {
   VIOMMU_ASSIGN_OR_RETURN(const auto incarnation, store_.Get(KeySpace::kMeta, kMetaIncarnation));
   VIOMMU_ASSIGN_OR_RETURN(const int64_t recorded, NumberOf(store_, kMetaRevision, -1));
   if (incarnation == identity_.store_incarnation && recorded == revision()) return absl::OkStatus();
-  return Damaged(
+  return DamagedStore(
       store_, fmt::format("it is not the one that this server has opened: store {} at revision {} was "
                           "expected, store {} at revision {} is there",
                           identity_.store_incarnation, revision(), incarnation.value_or("without a name"), recorded));
@@ -371,6 +357,9 @@ void CommitCore::Tick() {
   Batch batch;
   const int64_t oldest = log_.PlanCompaction(NowSeconds(), batch);
   const size_t expired = requests_.PlanExpiry(NowSeconds(), {}, kMaxExpiriesPerTick, batch);
+  const int64_t oldest_entry = audit_.PlanRotation(NowSeconds(), batch);
+  Audit::Entries audited = audit_.Begin(clock_.Now());
+  audit_.Encode(audited, batch);
   if (batch.empty()) return;
   const absl::Status committed = store_.Commit(batch, Durability::kBuffered);
   if (!committed.ok()) {
@@ -378,6 +367,8 @@ void CommitCore::Tick() {
     broken_ = Unavailable(committed);
     return;
   }
+  audit_.Recorded(audited);
+  audit_.Rotated(oldest_entry);
   log_.Compacted(oldest);
   requests_.Expired(expired);
 }
@@ -385,7 +376,11 @@ void CommitCore::Tick() {
 absl::Status CommitCore::Close() {
   Batch batch;
   batch.Delete(KeySpace::kMeta, std::string(kMetaBootId));
-  return store_.Commit(batch, Durability::kSynced);
+  Audit::Entries audited = audit_.Begin(clock_.Now());
+  audit_.Encode(audited, batch);
+  VIOMMU_RETURN_IF_ERROR(store_.Commit(batch, Durability::kSynced));
+  audit_.Recorded(audited);
+  return absl::OkStatus();
 }
 
 int64_t CommitCore::revision() const {

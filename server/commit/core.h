@@ -26,6 +26,7 @@
 #include "absl/status/statusor.h"
 #include "common/clock.h"
 #include "common/mutex.h"
+#include "server/commit/audit.h"
 #include "server/commit/change_log.h"
 #include "server/commit/command.h"
 #include "server/commit/requests.h"
@@ -65,6 +66,7 @@ class CommitCore {
     std::string boot_id;     // of this machine
     ChangeLog::Options change_log;
     Requests::Options requests;
+    Audit::Options audit;
     // A batch takes no more commands once it has this many changed records, or bytes.
     size_t max_batch_changes = 16'384;
     size_t max_batch_bytes = size_t{8} << 20;
@@ -103,6 +105,7 @@ class CommitCore {
 
   int64_t revision() const;
   const ChangeLog& log() const { return log_; }
+  const Audit& audit() const { return audit_; }
   const Identity& identity() const { return identity_; }
   // This start and those before it.
   const Starts& starts() const { return starts_; }
@@ -138,6 +141,7 @@ class CommitCore {
   const size_t max_batch_bytes_;
   ChangeLog log_;
   Requests requests_;
+  Audit audit_;
   std::vector<Listener*> listeners_;
   int64_t unsynced_revisions_ = 0;
 

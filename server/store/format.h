@@ -13,7 +13,7 @@ inline constexpr std::string_view kFormatVersionKey = "format_version";
 
 // The version that this build writes, and the newest that it reads. Raised when an older build would misread what is
 // written now, be it by the engine or by commit/; a build reads every version from 1 to this one.
-inline constexpr int kFormatVersion = 1;
+inline constexpr int kFormatVersion = 2;
 
 }  // namespace viommu::server
 

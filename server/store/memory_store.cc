@@ -4,6 +4,8 @@
 #include <utility>
 #include <vector>
 
+#include "common/error.h"
+
 namespace viommu::server {
 
 void MemoryStore::Apply(const Batch& batch, Tables& tables) {
@@ -74,6 +76,15 @@ absl::Status MemoryStore::Scan(KeySpace space, std::string_view begin, std::stri
     if (!visit(key, *value)) break;
   }
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<BackupInfo>> MemoryStore::Backup(const std::string& folder, const std::string&, size_t) {
+  return ListBackups(folder);
+}
+
+absl::StatusOr<std::vector<BackupInfo>> MemoryStore::ListBackups(const std::string&) const {
+  return Error(absl::StatusCode::kUnimplemented, v1::ERROR_REASON_NOT_OFFERED)
+      .Message("a store in memory has no backups; give the server store: rocksdb:PATH");
 }
 
 void MemoryStore::FailCommits(absl::Status status, FailedBatch failed_batch) {

@@ -51,6 +51,9 @@ class MemoryStore final : public Store {
   // Visits the keys as they were at the time of the call, outside of any lock.
   absl::Status Scan(KeySpace space, std::string_view begin, std::string_view end,
                     absl::FunctionRef<bool(std::string_view key, std::string_view value)> visit) const override;
+  absl::StatusOr<std::vector<BackupInfo>> Backup(const std::string&, const std::string&, size_t) override;
+  void StopBackups() override {}
+  absl::StatusOr<std::vector<BackupInfo>> ListBackups(const std::string&) const override;
   std::string Describe() const override { return "memory"; }
 
   // From now on every Commit and every Recover returns `status` (not OK), like a disk that is full; until AllowRecovery

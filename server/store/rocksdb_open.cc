@@ -34,6 +34,9 @@ constexpr char kCreatingFile[] = "CREATING";
 constexpr char kCurrentFile[] = "CURRENT";
 constexpr char kLockFile[] = "LOCK";
 
+// The first version of the format with an audit log.
+constexpr int kAuditFormatVersion = 2;
+
 constexpr size_t kVerifyReadaheadBytes = size_t{1} << 20;
 
 // Keeps RocksDB's last warnings instead of writing them to a file: checking a store must not change it.
@@ -164,10 +167,11 @@ class Opener {
         must_exist_(last_sequence.has_value()),
         last_sequence_(last_sequence.value_or(UINT64_MAX)),
         env_(options.env != nullptr ? options.env : rocksdb::Env::Default()),
-        lock_(env_),
+        lock_(std::make_shared<FolderLock>(env_)),
         block_cache_(rocksdb::NewLRUCache(options.block_cache_bytes)) {}
 
   absl::StatusOr<std::unique_ptr<OpenRocksDb>> Run();
+  absl::StatusOr<std::unique_ptr<OpenRocksDb>> RunForReading();
 
  private:
   enum class Found { kNothing, kUnfinished, kStore };
@@ -180,6 +184,8 @@ class Opener {
   std::string ManifestName();
   absl::Status BeginCreation();
   absl::Status FinishCreation(const OpenRocksDb& opened);
+  // Writes the version that this build writes.
+  rocksdb::Status PutFormat(const OpenRocksDb& opened);
   absl::Status Check();
   absl::Status CheckFamilies(std::vector<std::string>* present, std::vector<std::string>* missing, bool* unknown);
   absl::Status CheckLogs();
@@ -192,13 +198,14 @@ class Opener {
   const bool must_exist_;
   const rocksdb::SequenceNumber last_sequence_;
   rocksdb::Env* const env_;
-  FolderLock lock_;
+  const std::shared_ptr<FolderLock> lock_;
   const std::shared_ptr<rocksdb::Cache> block_cache_;
   // Only a record at the end of a log may be incomplete: that is how a write looks that was under way when the power
   // failed. RocksDB's other mode stops at whatever it cannot read; it is used only after CheckLogs has seen that there
   // is nothing behind it.
   rocksdb::WALRecoveryMode recovery_mode_ = rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords;
   std::unique_ptr<RocksDbWalGuard> wal_guard_ = std::make_unique<RocksDbWalGuard>();
+  int found_version_ = kFormatVersion;  // of the format, before it is converted
 };
 
 absl::StatusOr<std::vector<std::string>> Opener::List() {
@@ -262,12 +269,16 @@ absl::Status Opener::BeginCreation() {
   return status.ok() ? absl::OkStatus() : RocksDbReadError(status, path_);
 }
 
-absl::Status Opener::FinishCreation(const OpenRocksDb& opened) {
+rocksdb::Status Opener::PutFormat(const OpenRocksDb& opened) {
   rocksdb::WriteOptions synced;
   synced.sync = true;
-  rocksdb::Status status = opened.db().Put(synced, opened.handle(KeySpace::kMeta),
-                                           rocksdb::Slice(kFormatVersionKey.data(), kFormatVersionKey.size()),
-                                           std::to_string(kFormatVersion));
+  return opened.db().Put(synced, opened.handle(KeySpace::kMeta),
+                         rocksdb::Slice(kFormatVersionKey.data(), kFormatVersionKey.size()),
+                         std::to_string(kFormatVersion));
+}
+
+absl::Status Opener::FinishCreation(const OpenRocksDb& opened) {
+  rocksdb::Status status = PutFormat(opened);
   if (status.ok()) status = env_->DeleteFile(FileIn(path_, kCreatingFile));
   if (status.ok()) status = SyncFolder(env_, path_);
   return status.ok() ? absl::OkStatus() : RocksDbReadError(status, path_);
@@ -349,6 +360,7 @@ absl::Status Opener::CheckFormat(rocksdb::DB& db, rocksdb::ColumnFamilyHandle* m
                   "the newer server that wrote it",
                   path_, version, kFormatVersion);
   }
+  found_version_ = version;
   return absl::OkStatus();
 }
 
@@ -376,6 +388,9 @@ absl::Status Opener::Check() {
   const auto meta = std::find(present.begin(), present.end(), ColumnFamilyName(KeySpace::kMeta));
   // The version comes first: a newer one explains whatever else is unexpected.
   if (meta != present.end()) verdict = CheckFormat(*db, handles[static_cast<size_t>(meta - present.begin())]);
+  if (found_version_ < kAuditFormatVersion) {
+    missing.erase(std::remove(missing.begin(), missing.end(), ColumnFamilyName(KeySpace::kAudit)), missing.end());
+  }
   if (verdict.ok() && !missing.empty()) {
     verdict =
         Refuse(absl::StatusCode::kDataLoss,
@@ -403,7 +418,8 @@ absl::StatusOr<std::unique_ptr<OpenRocksDb>> Opener::OpenForGood(bool create) {
   rocksdb::DBOptions db_options = DatabaseOptions(options_, env_, wal_guard_.get());
   db_options.wal_recovery_mode = recovery_mode_;
   db_options.create_if_missing = create;
-  db_options.create_missing_column_families = create;
+  // What a store of an earlier version has not got yet; that nothing else is missing was checked.
+  db_options.create_missing_column_families = create || found_version_ < kFormatVersion;
   db_options.error_if_exists = create;
   db_options.listeners.push_back(listener_);
   const rocksdb::ColumnFamilyOptions family_options = FamilyOptions(options_, block_cache_);
@@ -430,7 +446,7 @@ absl::StatusOr<std::unique_ptr<OpenRocksDb>> Opener::Run() {
     const std::filesystem::path parent = std::filesystem::absolute(path_).lexically_normal().parent_path();
     SyncFolder(env_, parent.string()).PermitUncheckedError();  // it may belong to somebody else
   }
-  if (const rocksdb::Status status = lock_.Acquire(path_); !status.ok()) return LockError(status, path_);
+  if (const rocksdb::Status status = lock_->Acquire(path_); !status.ok()) return LockError(status, path_);
   // Again, now that nobody else can be at work here.
   found = LookForStore();
   if (!found.ok()) return found.status();
@@ -438,13 +454,52 @@ absl::StatusOr<std::unique_ptr<OpenRocksDb>> Opener::Run() {
   const absl::Status ready = create ? BeginCreation() : Check();
   if (!ready.ok()) return ready;
   wal_guard_->Decide(last_sequence_);
-  lock_.Release();  // RocksDB takes it itself, and refuses if somebody was faster
+  lock_->Release();  // RocksDB takes it itself, and refuses if somebody was faster
 
   absl::StatusOr<std::unique_ptr<OpenRocksDb>> opened = OpenForGood(create);
   if (opened.ok() && create) {
     if (absl::Status status = FinishCreation(**opened); !status.ok()) return status;
+  } else if (opened.ok() && found_version_ < kFormatVersion) {
+    // Last: until then it is a store of the earlier version, and the next start converts it.
+    if (const rocksdb::Status status = PutFormat(**opened); !status.ok()) return RocksDbReadError(status, path_);
   }
   return opened;
+}
+
+absl::StatusOr<std::unique_ptr<OpenRocksDb>> Opener::RunForReading() {
+  for (int look = 0; look < 2; ++look) {
+    const absl::StatusOr<Found> found = Look();
+    if (!found.ok()) return found.status();
+    if (*found != Found::kStore) {
+      return Refuse(absl::StatusCode::kFailedPrecondition, "there is no store at {}; correct the path", path_);
+    }
+    // The second look is at what nobody else can be at work on.
+    if (look > 0) break;
+    if (const rocksdb::Status status = lock_->Acquire(path_); !status.ok()) return LockError(status, path_);
+  }
+  if (absl::Status status = Check(); !status.ok()) return status;
+  wal_guard_->Decide(last_sequence_);
+
+  const auto warnings = std::make_shared<WarningKeeper>();
+  rocksdb::DBOptions db_options = DatabaseOptions(options_, env_, wal_guard_.get());
+  db_options.wal_recovery_mode = recovery_mode_;
+  db_options.info_log = warnings;
+  const rocksdb::ColumnFamilyOptions family_options = FamilyOptions(options_, block_cache_);
+  std::vector<rocksdb::ColumnFamilyDescriptor> families;
+  for (const KeySpace space : kKeySpaces) {
+    if (space == KeySpace::kAudit && found_version_ < kAuditFormatVersion) continue;
+    families.emplace_back(ColumnFamilyName(space), family_options);
+  }
+  families.emplace_back(rocksdb::kDefaultColumnFamilyName, family_options);
+  std::vector<rocksdb::ColumnFamilyHandle*> handles;
+  rocksdb::DB* db = nullptr;
+  const rocksdb::Status status = rocksdb::DB::OpenForReadOnly(db_options, path_, families, &handles, &db);
+  if (!status.ok()) return RocksDbReadError(status, path_, warnings->BlamedFile(status));
+  if (found_version_ < kAuditFormatVersion) {
+    handles.insert(handles.begin() + static_cast<ptrdiff_t>(KeySpace::kAudit), nullptr);
+  }
+  return std::make_unique<OpenRocksDb>(std::move(wal_guard_), std::unique_ptr<rocksdb::DB>(db), std::move(handles),
+                                       lock_);
 }
 
 }  // namespace
@@ -459,6 +514,8 @@ const char* ColumnFamilyName(KeySpace space) {
       return "changes";
     case KeySpace::kRequests:
       return "requests";
+    case KeySpace::kAudit:
+      return "audit";
   }
   return "";
 }
@@ -474,8 +531,15 @@ absl::StatusOr<std::unique_ptr<OpenRocksDb>> OpenRocksDb::Reopen(const std::stri
   return Opener(path, options, std::move(listener), last_sequence).Run();
 }
 
+absl::StatusOr<std::unique_ptr<OpenRocksDb>> OpenRocksDb::OpenForReading(const std::string& path,
+                                                                         const RocksDbOptions& options) {
+  return Opener(path, options, nullptr, std::nullopt).RunForReading();
+}
+
 OpenRocksDb::~OpenRocksDb() {
-  for (rocksdb::ColumnFamilyHandle* handle : handles_) db_->DestroyColumnFamilyHandle(handle).PermitUncheckedError();
+  for (rocksdb::ColumnFamilyHandle* handle : handles_) {
+    if (handle != nullptr) db_->DestroyColumnFamilyHandle(handle).PermitUncheckedError();
+  }
   db_->Close().PermitUncheckedError();  // what was acknowledged is safe whatever it says
 }
 

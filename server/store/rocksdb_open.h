@@ -40,20 +40,27 @@ class OpenRocksDb {
                                                              std::shared_ptr<rocksdb::EventListener> listener,
                                                              rocksdb::SequenceNumber last_sequence);
 
+  // Opens a store that no server runs on, after checking all of it, and writes nothing but its lock file; none can start
+  // on it while it is open. Key spaces that an earlier version had not are empty. Errors as RocksDbStore::Open.
+  static absl::StatusOr<std::unique_ptr<OpenRocksDb>> OpenForReading(const std::string& path,
+                                                                     const RocksDbOptions& options);
+
   // Takes over what an open database is made of; `handles` by key space, then RocksDB's default column family.
   OpenRocksDb(std::unique_ptr<RocksDbWalGuard> wal_guard, std::unique_ptr<rocksdb::DB> db,
-              std::vector<rocksdb::ColumnFamilyHandle*> handles)
-      : wal_guard_(std::move(wal_guard)), db_(std::move(db)), handles_(std::move(handles)) {}
+              std::vector<rocksdb::ColumnFamilyHandle*> handles, std::shared_ptr<void> lock = nullptr)
+      : lock_(std::move(lock)), wal_guard_(std::move(wal_guard)), db_(std::move(db)), handles_(std::move(handles)) {}
   ~OpenRocksDb();
   OpenRocksDb(const OpenRocksDb&) = delete;
   OpenRocksDb& operator=(const OpenRocksDb&) = delete;
 
   rocksdb::DB& db() const { return *db_; }
+  // nullptr: the store has no such key space.
   rocksdb::ColumnFamilyHandle* handle(KeySpace space) const { return handles_[static_cast<size_t>(space)]; }
   // Of the engine's own column family.
   rocksdb::ColumnFamilyHandle* own_handle() const { return handles_.back(); }
 
  private:
+  const std::shared_ptr<void> lock_;                  // given up last
   const std::unique_ptr<RocksDbWalGuard> wal_guard_;  // RocksDB keeps a pointer to it
   const std::unique_ptr<rocksdb::DB> db_;
   const std::vector<rocksdb::ColumnFamilyHandle*> handles_;

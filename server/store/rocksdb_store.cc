@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "common/error.h"
+#include "server/store/rocksdb_backup.h"
 #include "server/store/rocksdb_open.h"
 #include "server/store/rocksdb_status.h"
 
@@ -168,6 +169,15 @@ absl::StatusOr<std::unique_ptr<RocksDbStore>> RocksDbStore::Open(const std::stri
   return store;
 }
 
+absl::StatusOr<std::unique_ptr<RocksDbStore>> RocksDbStore::OpenForReading(const std::string& path) {
+  std::unique_ptr<RocksDbStore> store(new RocksDbStore(path, RocksDbOptions()));
+  absl::StatusOr<std::unique_ptr<OpenRocksDb>> open = OpenRocksDb::OpenForReading(path, store->options_);
+  if (!open.ok()) return open.status();
+  MutexLock lock(store->open_mu_);
+  store->open_ = *std::move(open);
+  return store;
+}
+
 absl::Status RocksDbStore::Commit(const Batch& batch, Durability durability) {
   CommitSample sample;
   sample.records = batch.ops().size();
@@ -264,6 +274,8 @@ absl::Status RocksDbStore::Reopen() {
   {
     MutexLock lock(open_mu_);
     old = std::move(open_);
+    // Writers must not wait for a copy of the whole store.
+    if (backups_ != nullptr) backups_->Stop();
     while (readers_ > 0) no_readers_.Wait(open_mu_);
   }
   old.reset();
@@ -283,6 +295,7 @@ absl::Status RocksDbStore::Reopen() {
 absl::StatusOr<std::optional<std::string>> RocksDbStore::Get(KeySpace space, std::string_view key) const {
   const Reading reading(*this);
   if (reading.open() == nullptr) return reading.error();
+  if (reading.open()->handle(space) == nullptr) return std::optional<std::string>();
   std::string value;
   const rocksdb::Status status =
       reading.open()->db().Get(rocksdb::ReadOptions(), reading.open()->handle(space), ToSlice(key), &value);
@@ -296,6 +309,7 @@ absl::Status RocksDbStore::Scan(KeySpace space, std::string_view begin, std::str
   if (!end.empty() && end <= begin) return absl::OkStatus();
   const Reading reading(*this);
   if (reading.open() == nullptr) return reading.error();
+  if (reading.open()->handle(space) == nullptr) return absl::OkStatus();
   rocksdb::ReadOptions read;
   const rocksdb::Slice upper_bound = ToSlice(end);
   if (!end.empty()) read.iterate_upper_bound = &upper_bound;
@@ -304,6 +318,41 @@ absl::Status RocksDbStore::Scan(KeySpace space, std::string_view begin, std::str
     if (!visit(ToView(it->key()), ToView(it->value()))) return absl::OkStatus();
   }
   return it->status().ok() ? absl::OkStatus() : RocksDbReadError(it->status(), path_);
+}
+
+absl::StatusOr<std::vector<BackupInfo>> RocksDbStore::Backup(const std::string& folder, const std::string& metadata,
+                                                            size_t keep) {
+  VIOMMU_ASSIGN_OR_RETURN(const std::unique_ptr<RocksDbBackups> backups, RocksDbBackups::Open(folder));
+  const Reading reading(*this);
+  {
+    MutexLock lock(open_mu_);
+    // Not open: it is to be opened again, and that waits for us.
+    if (reading.open() == nullptr || open_.get() != reading.open() || backups_stopped_) {
+      return Error(absl::StatusCode::kUnavailable, v1::ERROR_REASON_BACKUP_FAILED)
+          .Message("the store at {} is being {}; no backup was made", path_,
+                   backups_stopped_ ? "closed" : "opened again after a failed write")
+          .RetryAfter(std::chrono::seconds(1));
+    }
+    backups_ = backups.get();
+  }
+  const absl::Status made = backups->Make(reading.open()->db(), metadata, keep);
+  {
+    MutexLock lock(open_mu_);
+    backups_ = nullptr;
+  }
+  VIOMMU_RETURN_IF_ERROR(made);
+  return backups->List();
+}
+
+void RocksDbStore::StopBackups() {
+  MutexLock lock(open_mu_);
+  backups_stopped_ = true;
+  if (backups_ != nullptr) backups_->Stop();
+}
+
+absl::StatusOr<std::vector<BackupInfo>> RocksDbStore::ListBackups(const std::string& folder) const {
+  VIOMMU_ASSIGN_OR_RETURN(const std::unique_ptr<RocksDbBackups> backups, RocksDbBackups::Open(folder));
+  return backups->List();
 }
 
 std::string RocksDbStore::Describe() const { return "rocksdb at " + path_; }

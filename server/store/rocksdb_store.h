@@ -16,6 +16,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
@@ -27,6 +28,7 @@
 namespace viommu::server {
 
 class OpenRocksDb;
+class RocksDbBackups;
 
 struct RocksDbStats {
   uint64_t commits = 0;  // that returned OK
@@ -55,6 +57,9 @@ class RocksDbStore final : public Store {
   //   RESOURCE_EXHAUSTED: no space left.
   //   UNAVAILABLE: the file system fails otherwise.
   static absl::StatusOr<std::unique_ptr<RocksDbStore>> Open(const std::string& path, const RocksDbOptions& options);
+  // Opens a store that no server runs on, to read it: Commit and Recover are not for it. Everything is checked, and
+  // nothing is written but the lock file, which keeps servers away meanwhile. Errors as Open.
+  static absl::StatusOr<std::unique_ptr<RocksDbStore>> OpenForReading(const std::string& path);
   // No other call may be under way.
   ~RocksDbStore() override;
 
@@ -68,6 +73,10 @@ class RocksDbStore final : public Store {
   // Visits the keys as they were at the time of the call.
   absl::Status Scan(KeySpace space, std::string_view begin, std::string_view end,
                     absl::FunctionRef<bool(std::string_view key, std::string_view value)> visit) const override;
+  absl::StatusOr<std::vector<BackupInfo>> Backup(const std::string& folder, const std::string& metadata,
+                                                 size_t keep) override;
+  void StopBackups() override;
+  absl::StatusOr<std::vector<BackupInfo>> ListBackups(const std::string& folder) const override;
   std::string Describe() const override;
 
   // OK, or why commits fail or background work has stopped.
@@ -113,6 +122,9 @@ class RocksDbStore final : public Store {
   mutable CondVar no_readers_;
   mutable int readers_ ABSL_GUARDED_BY(open_mu_) = 0;
   std::unique_ptr<OpenRocksDb> open_ ABSL_GUARDED_BY(open_mu_);  // nullptr while it is opened again, or that failed
+
+  RocksDbBackups* backups_ ABSL_GUARDED_BY(open_mu_) = nullptr;  // at work
+  bool backups_stopped_ ABSL_GUARDED_BY(open_mu_) = false;
 
   mutable Mutex failure_mu_;
   absl::Status failure_ ABSL_GUARDED_BY(failure_mu_);  // why commits are refused

@@ -77,6 +77,14 @@ class RocksDbStoreTest : public ::testing::Test {
     for (rocksdb::ColumnFamilyHandle* handle : handles) ASSERT_TRUE(db->DestroyColumnFamilyHandle(handle).ok());
   }
 
+  // As the version before left it: without an audit log.
+  void MakeVersion1() {
+    WithRawDatabase([&](rocksdb::DB& db, auto family) {
+      ASSERT_TRUE(db.DropColumnFamily(family("audit")).ok());
+      ASSERT_TRUE(db.Put(rocksdb::WriteOptions(), family("meta"), "format_version", "1").ok());
+    });
+  }
+
   void SetFormatVersion(const std::string& version) {
     WithRawDatabase([&](rocksdb::DB& db, auto family) {
       ASSERT_TRUE(db.Put(rocksdb::WriteOptions(), family("meta"), "format_version", version).ok());
@@ -150,6 +158,41 @@ TEST_F(RocksDbStoreTest, RefusesANewerFormat) {
   EXPECT_THAT(Refusal(absl::StatusCode::kFailedPrecondition),
               AllOf(HasSubstr("format version " + std::to_string(kFormatVersion + 1)),
                     HasSubstr("up to version " + std::to_string(kFormatVersion))));
+}
+
+TEST_F(RocksDbStoreTest, StoreOfTheVersionBeforeIsConverted) {
+  {
+    const auto store = Open();
+    CommitSome(*store, 1, 20);
+  }
+  MakeVersion1();
+  {
+    const auto store = Open();
+    ASSERT_NE(store, nullptr);
+    EXPECT_EQ(*store->Get(KeySpace::kMeta, kFormatVersionKey), std::to_string(kFormatVersion));
+    EXPECT_EQ(LastBatch(*store).value_or(-1), 20);
+    Batch batch;
+    batch.Put(KeySpace::kAudit, "a", "1");
+    ASSERT_TRUE(store->Commit(batch, Durability::kSynced).ok());
+  }
+  const auto store = Open();
+  ASSERT_NE(store, nullptr);
+  EXPECT_EQ(*store->Get(KeySpace::kAudit, "a"), "1");
+}
+
+TEST_F(RocksDbStoreTest, ConversionThatWasCutShortIsFinished) {
+  { const auto store = Open(); }
+  SetFormatVersion("1");  // the column family is there already
+  const auto store = Open();
+  ASSERT_NE(store, nullptr);
+  EXPECT_EQ(*store->Get(KeySpace::kMeta, kFormatVersionKey), std::to_string(kFormatVersion));
+}
+
+TEST_F(RocksDbStoreTest, StoreOfThisVersionWithoutAnAuditLogIsRefused) {
+  { const auto store = Open(); }
+  MakeVersion1();
+  SetFormatVersion(std::to_string(kFormatVersion));
+  EXPECT_THAT(Refusal(absl::StatusCode::kDataLoss), HasSubstr("column family audit"));
 }
 
 TEST_F(RocksDbStoreTest, NewerFormatExplainsUnknownColumnFamilies) {

@@ -12,6 +12,7 @@
 #define VIOMMU_SERVER_STORE_STORE_H_
 
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -30,9 +31,10 @@ enum class KeySpace {
   kResources,  // the record
   kChanges,    // the change log, by revision
   kRequests,   // answers to request ids
+  kAudit,      // the audit log, by entry
 };
 inline constexpr KeySpace kKeySpaces[] = {KeySpace::kMeta, KeySpace::kResources, KeySpace::kChanges,
-                                          KeySpace::kRequests};
+                                          KeySpace::kRequests, KeySpace::kAudit};
 
 enum class Durability {
   kBuffered,  // handed to the operating system
@@ -71,6 +73,14 @@ class Batch {
   size_t bytes_ = 0;
 };
 
+// One backup of a store.
+struct BackupInfo {
+  int64_t id = 0;
+  int64_t time_s = 0;  // since 1970
+  int64_t size_bytes = 0;
+  std::string metadata;  // of whoever asked for it
+};
+
 class Store {
  public:
   virtual ~Store() = default;
@@ -86,6 +96,17 @@ class Store {
   // Visits the keys in [begin, end) in order until `visit` returns false. An empty `end` means: to the last key.
   virtual absl::Status Scan(KeySpace space, std::string_view begin, std::string_view end,
                             absl::FunctionRef<bool(std::string_view key, std::string_view value)> visit) const = 0;
+
+  // Makes a backup in `folder` while the store is written to: everything that was committed before the call is in it, and
+  // maybe some of what came after. Deletes all but the newest `keep` there; 0: none. Returns those that are left, latest
+  // first. One call at a time; on a thread of its own, since it takes as long as copying the store.
+  //   UNIMPLEMENTED, NOT_OFFERED: this engine has no backups. INTERNAL, BACKUP_FAILED.
+  virtual absl::StatusOr<std::vector<BackupInfo>> Backup(const std::string& folder, const std::string& metadata,
+                                                         size_t keep) = 0;
+  // Any thread: a Backup that is under way, and each later one, fails soon.
+  virtual void StopBackups() = 0;
+  // The backups in `folder`, latest first; none is being made. Errors as Backup.
+  virtual absl::StatusOr<std::vector<BackupInfo>> ListBackups(const std::string& folder) const = 0;
 
   // What the engine is, for people: "rocksdb at /var/lib/…".
   virtual std::string Describe() const = 0;
