@@ -79,7 +79,7 @@ TEST_F(AppRecordTest, AuditForPrograms) {
 TEST_F(AppRecordTest, AuditHandsItsFiltersOver) {
   const WallTime now = RealClock().Now();
   ASSERT_EQ(Run({"audit", "--resource", "viommus/v1", "--caller", "alice", "--method", "SetVdevId,UnsetVdevId",
-                       "--refused", "--since", "1h", "--limit", "1"}),
+                 "--refused", "--since", "1h", "--limit", "1"}),
             0)
       << err();
   const auto request = operations_.All<v1::ListAuditEntriesRequest>().front();

@@ -37,8 +37,8 @@ struct ServerConfig {
   int64_t requests_max_entries = 1'000'000;
   uint64_t requests_max_bytes = uint64_t{1} << 30;
   std::chrono::nanoseconds audit_max_age = std::chrono::hours(24 * 90);
-  std::string backup_folder;  // empty: no backups are made
-  int64_t backup_keep = 7;    // the newest; 0: all
+  std::string backup_folder;                     // empty: no backups are made
+  int64_t backup_keep = 7;                       // the newest; 0: all
   uint64_t audit_max_bytes = uint64_t{1} << 30;  // 0: no audit log
 
   std::chrono::nanoseconds agents_lease = std::chrono::seconds(10);

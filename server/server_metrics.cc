@@ -178,7 +178,8 @@ void RegisterServerMetrics(MetricSet& metrics, const MetricSources& sources) {
   gauge("viommu_server_audit_bytes", "Length of the audit log",
         [&core] { return static_cast<double>(core.audit().stats().bytes); });
   const Backups& backups = sources.backups;
-  counter("viommu_server_backups_total", "Backups made", [&backups] { return static_cast<double>(backups.stats().made); });
+  counter("viommu_server_backups_total", "Backups made",
+          [&backups] { return static_cast<double>(backups.stats().made); });
   counter("viommu_server_backups_failed_total", "Backups that could not be made",
           [&backups] { return static_cast<double>(backups.stats().failed); });
   // Of the latest backup there is; without one, nothing.

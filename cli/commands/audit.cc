@@ -61,7 +61,9 @@ void Print(Session& session, const Listing& listing) {
                entry.caller(),
                entry.method(),
                entry.target(),
-               Cell(ok ? "OK" : entry.reason().empty() ? entry.code() : entry.reason(),
+               Cell(ok                       ? "OK"
+                    : entry.reason().empty() ? entry.code()
+                                             : entry.reason(),
                     ok ? Style::kGood : Style::kBad),
                entry.revision() == 0 ? std::string() : std::to_string(entry.revision())};
     if (wide) {

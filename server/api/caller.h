@@ -11,8 +11,8 @@
 namespace viommu::server {
 
 // The first name in the caller's certificate: a URI, a DNS name, or "CN=" and its common name. Without a certificate
-// "unix" (whoever may open the socket), "loopback" (a process of this machine) or "anonymous". `peer`: gRPC's address of
-// the caller. Any thread.
+// "unix" (whoever may open the socket), "loopback" (a process of this machine) or "anonymous". `peer`: gRPC's address
+// of the caller. Any thread.
 std::string CallerName(const PeerIdentity& identity, std::string_view peer);
 
 }  // namespace viommu::server

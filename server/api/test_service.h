@@ -180,7 +180,9 @@ class FleetServiceTest : public testing::Test {
   // Without `store`: one in memory.
   explicit FleetServiceTest(size_t max_waits = 8, size_t max_watches = 4, const Clock& clock = RealClock(),
                             Store* store = nullptr, const Backups::Options& backups = {}) {
-    core_ = CommitCore::Open(store != nullptr ? *store : store_, clock, NewUuid, {.cluster_id = "test", .boot_id = "boot"}).value();
+    core_ =
+        CommitCore::Open(store != nullptr ? *store : store_, clock, NewUuid, {.cluster_id = "test", .boot_id = "boot"})
+            .value();
     waiters_.emplace(*core_);
     watches_.emplace(max_watches, kMaxTestSnapshots);
     waits_.emplace(*waiters_, clock, max_waits);
@@ -188,7 +190,7 @@ class FleetServiceTest : public testing::Test {
     core_->AddListener(&*watches_);
     committer_.emplace(*core_, Committer::Options());
     backups_.emplace(store != nullptr ? *store : store_, *core_, backups);
-    const FleetServiceParts parts{*committer_,           *waits_,    *watches_, sessions_, clock, /*refuse_hosts=*/false,
+    const FleetServiceParts parts{*committer_,           *waits_,   *watches_, sessions_, clock, /*refuse_hosts=*/false,
                                   kMaxTestInvalidations, &*backups_};
     service_.emplace(parts);
     operations_.emplace(parts);

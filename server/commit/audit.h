@@ -4,8 +4,8 @@
 // write of their own: their entries wait for the next batch, or for the next tick of the writer; of those at most
 // kMaxWaiting are kept, and an entry of the caller "server" says how many were left out.
 //
-// Rule of rotation: an entry is kept for `max_age_s`; when they are longer than `max_bytes`, the oldest go first, in runs
-// of kSegmentEntries. Ids rise by one, without a gap.
+// Rule of rotation: an entry is kept for `max_age_s`; when they are longer than `max_bytes`, the oldest go first, in
+// runs of kSegmentEntries. Ids rise by one, without a gap.
 //
 // Thread rules: the part for the writer on its thread; everything else from any thread.
 
@@ -39,11 +39,11 @@ class Audit {
     int64_t max_bytes = int64_t{1} << 30;  // of entries in the store; 0: none are made
   };
 
-  static constexpr size_t kMaxWaiting = 256;           // entries that wait for a batch
-  static constexpr int kMaxChanges = 16;               // records of one entry
-  static constexpr size_t kMaxMessageBytes = 1024;     // of the error's message
-  static constexpr int64_t kSegmentEntries = 1024;     // that go together
-  static constexpr int64_t kReadEntries = 256;         // read from the store at a time
+  static constexpr size_t kMaxWaiting = 256;        // entries that wait for a batch
+  static constexpr int kMaxChanges = 16;            // records of one entry
+  static constexpr size_t kMaxMessageBytes = 1024;  // of the error's message
+  static constexpr int64_t kSegmentEntries = 1024;  // that go together
+  static constexpr int64_t kReadEntries = 256;      // read from the store at a time
 
   struct Stats {
     uint64_t entries = 0;  // recorded since the start
@@ -104,8 +104,8 @@ class Audit {
   // There is no batch to put them into: they wait.
   void Wait(Entries entries);
 
-  // Adds to `batch` what deletes the entries that age and size say must go, and returns the oldest id that is left. Give
-  // it to Rotated once the batch is durable.
+  // Adds to `batch` what deletes the entries that age and size say must go, and returns the oldest id that is left.
+  // Give it to Rotated once the batch is durable.
   int64_t PlanRotation(int64_t now_s, Batch& batch) const;
   void Rotated(int64_t oldest);
 
@@ -122,7 +122,7 @@ class Audit {
   const Store& store_;
   const Options options_;
   std::vector<std::string> waiting_;  // the writer's
-  uint64_t dropped_ = 0;             // the writer's: not said yet
+  uint64_t dropped_ = 0;              // the writer's: not said yet
 
   mutable Mutex mu_;
   int64_t next_id_ ABSL_GUARDED_BY(mu_) = 1;

@@ -47,7 +47,8 @@ class Backups {
   Backups(Store& store, const CommitCore& core, Options options);
   ~Backups() { Stop(); }
 
-  // Begins a backup; on OK `done` is called when it is made or has failed. It has everything that was acknowledged before.
+  // Begins a backup; on OK `done` is called when it is made or has failed. It has everything that was acknowledged
+  // before.
   //   UNIMPLEMENTED, NOT_OFFERED: there is no folder for backups, or no engine that can.
   //   UNAVAILABLE, BACKUP_FAILED: another one is being made. To `done`, INTERNAL too.
   absl::Status Create(Done done);

@@ -65,9 +65,8 @@ class BackupsTest : public testing::Test {
   }
 
   BackedUpStore store_;
-  std::unique_ptr<CommitCore> core_ = CommitCore::Open(
-                                          store_, RealClock(), [] { return "uid"; }, {.boot_id = "boot"})
-                                          .value();
+  std::unique_ptr<CommitCore> core_ =
+      CommitCore::Open(store_, RealClock(), [] { return "uid"; }, {.boot_id = "boot"}).value();
   const Backups::Options options_{.folder = "folder"};
 };
 

@@ -107,17 +107,18 @@ absl::StatusOr<Verified> VerifyRecord(const Store& store) {
   }));
   VIOMMU_RETURN_IF_ERROR(bad);
 
-  VIOMMU_RETURN_IF_ERROR(
-      CheckNumbered(store, KeySpace::kAudit, "audit log", std::nullopt, [&](std::string_view value) {
-        ++verified.audit_entries;
-        AuditRecord record;
-        if (!Parses(value, record)) return false;
-        for (const auto& change : record.changes()) {
-          if (!change.before().empty() && !ResourceParses(change.kind(), change.before())) return false;
-          if (!change.after().empty() && !ResourceParses(change.kind(), change.after())) return false;
-        }
-        return true;
-      }).status());
+  VIOMMU_RETURN_IF_ERROR(CheckNumbered(store, KeySpace::kAudit, "audit log", std::nullopt, [&](std::string_view value) {
+                           ++verified.audit_entries;
+                           AuditRecord record;
+                           if (!Parses(value, record)) return false;
+                           for (const auto& change : record.changes()) {
+                             if (!change.before().empty() && !ResourceParses(change.kind(), change.before()))
+                               return false;
+                             if (!change.after().empty() && !ResourceParses(change.kind(), change.after()))
+                               return false;
+                           }
+                           return true;
+                         }).status());
   return verified;
 }
 

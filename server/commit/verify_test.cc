@@ -19,8 +19,8 @@ class VerifyTest : public testing::Test {
  protected:
   VerifyTest() {
     int uids = 0;
-    const auto core = CommitCore::Open(
-        store_, clock_, [&uids] { return "uid-" + std::to_string(++uids); }, {.boot_id = "boot"});
+    const auto core =
+        CommitCore::Open(store_, clock_, [&uids] { return "uid-" + std::to_string(++uids); }, {.boot_id = "boot"});
     for (const char* host : {"hosts/a", "hosts/b", "hosts/c"}) {
       TestCommand command(PutHost(host));
       command.method = "CordonHost";

@@ -4,8 +4,8 @@
 #include <rocksdb/env.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <cstdint>
+#include <filesystem>
 #include <limits>
 #include <system_error>
 #include <utility>
@@ -88,15 +88,15 @@ absl::StatusOr<BackupInfo> RestoreRocksDb(const std::string& folder, int64_t id,
   }
   status = engine->VerifyBackup(chosen->backup_id, /*verify_with_checksum=*/true);
   if (!status.ok()) {
-    return Failed(absl::StatusCode::kDataLoss, fmt::format("backup {} is damaged; restore another one", chosen->backup_id),
-                  folder, status);
+    return Failed(absl::StatusCode::kDataLoss,
+                  fmt::format("backup {} is damaged; restore another one", chosen->backup_id), folder, status);
   }
   status = engine->RestoreDBFromBackup(rocksdb::RestoreOptions(), chosen->backup_id, path, path);
   if (!status.ok()) {
-    return Failed(absl::StatusCode::kInternal,
-                  fmt::format("cannot restore backup {} to {}; remove what is there and try again", chosen->backup_id,
-                              path),
-                  folder, status);
+    return Failed(
+        absl::StatusCode::kInternal,
+        fmt::format("cannot restore backup {} to {}; remove what is there and try again", chosen->backup_id, path),
+        folder, status);
   }
   return InfoOf(*chosen);
 }

@@ -40,8 +40,8 @@ class OpenRocksDb {
                                                              std::shared_ptr<rocksdb::EventListener> listener,
                                                              rocksdb::SequenceNumber last_sequence);
 
-  // Opens a store that no server runs on, after checking all of it, and writes nothing but its lock file; none can start
-  // on it while it is open. Key spaces that an earlier version had not are empty. Errors as RocksDbStore::Open.
+  // Opens a store that no server runs on, after checking all of it, and writes nothing but its lock file; none can
+  // start on it while it is open. Key spaces that an earlier version had not are empty. Errors as RocksDbStore::Open.
   static absl::StatusOr<std::unique_ptr<OpenRocksDb>> OpenForReading(const std::string& path,
                                                                      const RocksDbOptions& options);
 

@@ -321,7 +321,7 @@ absl::Status RocksDbStore::Scan(KeySpace space, std::string_view begin, std::str
 }
 
 absl::StatusOr<std::vector<BackupInfo>> RocksDbStore::Backup(const std::string& folder, const std::string& metadata,
-                                                            size_t keep) {
+                                                             size_t keep) {
   VIOMMU_ASSIGN_OR_RETURN(const std::unique_ptr<RocksDbBackups> backups, RocksDbBackups::Open(folder));
   const Reading reading(*this);
   {

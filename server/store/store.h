@@ -97,9 +97,9 @@ class Store {
   virtual absl::Status Scan(KeySpace space, std::string_view begin, std::string_view end,
                             absl::FunctionRef<bool(std::string_view key, std::string_view value)> visit) const = 0;
 
-  // Makes a backup in `folder` while the store is written to: everything that was committed before the call is in it, and
-  // maybe some of what came after. Deletes all but the newest `keep` there; 0: none. Returns those that are left, latest
-  // first. One call at a time; on a thread of its own, since it takes as long as copying the store.
+  // Makes a backup in `folder` while the store is written to: everything that was committed before the call is in it,
+  // and maybe some of what came after. Deletes all but the newest `keep` there; 0: none. Returns those that are left,
+  // latest first. One call at a time; on a thread of its own, since it takes as long as copying the store.
   //   UNIMPLEMENTED, NOT_OFFERED: this engine has no backups. INTERNAL, BACKUP_FAILED.
   virtual absl::StatusOr<std::vector<BackupInfo>> Backup(const std::string& folder, const std::string& metadata,
                                                          size_t keep) = 0;

@@ -140,20 +140,22 @@ absl::Status InspectResources(const Store& store, std::optional<Kind> kind, int6
   int64_t shown = 0;
   int64_t left_out = 0;
   absl::Status bad;
-  VIOMMU_RETURN_IF_ERROR(store.Scan(KeySpace::kResources, begin, end, [&](std::string_view key, std::string_view value) {
-    if (shown == limit) {
-      ++left_out;
-      return true;
-    }
-    const RecordPtr record = key.empty() ? nullptr : ParseRecord(static_cast<Kind>(key[0]), value);
-    if (record == nullptr) {
-      bad = DamagedStore(store, fmt::format("resource {} cannot be read", key.substr(std::min<size_t>(1, key.size()))));
-      return false;
-    }
-    out << MessageJson(*record).dump() << "\n";
-    ++shown;
-    return true;
-  }));
+  VIOMMU_RETURN_IF_ERROR(
+      store.Scan(KeySpace::kResources, begin, end, [&](std::string_view key, std::string_view value) {
+        if (shown == limit) {
+          ++left_out;
+          return true;
+        }
+        const RecordPtr record = key.empty() ? nullptr : ParseRecord(static_cast<Kind>(key[0]), value);
+        if (record == nullptr) {
+          bad = DamagedStore(store,
+                             fmt::format("resource {} cannot be read", key.substr(std::min<size_t>(1, key.size()))));
+          return false;
+        }
+        out << MessageJson(*record).dump() << "\n";
+        ++shown;
+        return true;
+      }));
   VIOMMU_RETURN_IF_ERROR(bad);
   if (left_out > 0) note << fmt::format("{} more are not shown; see more with --limit\n", left_out);
   return absl::OkStatus();
@@ -174,9 +176,8 @@ absl::Status Inspect(const Store& store, const std::string& what, int64_t limit,
   if (plural != kPlurals.end()) return InspectResources(store, plural->second, limit, out, note);
   const auto kind = KindOfName(what);
   if (!kind.has_value()) {
-    return absl::InvalidArgumentError(
-        fmt::format("\"{}\" is none of meta, changes, audit, a kind of resources such as viommus, or a resource's name",
-                    what));
+    return absl::InvalidArgumentError(fmt::format(
+        "\"{}\" is none of meta, changes, audit, a kind of resources such as viommus, or a resource's name", what));
   }
   VIOMMU_ASSIGN_OR_RETURN(const auto bytes, store.Get(KeySpace::kResources, ResourceKey(*kind, what)));
   if (!bytes.has_value()) return absl::NotFoundError(fmt::format("there is no {}", what));

@@ -14,7 +14,8 @@ namespace viommu::server {
 
 // `what`: "meta", "changes", "audit", a kind in the plural ("hosts", "viommus"), the name of a resource, or empty: all
 // resources. Of the logs the latest entries, in their order. At most `limit` lines, and on `note` how many more there
-// are. INVALID_ARGUMENT: it is none of these. NOT_FOUND: there is no such resource. DATA_LOSS: something cannot be read.
+// are. INVALID_ARGUMENT: it is none of these. NOT_FOUND: there is no such resource. DATA_LOSS: something cannot be
+// read.
 absl::Status Inspect(const Store& store, const std::string& what, int64_t limit, std::ostream& out, std::ostream& note);
 
 }  // namespace viommu::server

@@ -75,8 +75,8 @@ absl::Status InspectStore(const std::string& path, const std::string& what, int6
 
 std::optional<int> RunTool(int argc, const char* const* argv) {
   constexpr std::string_view kCommands[] = {"restore", "verify", "inspect"};
-  if (argc < 2 || std::find(std::begin(kCommands), std::end(kCommands), std::string_view(argv[1])) ==
-                      std::end(kCommands)) {
+  if (argc < 2 ||
+      std::find(std::begin(kCommands), std::end(kCommands), std::string_view(argv[1])) == std::end(kCommands)) {
     return std::nullopt;
   }
   CLI::App app("Commands on a store that no server runs on", "viommu-server");

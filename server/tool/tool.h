@@ -7,8 +7,8 @@
 
 namespace viommu::server {
 
-// restore, verify, inspect: does it and returns the exit code (0: done and right; 1: not; 2: the command line is wrong).
-// nullopt: the command line is none of theirs.
+// restore, verify, inspect: does it and returns the exit code (0: done and right; 1: not; 2: the command line is
+// wrong). nullopt: the command line is none of theirs.
 std::optional<int> RunTool(int argc, const char* const* argv);
 
 }  // namespace viommu::server

@@ -29,9 +29,9 @@ class ToolTest : public testing::Test {
   // What a server leaves behind: three hosts, two of them in a backup, each put there by an audited call.
   ToolTest() {
     const auto store = RocksDbStore::Open(path_, {.fsync_probes = 0}).value();
-    auto core = CommitCore::Open(
-                    *store, clock_, [this] { return "uid-" + std::to_string(++uids_); }, {.boot_id = "boot"})
-                    .value();
+    auto core =
+        CommitCore::Open(*store, clock_, [this] { return "uid-" + std::to_string(++uids_); }, {.boot_id = "boot"})
+            .value();
     Backups backups(*store, *core, {.folder = backup_});
     for (const char* host : {"hosts/a", "hosts/b"}) Put(*core, host);
     std::atomic<bool> made = false;
@@ -185,8 +185,8 @@ TEST_F(ToolTest, RestorePutsABackupBack) {
   EXPECT_EQ(Lines().size(), 2u);
   // It is a store that a server goes on with.
   const auto store = RocksDbStore::Open(target_, {.fsync_probes = 0}).value();
-  auto core = CommitCore::Open(
-      *store, clock_, [this] { return "uid-" + std::to_string(++uids_); }, {.boot_id = "boot"});
+  auto core =
+      CommitCore::Open(*store, clock_, [this] { return "uid-" + std::to_string(++uids_); }, {.boot_id = "boot"});
   ASSERT_TRUE(core.ok()) << core.status();
   EXPECT_EQ((*core)->revision(), 2);
 }
