@@ -61,12 +61,14 @@ void Backups::Run(const Done& done) {
   record.set_revision(core_.revision());
   absl::StatusOr<std::vector<BackupInfo>> made =
       store_.Backup(options_.folder, record.SerializeAsString(), options_.keep);
-  absl::StatusOr<Backup> answer = made.status();
+  absl::StatusOr<Backup> answer = Backup();
   {
     MutexLock lock(mu_);
     if (made.ok()) {
       backups_ = Decode(*made);
       answer = backups_->front();
+    } else {
+      answer = made.status();
     }
     ++(made.ok() ? stats_.made : stats_.failed);
     running_ = false;
