@@ -16,6 +16,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
@@ -46,6 +47,14 @@ class ServerDisk final : public server::Store {
   absl::Status Scan(server::KeySpace space, std::string_view begin, std::string_view end,
                     absl::FunctionRef<bool(std::string_view, std::string_view)> visit) const override {
     return memory_->Scan(space, begin, end, visit);
+  }
+  // It has no backups.
+  absl::StatusOr<std::vector<server::BackupInfo>> Backup(const std::string&, const std::string&, size_t) override {
+    return absl::UnimplementedError("a simulated disk has no backups");
+  }
+  void StopBackups() override {}
+  absl::StatusOr<std::vector<server::BackupInfo>> ListBackups(const std::string&) const override {
+    return absl::UnimplementedError("a simulated disk has no backups");
   }
   std::string Describe() const override { return "simulated disk"; }
 
