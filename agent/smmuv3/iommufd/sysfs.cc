@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <filesystem>
+#include <fstream>
 #include <system_error>
 
 #include "absl/strings/ascii.h"
@@ -18,6 +19,9 @@ namespace viommu::agent {
 namespace {
 
 namespace fs = std::filesystem;
+
+// To driver_override: a line break takes it back.
+constexpr char kNoOverride[] = "\n";
 
 // The last part of what a link points at; empty when there is none.
 std::string LinkName(const fs::path& link) {
@@ -35,6 +39,13 @@ std::vector<std::string> Names(const fs::path& folder) {
   }
   std::sort(names.begin(), names.end());
   return names;
+}
+
+// What to write to driver_override so that it is as it is now.
+std::string DriverOverride(const fs::path& folder) {
+  std::string name;
+  std::getline(std::ifstream(folder / "driver_override"), name);
+  return name.empty() || name == "(null)" ? kNoOverride : name;
 }
 
 }  // namespace
@@ -81,7 +92,6 @@ std::vector<PciFunction> Sysfs::Functions() const {
 absl::Status Sysfs::Write(const std::string& path, const std::string& text) const {
   const int fd = ::open(path.c_str(), O_WRONLY | O_CLOEXEC);
   if (fd < 0) return ErrnoStatus(errno, "open", path);
-  // One write is one command to sysfs.
   const ssize_t written = ::write(fd, text.data(), text.size());
   const int error = written == static_cast<ssize_t>(text.size()) ? 0 : written < 0 ? errno : EIO;
   ::close(fd);
@@ -89,27 +99,46 @@ absl::Status Sysfs::Write(const std::string& path, const std::string& text) cons
   return absl::OkStatus();
 }
 
+absl::Status Sysfs::GiveToVfio(const PciFunction& function) const {
+  const std::string folder = Folder(function.address);
+  if (absl::Status status = Write(folder + "/driver_override", "vfio-pci"); !status.ok()) return status;
+  if (!function.driver.empty()) {
+    if (absl::Status status = Write(folder + "/driver/unbind", function.address); !status.ok()) return status;
+  }
+  if (absl::Status status = Write(root_ + "/sys/bus/pci/drivers_probe", function.address); !status.ok()) return status;
+  if (Find(function.address).driver == "vfio-pci") return absl::OkStatus();
+  return ErrnoStatus(
+      ENODEV, "bind",
+      absl::StrCat("vfio-pci did not take ", function.address, "; is the module vfio-pci there (CONFIG_VFIO_PCI)?"));
+}
+
+absl::Status Sysfs::GiveBack(const PciFunction& function, const std::string& driver_override) const {
+  if (absl::Status status = Write(Folder(function.address) + "/driver_override", driver_override); !status.ok()) {
+    return status;
+  }
+  if (function.driver.empty() || !Find(function.address).driver.empty()) return absl::OkStatus();
+  return Write(absl::StrCat(root_, "/sys/bus/pci/drivers/", function.driver, "/bind"), function.address);
+}
+
 absl::Status Sysfs::BindToVfio(const std::string& address) const {
   const PciFunction function = Find(address);
   if (function.address.empty()) return ErrnoStatus(ENODEV, "bind", absl::StrCat("no PCI function ", address));
   if (function.driver == "vfio-pci") return absl::OkStatus();
-  const std::string folder = Folder(address);
-  if (absl::Status status = Write(folder + "/driver_override", "vfio-pci"); !status.ok()) return status;
-  if (!function.driver.empty()) {
-    if (absl::Status status = Write(folder + "/driver/unbind", address); !status.ok()) return status;
+  const std::string driver_override = DriverOverride(Folder(address));
+  absl::Status status = GiveToVfio(function);
+  if (status.ok()) return status;
+  if (const absl::Status back = GiveBack(function, driver_override); !back.ok()) {
+    return ErrnoStatus(StatusErrno(status), "bind",
+                       absl::StrCat(status.message(), "; and ", address, " could not be given back to ",
+                                    function.driver.empty() ? "nobody" : function.driver, ": ", back.message()));
   }
-  if (absl::Status status = Write(root_ + "/sys/bus/pci/drivers_probe", address); !status.ok()) return status;
-  if (Find(address).driver == "vfio-pci") return absl::OkStatus();
-  return ErrnoStatus(
-      ENODEV, "bind",
-      absl::StrCat("vfio-pci did not take ", address, "; is the module vfio-pci there (CONFIG_VFIO_PCI)?"));
+  return status;
 }
 
 absl::Status Sysfs::UnbindFromVfio(const std::string& address) const {
   if (Find(address).driver != "vfio-pci") return absl::OkStatus();
   const std::string folder = Folder(address);
-  // A line break takes the override back.
-  if (absl::Status status = Write(folder + "/driver_override", "\n"); !status.ok()) return status;
+  if (absl::Status status = Write(folder + "/driver_override", kNoOverride); !status.ok()) return status;
   if (absl::Status status = Write(folder + "/driver/unbind", address); !status.ok()) return status;
   return Write(root_ + "/sys/bus/pci/drivers_probe", address);
 }

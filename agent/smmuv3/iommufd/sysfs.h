@@ -31,6 +31,7 @@ class Sysfs {
  public:
   // `root` stands in front of /sys.
   explicit Sysfs(std::string root) : root_(std::move(root)) {}
+  virtual ~Sysfs() = default;
 
   // Whether `address` is written as the kernel writes it: a name, and never a path.
   static bool IsAddress(std::string_view address);
@@ -40,7 +41,8 @@ class Sysfs {
   // One of them; without address when there is no such function.
   PciFunction Find(std::string_view address) const;
 
-  // Gives the function to vfio-pci and to nobody else (driver_override). Errors carry an errno.
+  // Gives the function to vfio-pci and to nobody else (driver_override). Errors carry an errno; then the function has
+  // its driver and override again that it had, or the message says why not.
   absl::Status BindToVfio(const std::string& address) const;
   // Takes it away from vfio-pci, and lets the kernel find its usual driver.
   absl::Status UnbindFromVfio(const std::string& address) const;
@@ -48,8 +50,14 @@ class Sysfs {
   // The path of a function's folder in sysfs.
   std::string Folder(std::string_view address) const;
 
+ protected:
+  // One write() of `text`, which is one command to sysfs. Virtual for tests, whose files have no kernel that reacts.
+  virtual absl::Status Write(const std::string& path, const std::string& text) const;
+
  private:
-  absl::Status Write(const std::string& path, const std::string& text) const;
+  absl::Status GiveToVfio(const PciFunction& function) const;
+  // The opposite, for a function as it was.
+  absl::Status GiveBack(const PciFunction& function, const std::string& driver_override) const;
 
   const std::string root_;
 };

@@ -1,0 +1,119 @@
+#include "agent/smmuv3/iommufd/sysfs.h"
+
+#include <gtest/gtest.h>
+
+#include <cerrno>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <string>
+
+#include "absl/status/status.h"
+#include "agent/errno_status.h"
+
+namespace viommu::agent {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr char kFunction[] = "0000:01:00.0";
+
+// Reacts to writes as the kernel does, for one function.
+class FakeSysfs final : public Sysfs {
+ public:
+  explicit FakeSysfs(const fs::path& root) : Sysfs(root.string()), root_(root) {
+    fs::create_directories(folder());
+    SetOverride("(null)");
+  }
+
+  bool vfio_takes_it = true;
+  std::map<std::string, int> errors;  // by the end of the path
+
+  void SetDriver(const std::string& driver) const {
+    fs::remove(folder() / "driver");
+    if (!driver.empty()) fs::create_symlink("../../drivers/" + driver, folder() / "driver");
+  }
+  void SetOverride(const std::string& name) const { std::ofstream(folder() / "driver_override") << name << "\n"; }
+  std::string Override() const {
+    std::string name;
+    std::getline(std::ifstream(folder() / "driver_override"), name);
+    return name;
+  }
+  std::string Driver() const { return Find(kFunction).driver; }
+
+ protected:
+  absl::Status Write(const std::string& path, const std::string& text) const override {
+    const std::string command = path.substr(path.rfind('/') + 1);
+    if (const auto error = errors.find(command); error != errors.end()) {
+      return ErrnoStatus(error->second, "write", path);
+    }
+    if (command == "driver_override") {
+      SetOverride(text == "\n" ? "(null)" : text);
+      return absl::OkStatus();
+    }
+    EXPECT_EQ(text, kFunction);
+    if (command == "unbind") SetDriver("");
+    if (command == "drivers_probe" && Override() == "vfio-pci" && vfio_takes_it) SetDriver("vfio-pci");
+    if (command == "bind") {
+      EXPECT_NE(Override(), "vfio-pci") << "another driver would be refused";
+      SetDriver(fs::path(path).parent_path().filename().string());
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  fs::path folder() const { return root_ / "sys/bus/pci/devices" / kFunction; }
+
+  const fs::path root_;
+};
+
+class SysfsTest : public testing::Test {
+ protected:
+  ~SysfsTest() override { fs::remove_all(root_); }
+
+  const fs::path root_ =
+      fs::path(testing::TempDir()) / testing::UnitTest::GetInstance()->current_test_info()->name();
+  FakeSysfs sysfs_{root_};
+};
+
+TEST_F(SysfsTest, GivesAFunctionToVfio) {
+  sysfs_.SetDriver("nvme");
+  EXPECT_TRUE(sysfs_.BindToVfio(kFunction).ok());
+  EXPECT_EQ(sysfs_.Driver(), "vfio-pci");
+}
+
+TEST_F(SysfsTest, AFunctionThatVfioDoesNotTakeKeepsItsDriver) {
+  sysfs_.vfio_takes_it = false;
+  sysfs_.SetDriver("nvme");
+  EXPECT_EQ(StatusErrno(sysfs_.BindToVfio(kFunction)), ENODEV);
+  EXPECT_EQ(sysfs_.Driver(), "nvme");
+  EXPECT_EQ(sysfs_.Override(), "(null)");
+}
+
+TEST_F(SysfsTest, AndItsOverride) {
+  sysfs_.vfio_takes_it = false;
+  sysfs_.SetOverride("mlx5_core");
+  EXPECT_EQ(StatusErrno(sysfs_.BindToVfio(kFunction)), ENODEV);
+  EXPECT_EQ(sysfs_.Driver(), "");
+  EXPECT_EQ(sysfs_.Override(), "mlx5_core");
+}
+
+TEST_F(SysfsTest, AFailureHalfWayTakesTheOverrideBack) {
+  sysfs_.SetDriver("nvme");
+  sysfs_.errors["unbind"] = EBUSY;
+  EXPECT_EQ(StatusErrno(sysfs_.BindToVfio(kFunction)), EBUSY);
+  EXPECT_EQ(sysfs_.Driver(), "nvme");
+  EXPECT_EQ(sysfs_.Override(), "(null)");
+}
+
+TEST_F(SysfsTest, SaysWhatItCouldNotGiveBack) {
+  sysfs_.vfio_takes_it = false;
+  sysfs_.SetDriver("nvme");
+  sysfs_.errors["bind"] = EIO;
+  const absl::Status status = sysfs_.BindToVfio(kFunction);
+  EXPECT_EQ(StatusErrno(status), ENODEV);
+  EXPECT_NE(status.message().find("could not be given back to nvme"), std::string::npos) << status;
+}
+
+}  // namespace
+}  // namespace viommu::agent
