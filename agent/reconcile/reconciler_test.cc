@@ -314,6 +314,23 @@ TEST_F(ReconcilerTest, RetriesWithGrowingBoundedWaits) {
   EXPECT_THAT(Run(), ElementsAre("d@6 APPLIED", "s@2 APPLIED", "v@3 APPLIED"));
 }
 
+TEST_F(ReconcilerTest, ADeviceThatIsBoundElsewhereIsTakenOnceItIsFree) {
+  Connect();
+  // As Linux says it, which has the same number for arguments that will never do.
+  backend_.faults["BindDevice"] = {EINVAL, EINVAL};
+  ASSERT_TRUE(Send({Stage2("s", "s2", 2), Viommu("v", "v", 3), Vdevice("d", "v", 7, 5)}).ok());
+  Run();
+  EXPECT_EQ(last_["d"].outcome(), v1::OUTCOME_FAILED);
+  EXPECT_EQ(last_["d"].reason().error_number(), EINVAL);
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_TRUE(next_.has_value()) << "nobody would try again";
+    clock_.Advance(*next_ - clock_.Monotonic());
+    Run();
+  }
+  EXPECT_EQ(last_["d"].outcome(), v1::OUTCOME_APPLIED);
+  EXPECT_EQ(last_["v"].outcome(), v1::OUTCOME_APPLIED);
+}
+
 TEST_F(ReconcilerTest, DependentsOfAFailureSaySoAndGoOnByThemselves) {
   Connect();
   backend_.vmids = 0;
