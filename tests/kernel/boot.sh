@@ -20,6 +20,7 @@ usage() { sed -n '2,/^set -/{/^set -/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}" >&
 
 # shellcheck source=tests/kernel/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+kernel_end_with_parent "$@"
 
 files=()
 canwbs=true
@@ -114,7 +115,7 @@ fi
 shown='1,/^viommu-init$/d'
 ((loglevel == 7)) && shown=""
 set +e
-timeout --kill-after=5 "$limit" qemu-system-aarch64 "${arguments[@]}" ${qemu[@]+"${qemu[@]}"} </dev/null 2>&1 |
+setpriv --pdeathsig TERM timeout --kill-after=5 "$limit" qemu-system-aarch64 "${arguments[@]}" ${qemu[@]+"${qemu[@]}"} </dev/null 2>&1 |
   sed -u -e 's/\r//g' -e "$shown" | tee "$work/console"
 status=${PIPESTATUS[0]}
 ((status == 124 || status == 137)) && exit 124

@@ -8,6 +8,7 @@ set -euo pipefail
 
 # shellcheck source=tests/kernel/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+kernel_end_with_parent "$@"
 # shellcheck source=tools/arm64.sh
 source "$VIOMMU_ROOT/tools/arm64.sh"
 
@@ -37,7 +38,7 @@ viommu_arm64_collect "$work/files" "$work/files/run/viommu-agent" "$work/files/r
 "${BAZEL[@]}" build "${VIOMMU_BAZEL_FLAGS[@]}" //server:viommu-server //cli:viommuctl >&2
 bin="$("${BAZEL[@]}" info bazel-bin 2>/dev/null)"
 
-# What was started here, and nothing else, is ended. QEMU ends with its limit or with what we do to its parent's group.
+# What was started here, and nothing else, is ended; QEMU ends with this script in any case.
 server_pid=""
 boot_pid=""
 finish() {

@@ -11,6 +11,12 @@ kernel_uefi=/usr/share/qemu-efi-aarch64/QEMU_EFI.fd
 # The first with stage 2 under stage 1 in its SMMUv3.
 kernel_least_qemu=9.1
 
+# kernel_end_with_parent "$@": begins the script again so that it gets a SIGTERM when its parent ends, also by a SIGKILL.
+# Scripts that run QEMU call it first: it would live on until its limit, and use a processor all the while.
+kernel_end_with_parent() {
+  [[ "${VIOMMU_ENDS_WITH_PARENT:-}" == "$$" ]] || VIOMMU_ENDS_WITH_PARENT=$$ exec setpriv --pdeathsig TERM "$0" "$@"
+}
+
 # Where the kernel is, or will be: named after everything that it is made of, so that a change makes another one.
 kernel_folder() {
   local hash

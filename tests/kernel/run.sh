@@ -11,6 +11,7 @@ set -euo pipefail
 
 # shellcheck source=tests/kernel/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+kernel_end_with_parent "$@"
 # shellcheck source=tools/arm64.sh
 source "$VIOMMU_ROOT/tools/arm64.sh"
 
