@@ -21,7 +21,14 @@ void SmmuCounters::Count(std::span<const smmuv3::RawCommand> commands, Outcome o
   // Guests invalidate in runs of one opcode: one atomic operation a run.
   for (size_t begin = 0, end = 0; begin < commands.size(); begin = end) {
     const uint8_t opcode = OpcodeOf(commands[begin]);
-    while (end < commands.size() && OpcodeOf(commands[end]) == opcode) ++end;
+    const auto differs = [&](size_t i) { return (commands[i].dw0 ^ opcode) & 0xff; };
+    // Without a branch for each: this is a good part of what the agent does to a command.
+    while (end + 8 <= commands.size() &&
+           (differs(end) | differs(end + 1) | differs(end + 2) | differs(end + 3) | differs(end + 4) |
+            differs(end + 5) | differs(end + 6) | differs(end + 7)) == 0) {
+      end += 8;
+    }
+    while (end < commands.size() && differs(end) == 0) ++end;
     outcomes_[opcode][static_cast<size_t>(outcome)].fetch_add(end - begin, std::memory_order_relaxed);
   }
 }
