@@ -6,10 +6,13 @@
 
 #include <random>
 #include <utility>
+#include <vector>
 
+#include "agent/reconcile/kept.h"
 #include "agent/smmuv3/iommufd/iommufd_backend.h"
 #include "agent/smmuv3/iommufd/kernel.h"
 #include "agent/smmuv3/vsmmu/emulated_backend.h"
+#include "agent/systemd_fd_store.h"
 #include "common/credentials.h"
 #include "common/error.h"
 #include "common/log.h"
@@ -32,7 +35,7 @@ absl::Status In(std::string_view part, const absl::Status& status) {
   return absl::Status(status.code(), fmt::format("{}: {}", part, std::string(status.message())));
 }
 
-absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const AgentConfig& config) {
+absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const AgentConfig& config, FdStore* store) {
   if (config.backend == BackendKind::kEmulated) {
     VIOMMU_ASSIGN_OR_RETURN(EmulatedInventory inventory, LoadInventory(config));
     VIOMMU_ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend, EmulatedBackend::Create(std::move(inventory)));
@@ -40,6 +43,7 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const AgentConfig& config) 
   }
   IommufdBackend::Options options;
   options.bind = config.bind;
+  options.store = store;
   options.on_left_out = [](const std::string& device, const absl::Status& why) {
     VIOMMU_LOG(kWarning, "device left out", {{"device", device}, {"why", why}});
   };
@@ -67,11 +71,10 @@ absl::Status Agent::Init() {
   VIOMMU_ASSIGN_OR_RETURN(std::string boot_id, ReadBootId(config_.boot_id_file));
   facts_ = {.name = "hosts/" + config_.host, .boot_id = std::move(boot_id), .labels = config_.labels};
 
-  auto backend = MakeBackend(config_);
+  fd_store_ = OpenSystemdFdStore();
+  auto backend = MakeBackend(config_, fd_store_.get());
   VIOMMU_RETURN_IF_ERROR(In("backend", backend.status()));
   backend_ = *std::move(backend);
-  auto inventory = backend_->Discover();
-  VIOMMU_RETURN_IF_ERROR(In("backend", inventory.status()));
 
   Journal::Options journal_options;
   journal_options.on_sync = [this](std::chrono::nanoseconds time) { metrics_.CountJournalSync(time); };
@@ -79,13 +82,20 @@ absl::Status Agent::Init() {
   VIOMMU_RETURN_IF_ERROR(In("journal", journal.status()));
   journal_ = *std::move(journal);
 
+  std::vector<AdoptedContext> adopted = AdoptKept(journal_->state(), *backend_, facts_.boot_id);
+  const size_t contexts = adopted.size();
+  // Only now the devices in them can be asked.
+  auto inventory = backend_->Discover();
+  VIOMMU_RETURN_IF_ERROR(In("backend", inventory.status()));
+
   Reconciler::Options options;
   options.host = facts_.name;
   options.boot_id = facts_.boot_id;
   options.cluster_id = config_.cluster_id;
   options.random = NewRandom();
   options.on_outcome = [this](ItemKind kind, v1::Outcome outcome) { metrics_.CountOutcome(kind, outcome); };
-  auto reconciler = Reconciler::Open(*journal_, *backend_, targets_, *inventory, std::move(options));
+  auto reconciler =
+      Reconciler::Open(*journal_, *backend_, targets_, *inventory, std::move(options), std::move(adopted));
   VIOMMU_RETURN_IF_ERROR(In("journal", reconciler.status()));
   Driver::Options driver_options;
   driver_options.on_portion = [this](std::chrono::nanoseconds time) { metrics_.CountPortion(time); };
@@ -94,11 +104,14 @@ absl::Status Agent::Init() {
              {{"path", journal_->path()},
               {"items", journal_->state().items().size()},
               {"cut_bytes", journal_->truncated_bytes()},
-              {"same_boot", driver_->believes()}});
-  if (driver_->believes() && !journal_->state().items().empty()) {
-    // An /dev/iommu that was open ends with its process, and VMs' devices are cut off until they have theirs again.
-    VIOMMU_LOG(kWarning, "objects of the last agent are gone and are made anew",
-               {{"items", journal_->state().items().size()}});
+              {"same_boot", driver_->believes()},
+              {"contexts", contexts}});
+  size_t lost = 0;
+  for (const auto& [uid, item] : journal_->state().items()) lost += item.done && !driver_->HasObjects(uid) ? 1 : 0;
+  if (driver_->believes() && lost != 0) {
+    // A /dev/iommu that nobody else has open ends with its process, and VMs' devices are cut off until they have theirs
+    // again.
+    VIOMMU_LOG(kWarning, "objects of the last agent are gone and are made anew", {{"items", lost}});
   }
 
   Invalidator::Options invalidator_options;
@@ -173,9 +186,10 @@ absl::Status Agent::StartLocal() {
 void Agent::Stop(std::chrono::milliseconds grace) {
   if (client_ != nullptr) client_->Stop();
   if (local_server_ != nullptr) local_server_->Stop(grace);
+  // Before connections end: it is not their VMMs that go.
+  if (driver_ != nullptr) driver_->Stop();
   handover_server_.reset();
   if (workers_ != nullptr) workers_->Stop();
-  if (driver_ != nullptr) driver_->Stop();
   exporter_.reset();
   metrics_.Detach();
   local_server_.reset();

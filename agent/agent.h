@@ -29,6 +29,7 @@
 #include "agent/reconcile/targets.h"
 #include "agent/session/client.h"
 #include "agent/session/hello.h"
+#include "agent/smmuv3/iommufd/fd_store.h"
 #include "common/metrics.h"
 
 namespace viommu::agent {
@@ -40,8 +41,9 @@ class Agent {
   ~Agent();
 
   // Ends the session and the local service; calls that run have `grace` to end. What is held stays in the journal. The
-  // host's objects are there until the agent is destroyed, and end with it, as with any end of its process: the next
-  // agent makes them anew from the journal (docs/adr/0008). Idempotent.
+  // host's objects are there until the agent is destroyed. Then, as with any end of its process, those that systemd's
+  // store keeps stay as they are, and the others end: the next agent makes them anew from the journal (docs/adr/0008).
+  // Idempotent.
   void Stop(std::chrono::milliseconds grace);
 
   // One line for people. Takes the reconciler's lock, so it also shows that the agent is alive.
@@ -64,6 +66,7 @@ class Agent {
   HostFacts facts_;
   Targets targets_;
   AgentMetrics metrics_;
+  std::unique_ptr<FdStore> fd_store_;
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Journal> journal_;
   std::unique_ptr<Driver> driver_;

@@ -291,8 +291,34 @@ struct Vevent {
   std::array<uint64_t, 4> record = {};
 };
 
+// What a context holds that an earlier process has left (Backend::AdoptContexts).
+struct KeptContext {
+  struct Device {
+    std::string pci_address;
+    ObjectId id = 0;
+    ObjectId attached_to = 0;  // 0: nothing
+  };
+  struct OnSmmu {
+    ObjectId id = 0;
+    std::string smmu;  // SmmuInfo::name
+  };
+  struct Vdevice {
+    ObjectId id = 0;
+    ObjectId viommu = 0;
+    uint64_t virt_id = 0;
+  };
+  std::string key;
+  ObjectId ioas = 0;  // 0: none
+  std::vector<Device> devices;
+  std::vector<OnSmmu> stage2s;
+  std::vector<OnSmmu> viommus;  // of type kArmSmmuv3
+  std::vector<Vdevice> vdevices;
+  std::vector<ObjectId> nested;
+};
+
 // Everything that one VM has on a host: one opened /dev/iommu with its VFIO devices. Destroying it detaches and unbinds
-// every device and frees every object, in the right order, without errors.
+// every device and frees every object, in the right order, without errors; not so one that is kept
+// (Backend::KeepsContexts), which stays as it is for a later process.
 class Context {
  public:
   virtual ~Context() = default;
@@ -483,6 +509,9 @@ class Context {
 
   virtual absl::StatusOr<HwInfo> GetHwInfo(ObjectId device) = 0;
 
+  // A context that is kept is not any more: it goes with its destruction, as others do.
+  virtual void StopKeeping() {}
+
   // Frees an object. Devices are not freed this way (EBUSY), see UnbindDevice().
   //   ENOENT  id
   //   EBUSY   something stands on it, see the head of this file
@@ -533,6 +562,24 @@ class Backend {
 
   // A new context without objects. It must not outlive the backend.
   virtual absl::StatusOr<std::unique_ptr<Context>> OpenContext() = 0;
+
+  // Whether there is OpenKeptContext().
+  virtual bool KeepsContexts() const { return false; }
+  // As OpenContext(), and the context outlives the process, if it can: a backend may find out later that it does not,
+  // for want of room, or because of what is in it. `key`: no other context ever has it; letters, digits and "-", at
+  // most 64.
+  virtual absl::StatusOr<std::unique_ptr<Context>> OpenKeptContext(const std::string&) { return OpenContext(); }
+  // Takes over contexts that an earlier process has kept; one answer for each. What it holds has to be what is there,
+  // as far as one can see: else, as with all that was kept and is not asked for, it is destroyed.
+  //   ENOENT  nothing was kept under this key, or not all of it
+  //   others  of the call that showed what is not as it should be
+  // Once, before anything else is opened.
+  virtual std::vector<absl::StatusOr<std::unique_ptr<Context>>> AdoptContexts(
+      const std::vector<KeptContext>& contexts) {
+    std::vector<absl::StatusOr<std::unique_ptr<Context>>> none;
+    for (size_t i = 0; i < contexts.size(); ++i) none.emplace_back(absl::NotFoundError("this backend keeps none"));
+    return none;
+  }
 
   // One entry a SMMU, in the order of Discover().
   virtual std::vector<SmmuStats> GetStats() const = 0;

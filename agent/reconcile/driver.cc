@@ -106,7 +106,15 @@ absl::StatusOr<OpenedHwQueue> Driver::OpenHwQueue(VmMemory::Owner owner, const s
 }
 
 void Driver::ForgetOwner(VmMemory::Owner owner) {
+  {
+    MutexLock lock(mu_);
+    if (stop_) return;
+  }
   CallForWork([&](Reconciler& r) { r.ForgetOwner(owner); });
+}
+
+bool Driver::HasObjects(const std::string& uid) {
+  return Call([&](Reconciler& r) { return r.HasObjects(uid); });
 }
 
 bool Driver::TakeResults(int max, v1::Results& results) {

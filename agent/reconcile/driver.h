@@ -69,10 +69,12 @@ class Driver : public HostWork {
   absl::Status MapMemory(const std::string& vm, uint64_t iova, VmMemory::Range range);
   absl::StatusOr<uint64_t> UnmapMemory(VmMemory::Owner owner, const std::string& vm, uint64_t iova, uint64_t length);
   absl::StatusOr<OpenedHwQueue> OpenHwQueue(VmMemory::Owner owner, const std::string& name);
+  // Not after Stop(): then it is the agent that goes, and not the owner.
   void ForgetOwner(VmMemory::Owner owner);
 
   std::map<std::string, uint64_t> Counts();
   std::vector<v1::HeldObject> List(const std::pair<std::string, std::string>& after, size_t max);
+  bool HasObjects(const std::string& uid);
   journal::Identity identity();
   bool believes();
   JournalStats journal_stats();

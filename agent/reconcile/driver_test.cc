@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #include <atomic>
 #include <memory>
@@ -12,6 +13,7 @@
 #include "agent/local/invalidator.h"
 #include "agent/reconcile/fake_backend.h"
 #include "agent/reconcile/testing.h"
+#include "common/file_descriptor.h"
 
 namespace viommu::agent {
 namespace {
@@ -154,6 +156,20 @@ TEST_F(DriverTest, InvalidationsAndStatusRunBesideTheWork) {
   stop = true;
   for (auto& thread : threads) thread.join();
   EXPECT_EQ(backend_.contexts, 0);
+}
+
+// An agent that ends closes its VMMs' connections. Contexts that outlive it keep their memory.
+TEST_F(DriverTest, AfterTheStopNoOwnerIsForgotten) {
+  Send({Stage2("s", "s2", 2), Viommu("v", "v", 3), Vdevice("d", "v", 7, 5)});
+  ASSERT_TRUE(WaitFor(v1::OUTCOME_APPLIED, 3));
+  VmMemory::Range range;
+  range.length = 0x1000;
+  range.owner = 1;
+  range.file = std::make_shared<const FileDescriptor>(::memfd_create("guest", MFD_CLOEXEC));
+  ASSERT_TRUE(driver_->MapMemory("vm1", 0x40000000, range).ok());
+  driver_->Stop();
+  driver_->ForgetOwner(1);
+  EXPECT_EQ(backend_.log.back(), "MapIoas 0x40000000");
 }
 
 }  // namespace

@@ -88,6 +88,29 @@ class FakeBackend : public Backend {
   // Objects of a kind: "stage2", "viommu", "nested", "vdevice".
   size_t Count(const std::string& kind) const;
 
+  // Contexts that outlive their process: what was in them, by key.
+  bool keeps_contexts = false;
+  bool KeepsContexts() const override { return keeps_contexts; }
+  absl::StatusOr<std::unique_ptr<Context>> OpenKeptContext(const std::string& key) override;
+  std::vector<absl::StatusOr<std::unique_ptr<Context>>> AdoptContexts(const std::vector<KeptContext>& wanted) override;
+  struct Object {
+    std::string kind;
+    std::string smmu = {};
+    ObjectId parent = 0;  // of a device: what it is attached to
+    ObjectId device = 0;
+    uint64_t virt_id = 0;
+    uint16_t vmid = 0;
+    int children = 0;  // objects whose parent it is
+  };
+  struct Content {
+    std::map<ObjectId, Object> objects_;
+    std::map<std::string, ObjectId> devices_;
+    ObjectId lowest_ = 1;                               // no smaller one is free
+    std::map<ObjectId, ObjectId> viommu_of_device_;     // of devices that have a vdevice
+    std::set<std::pair<ObjectId, uint64_t>> virt_ids_;  // viommu and guest StreamID of vdevices
+  };
+  std::map<std::string, Content> left;
+
   // The fault that the next call of that name is to have.
   absl::Status Fault(const std::string& call) {
     auto it = faults.find(call);
@@ -102,15 +125,20 @@ class FakeBackend : public Backend {
   std::vector<const FakeContext*> open_;
 };
 
-class FakeContext : public Context {
+class FakeContext : public Context, private FakeBackend::Content {
  public:
-  explicit FakeContext(FakeBackend& backend) : backend_(backend) {
+  explicit FakeContext(FakeBackend& backend, std::string key = "", Content content = {})
+      : Content(std::move(content)), backend_(backend), key_(std::move(key)) {
     ++backend_.contexts;
     backend_.open_.push_back(this);
   }
   ~FakeContext() override {
     --backend_.contexts;
     std::erase(backend_.open_, this);
+    if (!key_.empty()) {
+      backend_.left[key_] = std::move(static_cast<Content&>(*this));
+      return;
+    }
     for (const auto& [pci, device] : devices_) backend_.bound.erase(pci);
     for (const auto& [id, object] : objects_) backend_.vmids_in_use.erase(object.vmid);
     backend_.log.push_back("CloseContext");
@@ -141,8 +169,15 @@ class FakeContext : public Context {
     if (auto s = backend_.Fault("AllocIoas"); !s.ok()) return s;
     return Add({.kind = "ioas"});
   }
-  absl::Status MapIoas(ObjectId, uint64_t, uint64_t, const MemoryHandle&) override { return absl::OkStatus(); }
-  absl::StatusOr<uint64_t> UnmapIoas(ObjectId, uint64_t, uint64_t) override { return 0; }
+  absl::Status MapIoas(ObjectId, uint64_t iova, uint64_t, const MemoryHandle&) override {
+    if (auto s = backend_.Fault("MapIoas"); !s.ok()) return s;
+    Log(fmt::format("MapIoas {:#x}", iova));
+    return absl::OkStatus();
+  }
+  absl::StatusOr<uint64_t> UnmapIoas(ObjectId, uint64_t iova, uint64_t length) override {
+    Log(fmt::format("UnmapIoas {:#x}", iova));
+    return length;
+  }
   // Logged, and made to fail, under the name of the wrapper that asks for it.
   absl::StatusOr<ObjectId> AllocHwpt(const HwptAlloc& request) override {
     const bool stage2 = request.data_type == HwptDataType::kNone;
@@ -225,6 +260,9 @@ class FakeContext : public Context {
   absl::StatusOr<VintfMapping> MapVintf(ObjectId) override { return ErrnoStatus(EOPNOTSUPP, "MapVintf", "none here"); }
   absl::Status UnmapVintf(ObjectId) override { return ErrnoStatus(EOPNOTSUPP, "UnmapVintf", "none here"); }
   absl::StatusOr<HwInfo> GetHwInfo(ObjectId) override { return HwInfo{}; }
+  void StopKeeping() override { key_.clear(); }
+  // What is in it, for AdoptContexts().
+  bool Has(ObjectId id, const std::string& kind) const { return Is(id, kind); }
   absl::Status Destroy(ObjectId id) override {
     if (auto s = backend_.Fault("Destroy"); !s.ok()) return s;
     const auto it = objects_.find(id);
@@ -256,15 +294,8 @@ class FakeContext : public Context {
   }
 
  private:
-  struct Object {
-    std::string kind;
-    std::string smmu = {};
-    ObjectId parent = 0;  // of a device: what it is attached to
-    ObjectId device = 0;
-    uint64_t virt_id = 0;
-    uint16_t vmid = 0;
-    int children = 0;  // objects whose parent it is
-  };
+  using Object = FakeBackend::Object;
+
   ObjectId Add(Object object) {
     while (objects_.contains(lowest_)) ++lowest_;
     const ObjectId parent = std::exchange(object.parent, 0);
@@ -290,11 +321,7 @@ class FakeContext : public Context {
   void Log(std::string what) { backend_.log.push_back(std::move(what)); }
 
   FakeBackend& backend_;
-  std::map<ObjectId, Object> objects_;
-  std::map<std::string, ObjectId> devices_;
-  ObjectId lowest_ = 1;                               // no smaller one is free
-  std::map<ObjectId, ObjectId> viommu_of_device_;     // of devices that have a vdevice
-  std::set<std::pair<ObjectId, uint64_t>> virt_ids_;  // viommu and guest StreamID of vdevices
+  std::string key_;  // empty: it is not kept
 };
 
 inline std::map<std::string, FakeBackend::HeldDevice> FakeBackend::HeldDevices() const {
@@ -313,6 +340,40 @@ inline absl::StatusOr<std::unique_ptr<Context>> FakeBackend::OpenContext() {
   if (auto s = Fault("OpenContext"); !s.ok()) return s;
   log.push_back("OpenContext");
   return std::make_unique<FakeContext>(*this);
+}
+
+inline absl::StatusOr<std::unique_ptr<Context>> FakeBackend::OpenKeptContext(const std::string& key) {
+  if (auto s = Fault("OpenContext"); !s.ok()) return s;
+  log.push_back("OpenContext");
+  return std::make_unique<FakeContext>(*this, key);
+}
+
+inline std::vector<absl::StatusOr<std::unique_ptr<Context>>> FakeBackend::AdoptContexts(
+    const std::vector<KeptContext>& wanted) {
+  std::vector<absl::StatusOr<std::unique_ptr<Context>>> answers;
+  for (const KeptContext& kept : wanted) {
+    const auto found = left.find(kept.key);
+    if (found == left.end()) {
+      answers.emplace_back(ErrnoStatus(ENOENT, "AdoptContexts", kept.key));
+      continue;
+    }
+    auto context = std::make_unique<FakeContext>(*this, kept.key, std::move(left.extract(found).mapped()));
+    bool whole = true;
+    for (const auto& [id, smmu] : kept.stage2s) whole = whole && context->Has(id, "stage2");
+    for (const auto& [id, smmu] : kept.viommus) whole = whole && context->Has(id, "viommu");
+    for (const auto& vdevice : kept.vdevices) whole = whole && context->Has(vdevice.id, "vdevice");
+    for (const auto& device : kept.devices) whole = whole && context->Has(device.id, "device");
+    for (const ObjectId nested : kept.nested) whole = whole && context->Has(nested, "nested");
+    if (!whole) {
+      context->StopKeeping();
+      answers.emplace_back(ErrnoStatus(EINVAL, "AdoptContexts", "not what it was"));
+      continue;
+    }
+    log.push_back("AdoptContext");
+    answers.emplace_back(std::move(context));
+  }
+  for (auto& [key, content] : std::exchange(left, {})) FakeContext(*this, "", std::move(content));
+  return answers;
 }
 
 }  // namespace viommu::agent

@@ -43,6 +43,12 @@ absl::Status HeldState::Check(const Record& record) const {
     case Record::kDone:
       if (record.done().released() || items_.contains(record.done().uid())) return absl::OkStatus();
       return absl::FailedPreconditionError(fmt::format("an end for {}, which is not held", record.done().uid()));
+    case Record::kKept:
+      if (record.kept().change_case() == journal::Kept::kOpened || kept_.contains(record.kept().vm())) {
+        return absl::OkStatus();
+      }
+      return absl::FailedPreconditionError(
+          fmt::format("a change of the context of {}, which is not kept", record.kept().vm()));
     case Record::KIND_NOT_SET:
       break;
   }
@@ -76,6 +82,9 @@ absl::Status HeldState::Apply(const Record& record) {
       synced_ = record.synced();
       Collapse();
       break;
+    case Record::kKept:
+      ApplyKept(record.kept());
+      break;
     case Record::KIND_NOT_SET:
       break;
   }
@@ -95,6 +104,58 @@ void HeldState::ApplyDone(const journal::Done& done) {
       it != items_.end() ? std::max(done.generation(), it->second.generation()) : done.generation();
   Erase(done.uid());
   AddTombstone(done.uid(), name, generation);
+}
+
+void HeldState::ApplyKept(const journal::Kept& kept) {
+  using journal::Kept;
+  if (kept.change_case() == Kept::kClosed) {
+    kept_.erase(kept.vm());
+    return;
+  }
+  KeptState& state = kept_[kept.vm()];
+  state.changing = kept.changing();  // ends with any other record
+  switch (kept.change_case()) {
+    case Kept::kOpened:
+      state = {.key = kept.opened().key(), .boot_id = kept.opened().boot_id()};
+      break;
+    case Kept::kIoas:
+      state.ioas = kept.ioas();
+      break;
+    case Kept::kObject:
+      state.objects[kept.object().uid()] = kept.object();
+      break;
+    case Kept::kGone:
+      state.objects.erase(kept.gone());
+      break;
+    case Kept::kMapped:
+      state.ranges[kept.mapped().iova()] = kept.mapped();
+      break;
+    case Kept::kUnmapped:
+      state.ranges.erase(kept.unmapped());
+      break;
+    case Kept::kChanging:
+    case Kept::kSettled:
+    case Kept::kClosed:
+    case Kept::CHANGE_NOT_SET:
+      break;
+  }
+}
+
+void HeldState::SnapshotKept(std::vector<Record>& records) const {
+  for (const auto& [vm, state] : kept_) {
+    const auto add = [&records, &vm = vm]() -> journal::Kept& {
+      journal::Kept& kept = *records.emplace_back().mutable_kept();
+      kept.set_vm(vm);
+      return kept;
+    };
+    journal::KeptOpened& opened = *add().mutable_opened();
+    opened.set_key(state.key);
+    opened.set_boot_id(state.boot_id);
+    if (state.ioas != 0) add().set_ioas(state.ioas);
+    for (const auto& [uid, object] : state.objects) *add().mutable_object() = object;
+    for (const auto& [iova, range] : state.ranges) *add().mutable_mapped() = range;
+    if (!state.changing.empty()) add().set_changing(state.changing);
+  }
 }
 
 void HeldState::ApplyIntent(const journal::Intent& intent) {
@@ -192,6 +253,7 @@ std::vector<Record> HeldState::Snapshot() const {
       done->mutable_kernel_ids()->insert(item.kernel_ids.begin(), item.kernel_ids.end());
     }
   }
+  SnapshotKept(records);
   // Last, because it is what lets tombstones collapse.
   *records.emplace_back().mutable_synced() = synced_;
   return records;

@@ -48,6 +48,16 @@ struct HeldItem {
   int64_t generation() const { return GenerationOf(resource); }
 };
 
+// A context that outlives the process: what it holds.
+struct KeptState {
+  std::string key;  // the backend's
+  std::string boot_id;
+  std::string changing;  // a change that began and whose end is not known: nothing below is sure
+  uint32_t ioas = 0;
+  std::map<std::string, journal::KeptObject> objects;  // by uid
+  std::map<uint64_t, journal::KeptRange> ranges;       // by guest-physical address
+};
+
 enum class Verdict {
   kAccept,    // newer than what is held, or not held yet
   kSame,      // held at this generation
@@ -81,6 +91,8 @@ class HeldState {
   size_t tombstones() const { return tombstones_.size(); }
   int64_t floor_generation() const { return floor_; }
 
+  const std::map<std::string, KeptState>& kept() const { return kept_; }  // by VM name
+
   int64_t synced_revision() const { return synced_.revision(); }
   // The newest revision that is known to be the server's: a release that was asked for later than the last `synced` counts,
   // although nothing of it is held any more.
@@ -91,6 +103,8 @@ class HeldState {
  private:
   void ApplyIntent(const journal::Intent& intent);
   void ApplyDone(const journal::Done& done);
+  void ApplyKept(const journal::Kept& kept);
+  void SnapshotKept(std::vector<journal::Record>& records) const;
   void Put(const v1::Resource& resource);
   void Erase(const std::string& uid);
   void AddTombstone(const std::string& uid, const std::string& name, int64_t generation);
@@ -104,6 +118,7 @@ class HeldState {
   absl::flat_hash_map<std::string, int64_t> released_name_generation_;  // highest of its tombstones
   std::set<std::pair<int64_t, std::string>> tombstones_by_generation_;  // with the uid
   int64_t floor_ = 0;
+  std::map<std::string, KeptState> kept_;  // by VM name
 };
 
 }  // namespace viommu::agent

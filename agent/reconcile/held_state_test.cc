@@ -106,6 +106,48 @@ TEST(HeldStateTest, OrphansAreToBeTornDown) {
   EXPECT_EQ(state.FindLive("viommus/v"), nullptr);
 }
 
+TEST(HeldStateTest, KeptContexts) {
+  HeldState state;
+  const auto apply = [&state](auto fill) {
+    journal::Record record;
+    record.mutable_kept()->set_vm("vm1");
+    fill(*record.mutable_kept());
+    return state.Apply(record);
+  };
+  EXPECT_FALSE(apply([](journal::Kept& k) { k.set_ioas(2); }).ok()) << "a change of nothing";
+  ASSERT_TRUE(apply([](journal::Kept& k) { k.mutable_opened()->set_key("key"); }).ok());
+  ASSERT_TRUE(apply([](journal::Kept& k) { k.set_changing("IOAS_ALLOC"); }).ok());
+  EXPECT_EQ(state.kept().at("vm1").changing, "IOAS_ALLOC");
+  ASSERT_TRUE(apply([](journal::Kept& k) { k.set_ioas(2); }).ok());
+  EXPECT_EQ(state.kept().at("vm1").changing, "");
+  for (const char* uid : {"s", "v"}) {
+    ASSERT_TRUE(apply([uid](journal::Kept& k) { k.mutable_object()->set_uid(uid); }).ok());
+  }
+  for (const uint64_t iova : {0x1000, 0x2000}) {
+    ASSERT_TRUE(apply([iova](journal::Kept& k) { k.mutable_mapped()->set_iova(iova); }).ok());
+  }
+  ASSERT_TRUE(apply([](journal::Kept& k) { k.set_gone("v"); }).ok());
+  ASSERT_TRUE(apply([](journal::Kept& k) { k.set_unmapped(0x1000); }).ok());
+  ASSERT_TRUE(apply([](journal::Kept& k) { k.set_changing("ATTACH_IOMMUFD_PT"); }).ok());
+
+  HeldState copy;
+  for (const auto& record : state.Snapshot()) ASSERT_TRUE(copy.Apply(record).ok());
+  for (const HeldState* one : {&state, &copy}) {
+    const KeptState& kept = one->kept().at("vm1");
+    EXPECT_EQ(kept.key, "key");
+    EXPECT_EQ(kept.ioas, 2u);
+    EXPECT_EQ(kept.objects.size(), 1u);
+    EXPECT_TRUE(kept.objects.contains("s"));
+    EXPECT_EQ(kept.ranges.size(), 1u);
+    EXPECT_TRUE(kept.ranges.contains(0x2000));
+    EXPECT_EQ(kept.changing, "ATTACH_IOMMUFD_PT");
+  }
+  ASSERT_TRUE(apply([](journal::Kept& k) { k.set_settled(true); }).ok());
+  EXPECT_EQ(state.kept().at("vm1").changing, "");
+  ASSERT_TRUE(apply([](journal::Kept& k) { k.set_closed(true); }).ok());
+  EXPECT_TRUE(state.kept().empty());
+}
+
 TEST(HeldStateTest, SnapshotLeadsToTheSameState) {
   HeldState state;
   journal::Record identity;

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -23,6 +24,29 @@ absl::Status BackendFailed(absl::StatusCode code, Operation operation, const abs
       .Meta("operation", OperationName(operation));
 }
 
+// A range as the journal knows it. Without a file that can be told from others it is no range's like.
+journal::KeptRange DescribeRange(uint64_t iova, const VmMemory::Range& range) {
+  journal::KeptRange kept;
+  kept.set_iova(iova);
+  kept.set_length(range.length);
+  kept.set_offset(range.offset);
+  kept.set_readable(range.readable);
+  kept.set_writable(range.writable);
+  struct stat file = {};
+  if (::fstat(range.file->get(), &file) == 0) {
+    kept.set_file_device(file.st_dev);
+    kept.set_file_inode(file.st_ino);
+  }
+  return kept;
+}
+
+bool SameRange(const journal::KeptRange& kept, const VmMemory::Range& range) {
+  const journal::KeptRange now = DescribeRange(kept.iova(), range);
+  return now.file_inode() != 0 && now.file_inode() == kept.file_inode() && now.file_device() == kept.file_device() &&
+         now.length() == kept.length() && now.offset() == kept.offset() && now.readable() == kept.readable() &&
+         now.writable() == kept.writable();
+}
+
 absl::StatusOr<FileDescriptor> Duplicate(int fd) {
   FileDescriptor duplicate(::dup(fd));
   if (duplicate.valid()) return duplicate;
@@ -41,12 +65,58 @@ absl::Status Realizer::MapMemory(const std::string& vm, uint64_t iova, VmMemory:
   VIOMMU_RETURN_IF_ERROR(memory.Check(iova, range));
   const auto found = contexts_.find(vm);
   if (found != contexts_.end() && found->second.ioas != 0) {
-    const absl::Status mapped = found->second.context->MapIoas(found->second.ioas, iova, range.length, range.handle());
+    const absl::StatusOr<bool> claimed = Claim(vm, iova, range);
+    const absl::Status mapped = !claimed.ok() ? claimed.status() : *claimed ? absl::OkStatus() : Map(vm, iova, range);
     if (!mapped.ok()) return BackendFailed(absl::StatusCode::kInvalidArgument, Operation::kMapMemory, mapped);
     ++changes_;
   }
   memory.Add(iova, std::move(range));
   return absl::OkStatus();
+}
+
+absl::StatusOr<bool> Realizer::Claim(const std::string& vm, uint64_t iova, const VmMemory::Range& range) {
+  auto& unclaimed = contexts_.at(vm).unclaimed;
+  if (const auto same = unclaimed.find(iova); same != unclaimed.end() && SameRange(same->second, range)) {
+    unclaimed.erase(same);
+    return true;
+  }
+  // From the first that ends behind the beginning; VmMemory::Check() has seen that nothing overflows.
+  for (auto it = unclaimed.begin(); it != unclaimed.end() && it->first < iova + range.length;) {
+    const auto [start, length] = std::pair(it->first, it->second.length());
+    ++it;
+    if (start + length <= iova) continue;
+    VIOMMU_RETURN_IF_ERROR(Unmap(vm, start, length));
+    unclaimed.erase(start);
+  }
+  return false;
+}
+
+absl::Status Realizer::Map(const std::string& vm, uint64_t iova, const VmMemory::Range& range) {
+  const Vm& context = contexts_.at(vm);
+  VIOMMU_RETURN_IF_ERROR(NoteChanging(vm, Operation::kMapMemory));
+  if (absl::Status status = context.context->MapIoas(context.ioas, iova, range.length, range.handle()); !status.ok()) {
+    NoteSettled(vm);
+    return status;
+  }
+  NoteMapped(vm, iova, range);
+  return absl::OkStatus();
+}
+
+void Realizer::NoteMapped(const std::string& vm, uint64_t iova, const VmMemory::Range& range) {
+  if (!contexts_.at(vm).kept) return;
+  journal::Kept note;
+  *note.mutable_mapped() = DescribeRange(iova, range);
+  Note(vm, std::move(note));
+}
+
+void Realizer::NoteMemory(const std::string& vm) {
+  if (!contexts_.at(vm).kept) return;
+  if (const auto memory = memory_.find(vm); memory != memory_.end()) {
+    for (const auto& [iova, range] : memory->second.ranges()) NoteMapped(vm, iova, range);
+  }
+  journal::Kept note;
+  note.set_ioas(contexts_.at(vm).ioas);
+  Note(vm, std::move(note));
 }
 
 absl::Status Realizer::MapEverything(Context& context, ObjectId ioas, const std::string& vm) {
@@ -61,8 +131,16 @@ absl::Status Realizer::MapEverything(Context& context, ObjectId ioas, const std:
 absl::Status Realizer::Unmap(const std::string& vm, uint64_t iova, uint64_t length) {
   const auto found = contexts_.find(vm);
   if (found == contexts_.end() || found->second.ioas == 0) return absl::OkStatus();
+  VIOMMU_RETURN_IF_ERROR(NoteChanging(vm, Operation::kMapMemory));
   ++changes_;
-  return found->second.context->UnmapIoas(found->second.ioas, iova, length).status();
+  if (absl::Status status = found->second.context->UnmapIoas(found->second.ioas, iova, length).status(); !status.ok()) {
+    NoteSettled(vm);
+    return status;
+  }
+  journal::Kept note;
+  note.set_unmapped(iova);
+  Note(vm, std::move(note));
+  return absl::OkStatus();
 }
 
 absl::StatusOr<uint64_t> Realizer::UnmapMemory(VmMemory::Owner owner, const std::string& vm, uint64_t iova,
@@ -132,6 +210,7 @@ absl::Status Realizer::SupplyMemory(Vm& vm, VmMemory& memory, uint64_t iova, uin
   range.file = std::make_shared<const FileDescriptor>(std::move(file));
   VIOMMU_RETURN_IF_ERROR(memory.Check(start, range));
   VIOMMU_RETURN_IF_ERROR(vm.context->MapIoas(vm.ioas, start, range.length, range.handle()));
+  // Not noted: a context with hardware queues is in doubt in any case (kept.h).
   memory.Add(start, std::move(range));
   return absl::OkStatus();
 }
@@ -156,11 +235,11 @@ Step Realizer::AdvanceHwQueue(const HeldItem& item) {
   }
   Made made = {.kind = ItemKind::kHwQueue, .vm = below->vm, .parent = parent};
   Vm& vm = contexts_.at(made.vm);
-  const auto supplied = Try(item, Operation::kMapMemory, [&] {
+  const auto supplied = Try(item, made.vm, Operation::kMapMemory, [&] {
     return SupplyMemory(vm, memory_[made.vm], queue.nesting_parent_iova(), queue.length_bytes());
   });
   if (supplied) return *supplied;
-  const auto failure = Try(item, Operation::kAllocHwQueue, [&]() -> absl::Status {
+  const auto failure = Try(item, made.vm, Operation::kAllocHwQueue, [&]() -> absl::Status {
     auto id = vm.context->AllocHwQueue(below->id, HwQueueType::kTegra241Cmdqv, queue.index(),
                                        queue.nesting_parent_iova(), queue.length_bytes());
     if (!id.ok()) return id.status();
@@ -173,6 +252,7 @@ Step Realizer::AdvanceHwQueue(const HeldItem& item) {
   }
   queues_[item.uid()] = {made.vm, queue.nesting_parent_iova(), queue.length_bytes()};
   objects_.Add(item.uid(), made);
+  NoteObjects(made.vm, item.uid());
   return {.kind = Step::Kind::kApplied};
 }
 

@@ -8,6 +8,7 @@
 #include "agent/errno_status.h"
 #include "agent/smmuv3/spec/ste.h"
 #include "common/mutation.h"
+#include "common/uuid.h"
 
 namespace viommu::agent {
 namespace {
@@ -74,21 +75,14 @@ Step Realizer::Bind(const HeldItem& item) {
   const std::string& vm = lineage.stage2->resource.stage2_domain().vm();
   Vm& context = contexts_[vm];
   std::optional<Step> failure;
-  if (context.context == nullptr) {
-    failure = Try(item, Operation::kOpenContext, [&]() -> absl::Status {
-      auto opened = backend_.OpenContext();
-      if (!opened.ok()) return opened.status();
-      context.context = *std::move(opened);
-      return absl::OkStatus();
-    });
-  }
+  if (context.context == nullptr) failure = OpenContext(item, vm, context);
   Made made = {.kind = ItemKind::kVdevice,
                .vm = vm,
                .parent = lineage.viommu->uid(),
                .pci_address = pci_address,
                .stage2_name = lineage.stage2->name()};
   if (!failure) {
-    failure = Try(item, Operation::kBind, [&]() -> absl::Status {
+    failure = Try(item, vm, Operation::kBind, [&]() -> absl::Status {
       auto device = context.context->BindDevice(pci_address);
       if (!device.ok()) return device.status();
       made.device = *device;
@@ -100,6 +94,7 @@ Step Realizer::Bind(const HeldItem& item) {
     return *failure;
   }
   objects_.Add(item.uid(), made);
+  NoteObjects(vm, item.uid());
   return {.kind = Step::Kind::kApplied};
 }
 
@@ -110,7 +105,7 @@ Step Realizer::AdvanceStage2(const HeldItem& item) {
   Made made = {.kind = ItemKind::kStage2Domain, .vm = item.resource.stage2_domain().vm()};
   Vm& vm = contexts_.at(made.vm);
   if (vm.ioas == 0) {
-    const auto failure = Try(item, Operation::kAllocIoas, [&]() -> absl::Status {
+    const auto failure = Try(item, made.vm, Operation::kAllocIoas, [&]() -> absl::Status {
       auto ioas = vm.context->AllocIoas();
       if (!ioas.ok()) return ioas.status();
       if (auto mapped = MapEverything(*vm.context, *ioas, made.vm); !mapped.ok()) {
@@ -121,8 +116,9 @@ Step Realizer::AdvanceStage2(const HeldItem& item) {
       return absl::OkStatus();
     });
     if (failure) return *failure;
+    NoteMemory(made.vm);
   }
-  const auto failure = Try(item, Operation::kAllocStage2, [&]() -> absl::Status {
+  const auto failure = Try(item, made.vm, Operation::kAllocStage2, [&]() -> absl::Status {
     auto id = vm.context->AllocStage2(device, vm.ioas);
     if (!id.ok()) return id.status();
     made.id = *id;
@@ -130,6 +126,7 @@ Step Realizer::AdvanceStage2(const HeldItem& item) {
   });
   if (failure) return *failure;
   objects_.Add(item.uid(), made);
+  NoteObjects(made.vm, item.uid());
   return {.kind = Step::Kind::kApplied};
 }
 
@@ -143,7 +140,7 @@ Step Realizer::AdvanceViommu(const HeldItem& item) {
   if (below == nullptr) return WaitFor(stage2, viommu.stage2_domain());
   Made made = {.kind = ItemKind::kViommu, .vm = below->vm, .parent = stage2->uid()};
   Context* const context = contexts_.at(made.vm).context.get();
-  const auto failure = Try(item, Operation::kAllocViommu, [&]() -> absl::Status {
+  const auto failure = Try(item, made.vm, Operation::kAllocViommu, [&]() -> absl::Status {
     auto handle = context->AllocViommu(device, below->id, BackendType(viommu.type()));
     if (!handle.ok()) return handle.status();
     made.id = handle->id;
@@ -152,9 +149,8 @@ Step Realizer::AdvanceViommu(const HeldItem& item) {
   });
   if (failure) return *failure;
   objects_.Add(item.uid(), made);
-  targets_.Publish(
-      item.uid(),
-      {.context = context, .id = made.id, .kind = item.kind, .viommu = item.uid(), .features = FeaturesOf(item)});
+  NoteObjects(made.vm, item.uid());
+  PublishTarget(item, made);
   return {.kind = Step::Kind::kApplied, .vmid = made.vmid};
 }
 
@@ -169,7 +165,7 @@ Step Realizer::AdvanceNested(const HeldItem& item) {
   if (below == nullptr) return WaitFor(viommu, nested.viommu());
   Made made = {.kind = ItemKind::kNestedDomain, .vm = below->vm, .parent = viommu->uid()};
   Context* const context = contexts_.at(made.vm).context.get();
-  const auto failure = Try(item, Operation::kAllocNested, [&]() -> absl::Status {
+  const auto failure = Try(item, made.vm, Operation::kAllocNested, [&]() -> absl::Status {
     auto id = context->AllocNested(below->id, device, VsteOf(nested.config()));
     if (!id.ok()) return id.status();
     made.id = *id;
@@ -177,9 +173,8 @@ Step Realizer::AdvanceNested(const HeldItem& item) {
   });
   if (failure) return *failure;
   objects_.Add(item.uid(), made);
-  targets_.Publish(
-      item.uid(),
-      {.context = context, .id = made.id, .kind = item.kind, .viommu = viommu->uid(), .features = FeaturesOf(*viommu)});
+  NoteObjects(made.vm, item.uid());
+  PublishTarget(item, made);
   return {.kind = Step::Kind::kApplied};
 }
 
@@ -199,13 +194,14 @@ Step Realizer::AdvanceVdevice(const HeldItem& item) {
     if (const std::string& holder = objects_.HolderOf(made.parent, vdevice.vdev_id()); !holder.empty()) {
       return WaitFor(held_.Find(holder), holder);  // its release or rebind comes first
     }
-    const auto failure = Try(item, Operation::kAllocVdevice, [&]() -> absl::Status {
+    const auto failure = Try(item, made.vm, Operation::kAllocVdevice, [&]() -> absl::Status {
       auto id = contexts_.at(made.vm).context->AllocVdevice(viommu->id, made.device, vdevice.vdev_id());
       if (!id.ok()) return id.status();
       objects_.SetVdevice(item.uid(), *id, vdevice.vdev_id());
       return absl::OkStatus();
     });
     if (failure) return *failure;
+    NoteObjects(made.vm, item.uid());
     targets_.AddVdevId(made.parent, made.virt_id);
   }
   return AttachVdevice(item, made, lineage.stage2->uid());
@@ -220,23 +216,30 @@ Step Realizer::AttachVdevice(const HeldItem& item, const Made& made, const std::
     wanted = nested->uid();
   }
   if (made.attached_to == wanted) return {.kind = Step::Kind::kApplied};
-  const auto failure = Try(item, Operation::kAttach,
+  const auto failure = Try(item, made.vm, Operation::kAttach,
                            [&] { return contexts_.at(made.vm).context->Attach(made.device, Find(wanted)->id); });
   if (failure) return *failure;
   objects_.SetAttached(item.uid(), wanted);
+  NoteObjects(made.vm, item.uid());
   return {.kind = Step::Kind::kApplied};
 }
 
 std::optional<Step> Realizer::Unset(const HeldItem& item, const Made& made) {
   Context& context = *contexts_.at(made.vm).context;
   if (!made.attached_to.empty()) {
-    if (auto failure = TryEnd(item, Operation::kDetach, [&] { return context.Detach(made.device); })) return failure;
+    if (auto failure = TryEnd(item, made.vm, Operation::kDetach, [&] { return context.Detach(made.device); })) {
+      return failure;
+    }
     objects_.SetAttached(item.uid(), "");
+    NoteObjects(made.vm, item.uid());
   }
   if (made.id != 0) {
-    if (auto failure = TryEnd(item, Operation::kDestroy, [&] { return context.Destroy(made.id); })) return failure;
+    if (auto failure = TryEnd(item, made.vm, Operation::kDestroy, [&] { return context.Destroy(made.id); })) {
+      return failure;
+    }
     targets_.RemoveVdevId(made.parent, made.virt_id);
     objects_.SetVdevice(item.uid(), 0, 0);
+    NoteObjects(made.vm, item.uid());
   }
   return std::nullopt;
 }
@@ -245,12 +248,14 @@ Step Realizer::ReleaseVdevice(const HeldItem& item, const Made& made) {
   if (auto failure = Unset(item, made)) return *failure;
   if (made.device != 0 && !Mutated(Mutation::kStayBound)) {
     Context& context = *contexts_.at(made.vm).context;
-    if (auto failure = TryEnd(item, Operation::kUnbind, [&] { return context.UnbindDevice(made.pci_address); })) {
+    if (auto failure =
+            TryEnd(item, made.vm, Operation::kUnbind, [&] { return context.UnbindDevice(made.pci_address); })) {
       return *failure;
     }
   }
   const std::string vm = made.vm;
   objects_.Erase(item.uid());
+  NoteObjects(vm, item.uid());
   CloseIfUnused(vm);
   return {.kind = Step::Kind::kReleased};
 }
@@ -263,9 +268,12 @@ Step Realizer::Release(const HeldItem& item) {
   if (objects_.SomethingStandsOn(item.uid())) return {.kind = Step::Kind::kWaiting};
   targets_.Withdraw(item.uid());
   Context& context = *contexts_.at(made.vm).context;
-  if (auto failure = TryEnd(item, Operation::kDestroy, [&] { return context.Destroy(made.id); })) return *failure;
+  if (auto failure = TryEnd(item, made.vm, Operation::kDestroy, [&] { return context.Destroy(made.id); })) {
+    return *failure;
+  }
   const std::string vm = made.vm;
   objects_.Erase(item.uid());
+  NoteObjects(vm, item.uid());
   if (queues_.erase(item.uid()) != 0) TidyMemory(vm);
   CloseIfUnused(vm);
   return {.kind = Step::Kind::kReleased};
@@ -305,8 +313,112 @@ ObjectId Realizer::DeviceOfStage2(const HeldItem& stage2) const {
 
 void Realizer::CloseIfUnused(const std::string& vm) {
   if (objects_.VmHasObjects(vm)) return;
-  contexts_.erase(vm);
+  if (const auto found = contexts_.find(vm); found != contexts_.end()) {
+    if (found->second.context != nullptr) found->second.context->StopKeeping();
+    journal::Kept closed;
+    closed.set_closed(true);
+    Note(vm, std::move(closed));
+    contexts_.erase(found);
+  }
   TidyMemory(vm);
+}
+
+void Realizer::PublishTarget(const HeldItem& item, const Made& made) {
+  const HeldItem& viommu = made.kind == ItemKind::kViommu ? item : *held_.Find(made.parent);
+  targets_.Publish(item.uid(), {.context = contexts_.at(made.vm).context.get(),
+                                .id = made.id,
+                                .kind = item.kind,
+                                .viommu = viommu.uid(),
+                                .features = FeaturesOf(viommu)});
+}
+
+std::optional<Step> Realizer::OpenContext(const HeldItem& item, const std::string& vm, Vm& context) {
+  const std::string key = backend_.KeepsContexts() ? NewUuid() : "";
+  const auto failure = Try(item, vm, Operation::kOpenContext, [&]() -> absl::Status {
+    auto opened = key.empty() ? backend_.OpenContext() : backend_.OpenKeptContext(key);
+    if (!opened.ok()) return opened.status();
+    context.context = *std::move(opened);
+    return absl::OkStatus();
+  });
+  if (failure || key.empty()) return failure;
+  context.kept = true;
+  journal::Kept note;
+  note.mutable_opened()->set_key(key);
+  Note(vm, std::move(note));
+  return failure;
+}
+
+void Realizer::Adopt(AdoptedContext adopted) {
+  const std::string& name = adopted.vm;
+  const KeptState& kept = held_.kept().at(name);
+  Vm& vm = contexts_[name];
+  vm.context = std::move(adopted.context);
+  vm.ioas = kept.ioas;
+  vm.kept = true;
+  vm.unclaimed = kept.ranges;
+  for (const auto& [uid, object] : kept.objects) {
+    const HeldItem& item = *held_.Find(uid);
+    const bool vdevice = item.kind == ItemKind::kVdevice;
+    Made made{.kind = item.kind,
+              .vm = name,
+              .parent = object.parent(),
+              .id = vdevice ? 0 : object.id(),
+              .vmid = object.vmid(),
+              .pci_address = object.pci_address(),
+              .stage2_name = object.stage2_name(),
+              .device = object.device()};
+    objects_.Add(uid, made);
+    if (vdevice && object.id() != 0) {
+      objects_.SetVdevice(uid, object.id(), object.virt_id());
+      targets_.AddVdevId(made.parent, object.virt_id());
+    }
+    if (!object.attached_to().empty()) objects_.SetAttached(uid, object.attached_to());
+    if (item.kind == ItemKind::kViommu || item.kind == ItemKind::kNestedDomain) PublishTarget(item, made);
+  }
+}
+
+absl::Status Realizer::NoteChanging(const std::string& vm, Operation operation) {
+  const auto found = contexts_.find(vm);
+  if (found == contexts_.end() || !found->second.kept) return absl::OkStatus();
+  journal::Kept note;
+  note.set_vm(vm);
+  note.set_changing(OperationName(operation));
+  return hooks_.note(std::move(note));
+}
+
+void Realizer::NoteSettled(const std::string& vm) {
+  journal::Kept note;
+  note.set_settled(true);
+  Note(vm, std::move(note));
+}
+
+void Realizer::Note(const std::string& vm, journal::Kept note) {
+  const auto found = contexts_.find(vm);
+  if (found == contexts_.end() || !found->second.kept) return;
+  note.set_vm(vm);
+  // What was begun stays begun, for whoever reads the journal.
+  if (!hooks_.note(std::move(note)).ok()) found->second.kept = false;
+}
+
+void Realizer::NoteObjects(const std::string& vm, const std::string& uid) {
+  if (const auto found = contexts_.find(vm); found == contexts_.end() || !found->second.kept) return;
+  journal::Kept note;
+  const Made* made = Find(uid);
+  if (made == nullptr) {
+    note.set_gone(uid);
+    return Note(vm, std::move(note));
+  }
+  journal::KeptObject& object = *note.mutable_object();
+  object.set_uid(uid);
+  object.set_parent(made->parent);
+  object.set_id(made->id);
+  object.set_vmid(made->vmid);
+  object.set_pci_address(made->pci_address);
+  object.set_stage2_name(made->stage2_name);
+  object.set_device(made->device);
+  object.set_virt_id(made->virt_id);
+  object.set_attached_to(made->attached_to);
+  Note(vm, std::move(note));
 }
 
 smmuv3::Features Realizer::FeaturesOf(const HeldItem& viommu) const {

@@ -12,6 +12,9 @@
 // until they mean the right thing again. Attaching it to the bare stage 2 instead would let its untranslated accesses
 // through in between, and would need a VMID of its own where VMIDs belong to viommus.
 //
+// With a backend that keeps contexts (Backend::KeepsContexts) every step that changes one is noted before and after, so
+// that the next process can go on with it (agent/reconcile/kept.h).
+//
 // Pure but for the backend: no threads, no clock. Not thread-safe.
 
 #ifndef VIOMMU_AGENT_RECONCILE_REALIZER_H_
@@ -32,6 +35,7 @@
 #include "agent/backend.h"
 #include "agent/errno_status.h"
 #include "agent/reconcile/held_state.h"
+#include "agent/reconcile/kept.h"
 #include "agent/reconcile/objects.h"
 #include "agent/reconcile/reasons.h"
 #include "agent/reconcile/targets.h"
@@ -76,12 +80,19 @@ class Realizer {
     std::function<absl::Status(const HeldItem& item, Operation operation)> begin;
     // Whether the resource is there and its last attempt failed.
     std::function<bool(const std::string& uid)> has_failed;
+    // Writes what happens to a context that is kept.
+    std::function<absl::Status(journal::Kept note)> note;
   };
 
   // Everything must outlive it. `held` is what its owner's journal says, and may change between the calls.
   Realizer(Backend& backend, Targets& targets, const HeldState& held, const Inventory& inventory, Hooks hooks);
-  // Destroys the contexts, and with them all objects. Nobody may hold a lease on a target any more.
+  // Destroys the contexts, and with them all objects of those that are not kept. Nobody may hold a lease on a target
+  // any more.
   ~Realizer() = default;
+
+  // Goes on with a context that an earlier process has left, as `held` knows it. Before anything else is done;
+  // resources that targets can name have been declared.
+  void Adopt(AdoptedContext adopted);
 
   // Binds the device of a vdevice, so that what needs one can be made. Only for items that are not deleting.
   Step Bind(const HeldItem& vdevice);
@@ -89,7 +100,8 @@ class Realizer {
   Step Advance(const HeldItem& item);
 
   // Memory that devices of the VM shall reach, now and whenever the VM's context is made anew. What its owner maps goes
-  // when the owner is forgotten.
+  // when the owner is forgotten. In a context that was adopted memory is still mapped: the same range of the same file
+  // is its owner's again, and nothing changes for devices; what else was there at these addresses goes.
   //   errors of VmMemory::Check(); RESOURCE_EXHAUSTED LIMIT_EXCEEDED; BACKEND_FAILED
   absl::Status MapMemory(const std::string& vm, uint64_t iova, VmMemory::Range range);
   // Bytes that no device reaches any more.
@@ -114,6 +126,8 @@ class Realizer {
   struct Vm {
     std::unique_ptr<Context> context;
     ObjectId ioas = 0;
+    bool kept = false;                                 // and noted
+    std::map<uint64_t, journal::KeptRange> unclaimed;  // of an adopted one: mapped, and nobody has come for it yet
   };
   // What a vdevice or nested domain stands on; null where it is not held.
   struct Lineage {
@@ -134,6 +148,9 @@ class Realizer {
   void TidyMemory(const std::string& vm);
   // Into an IOAS that was just made.
   absl::Status MapEverything(Context& context, ObjectId ioas, const std::string& vm);
+  absl::Status Map(const std::string& vm, uint64_t iova, const VmMemory::Range& range);
+  // Whether the range is there from an earlier process; what else overlaps it goes.
+  absl::StatusOr<bool> Claim(const std::string& vm, uint64_t iova, const VmMemory::Range& range);
   absl::Status Unmap(const std::string& vm, uint64_t iova, uint64_t length);
   Step Release(const HeldItem& item);
   // The parts of a vdevice's release; done when the Step is kReleased.
@@ -145,10 +162,21 @@ class Realizer {
   static Step Failed(Operation operation, const absl::Status& status);
   // Runs one change at the backend; nothing when it worked.
   template <typename F>
-  std::optional<Step> Try(const HeldItem& item, Operation operation, F&& change);
+  std::optional<Step> Try(const HeldItem& item, const std::string& vm, Operation operation, F&& change);
   // The same for the end of an object: what is unknown to the backend is gone already.
   template <typename F>
-  std::optional<Step> TryEnd(const HeldItem& item, Operation operation, F&& change);
+  std::optional<Step> TryEnd(const HeldItem& item, const std::string& vm, Operation operation, F&& change);
+
+  // Of a context that is kept, else nothing: a change begins; has failed; has happened. Between the first and one of
+  // the others nothing of the context is sure. Should the last not be written, the context is in doubt from then on.
+  absl::Status NoteChanging(const std::string& vm, Operation operation);
+  void NoteSettled(const std::string& vm);
+  void Note(const std::string& vm, journal::Kept note);
+  // The objects of an item as they are now.
+  void NoteObjects(const std::string& vm, const std::string& uid);
+  void NoteMapped(const std::string& vm, uint64_t iova, const VmMemory::Range& range);
+  // An IOAS that was just made, with what is mapped in it.
+  void NoteMemory(const std::string& vm);
 
   Lineage LineageOf(std::string_view viommu_name) const;
   // Waiting, or blocked when that resource has failed.
@@ -157,7 +185,10 @@ class Realizer {
   // A bound device of the viommu; of any viommu on the stage 2. 0: none.
   ObjectId DeviceOfViommu(const std::string& viommu_uid) const;
   ObjectId DeviceOfStage2(const HeldItem& stage2) const;
+  std::optional<Step> OpenContext(const HeldItem& item, const std::string& vm, Vm& context);
   void CloseIfUnused(const std::string& vm);
+  // Of a viommu or nested domain.
+  void PublishTarget(const HeldItem& item, const Made& made);
   smmuv3::Features FeaturesOf(const HeldItem& viommu) const;
 
   Backend& backend_;
@@ -184,16 +215,20 @@ class Realizer {
 };
 
 template <typename F>
-std::optional<Step> Realizer::Try(const HeldItem& item, Operation operation, F&& change) {
+std::optional<Step> Realizer::Try(const HeldItem& item, const std::string& vm, Operation operation, F&& change) {
   if (absl::Status begun = hooks_.begin(item, operation); !begun.ok()) return Failed(Operation::kJournal, begun);
-  if (absl::Status status = change(); !status.ok()) return Failed(operation, status);
+  if (absl::Status noted = NoteChanging(vm, operation); !noted.ok()) return Failed(Operation::kJournal, noted);
+  if (absl::Status status = change(); !status.ok()) {
+    NoteSettled(vm);
+    return Failed(operation, status);
+  }
   ++changes_;
   return std::nullopt;
 }
 
 template <typename F>
-std::optional<Step> Realizer::TryEnd(const HeldItem& item, Operation operation, F&& change) {
-  return Try(item, operation, [&change]() -> absl::Status {
+std::optional<Step> Realizer::TryEnd(const HeldItem& item, const std::string& vm, Operation operation, F&& change) {
+  return Try(item, vm, operation, [&change]() -> absl::Status {
     absl::Status status = change();
     if (StatusErrno(status) == ENOENT) return absl::OkStatus();
     return status;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <set>
 #include <utility>
 
 #include "common/error.h"
@@ -35,7 +36,8 @@ absl::Status Violation(std::string message) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Reconciler>> Reconciler::Open(Journal& journal, Backend& backend, Targets& targets,
-                                                             const Inventory& inventory, Options options) {
+                                                             const Inventory& inventory, Options options,
+                                                             std::vector<AdoptedContext> adopted) {
   journal::Identity identity = journal.state().identity();
   if (identity.agent_id().empty()) {
     identity.set_agent_id(options.new_agent_id());
@@ -48,7 +50,9 @@ absl::StatusOr<std::unique_ptr<Reconciler>> Reconciler::Open(Journal& journal, B
         "{} belongs to {}, this agent is {}; start it with --host {} or with another --state-dir", journal.path(),
         identity.host(), options.host, identity.host().substr(identity.host().rfind('/') + 1)));
   }
-  return std::unique_ptr<Reconciler>(new Reconciler(journal, backend, targets, inventory, std::move(options)));
+  std::unique_ptr<Reconciler> reconciler(new Reconciler(journal, backend, targets, inventory, std::move(options)));
+  reconciler->Adopt(std::move(adopted));
+  return reconciler;
 }
 
 Reconciler::Reconciler(Journal& journal, Backend& backend, Targets& targets, const Inventory& inventory,
@@ -64,10 +68,36 @@ Reconciler::Reconciler(Journal& journal, Backend& backend, Targets& targets, con
                  const auto it = runtimes_.find(uid);
                  return it != runtimes_.end() && it->second->attempted &&
                         (it->second->last.kind == Step::Kind::kFailed || it->second->last.kind == Step::Kind::kBlocked);
-               }}),
+               },
+           .note = [this](journal::Kept note) { return Note(std::move(note)); }}),
       believes_(held().synced_boot_id() == options_.boot_id || Mutated(Mutation::kIgnoreBootId)),
       revision_(held().synced_revision()) {
   for (const auto& [uid, item] : held().items()) Activate(uid);
+}
+
+void Reconciler::Adopt(std::vector<AdoptedContext> adopted) {
+  std::set<std::string> lost;
+  for (const auto& [vm, kept] : held().kept()) lost.insert(vm);
+  for (AdoptedContext& context : adopted) {
+    lost.erase(context.vm);
+    realizer_.Adopt(std::move(context));
+  }
+  for (const std::string& vm : lost) {
+    journal::Kept note;
+    note.set_vm(vm);
+    note.set_closed(true);
+    if (const absl::Status status = Note(std::move(note)); !status.ok()) {
+      // It is not found the next time either: its descriptors are gone.
+      VIOMMU_LOG(kWarning, "journal write failed", {{"record", "kept"}, {"vm", vm}, {"status", status}});
+    }
+  }
+}
+
+absl::Status Reconciler::Note(journal::Kept note) {
+  if (note.has_opened()) note.mutable_opened()->set_boot_id(options_.boot_id);
+  journal::Record record;
+  *record.mutable_kept() = std::move(note);
+  return journal_.Append(std::move(record), Journal::Sync::kNo);
 }
 
 // ---- The session ----------------------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@
 //
 // Beliefs. In the boot in which the server last said that the agent has everything, the journal is enough to work from,
 // also without a server. In another boot nothing from before is believed: no step is taken before the server's next
-// sync mark. The objects of an earlier process are gone in either case: they ended with the process that had them open.
+// sync mark. The objects of an earlier process are gone in either case, with the process that had them open, unless the
+// backend kept their context and it was adopted (agent/reconcile/kept.h).
 //
 // Deterministic: time and randomness come in through Options, the backend and the journal's disk are seams. No threads
 // of its own; not thread-safe (reconcile/driver.h makes it so).
@@ -34,6 +35,7 @@
 #include "agent/backend.h"
 #include "agent/reconcile/backoff.h"
 #include "agent/reconcile/journal.h"
+#include "agent/reconcile/kept.h"
 #include "agent/reconcile/realizer.h"
 #include "agent/reconcile/targets.h"
 #include "common/clock.h"
@@ -61,7 +63,8 @@ class Reconciler {
   // Everything must outlive it. Gives a new journal its identity.
   //   FAILED_PRECONDITION  the journal is of another host
   static absl::StatusOr<std::unique_ptr<Reconciler>> Open(Journal& journal, Backend& backend, Targets& targets,
-                                                          const Inventory& inventory, Options options);
+                                                          const Inventory& inventory, Options options,
+                                                          std::vector<AdoptedContext> adopted = {});
 
   // ---- The session
 
@@ -117,6 +120,8 @@ class Reconciler {
   int64_t revision() const { return revision_; }
   // Resources looked at by Run() so far.
   uint64_t looks() const { return looks_; }
+  // Whether there are kernel objects of this item.
+  bool HasObjects(const std::string& uid) const { return realizer_.HasObjects(uid); }
   // Whether work may be done: see Beliefs.
   bool believes() const { return believes_; }
   // "applied", "dormant", "failed", "releasing", "waiting".
@@ -144,6 +149,9 @@ class Reconciler {
   };
 
   Reconciler(Journal& journal, Backend& backend, Targets& targets, const Inventory& inventory, Options options);
+  // Contexts that are kept and were not adopted are closed.
+  void Adopt(std::vector<AdoptedContext> adopted);
+  absl::Status Note(journal::Kept note);
 
   // Anything that could let a waiting resource go on changes it.
   uint64_t version() const { return realizer_.changes() + bumps_; }

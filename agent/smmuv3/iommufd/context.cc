@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "agent/errno_status.h"
 #include "agent/smmuv3/iommufd/uapi.h"
 #include "agent/smmuv3/spec/command.h"
@@ -44,15 +45,29 @@ bool ParseVevents(const std::byte* data, size_t bytes, size_t record_bytes, std:
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<IommufdContext>> IommufdContext::Open(IommufdHost* host) {
+std::string StoredIommufd(const std::string& key) { return absl::StrCat("iommufd.", key); }
+
+std::string StoredDevice(const std::string& key, std::string_view pci_address) {
+  // systemd separates names by colons.
+  return absl::StrReplaceAll(absl::StrCat("vfio.", key, ".", std::string(pci_address)), {{":", "-"}});
+}
+
+absl::StatusOr<std::unique_ptr<IommufdContext>> IommufdContext::Open(IommufdHost* host, std::string key) {
   const std::string path = host->DevPath("iommu");
   const int fd = host->kernel().Open(path);
   if (fd < 0) return ErrnoStatus(-fd, "open", absl::StrCat(path, " (CONFIG_IOMMUFD)"));
-  return std::unique_ptr<IommufdContext>(new IommufdContext(host, KernelFile(&host->kernel(), fd)));
+  if (host->store() == nullptr) key.clear();
+  if (!key.empty()) host->store()->Add(StoredIommufd(key), fd);
+  return std::unique_ptr<IommufdContext>(new IommufdContext(host, KernelFile(&host->kernel(), fd), std::move(key)));
 }
 
 IommufdContext::~IommufdContext() {
   MutexLock lock(control_mu_);
+  if (!key_.empty()) {
+    // Whoever adopts it counts anew.
+    for (const auto& [id, smmu] : smmu_of_stage2_) host_.Counters(smmu).stage2s.fetch_sub(1, std::memory_order_relaxed);
+    return;
+  }
   // No device reaches memory any more when the rest goes. What stands on what the kernel knows: with the last
   // descriptor it frees everything from the top down; queues' descriptors and devices would keep it.
   for (auto& [id, device] : devices_) {
@@ -69,6 +84,120 @@ IommufdContext::~IommufdContext() {
   devices_.clear();
   for (const auto& [key, mapped] : mapped_) kernel().Unmap(mapped.address, mapped.length);
   for (const auto& [id, smmu] : smmu_of_stage2_) host_.Counters(smmu).stage2s.fetch_sub(1, std::memory_order_relaxed);
+}
+
+// ---- Contexts that outlive the process ----
+
+void IommufdContext::StopKeeping() {
+  MutexLock lock(control_mu_);
+  StopKeepingLocked();
+}
+
+void IommufdContext::StopKeepingLocked() {
+  if (key_.empty()) return;
+  for (const auto& [id, device] : devices_) StopKeepingDevice(device);
+  host_.store()->Remove(StoredIommufd(key_));
+  key_.clear();
+}
+
+void IommufdContext::StopKeepingDevice(const Device& device) {
+  if (key_.empty()) return;
+  host_.store()->Remove(StoredDevice(key_, device.address));
+  host_.SetKept(device.address, false);
+}
+
+absl::StatusOr<std::unique_ptr<IommufdContext>> IommufdContext::Adopt(IommufdHost* host, const KeptContext& kept,
+                                                                      std::map<std::string, KernelFile> files) {
+  const auto take = [&files](const std::string& name) {
+    const auto node = files.extract(name);
+    return node.empty() ? KernelFile() : std::move(node.mapped());
+  };
+  // Destroying the context on an error takes what is in it out of the store.
+  std::unique_ptr<IommufdContext> context(new IommufdContext(host, take(StoredIommufd(kept.key)), kept.key));
+  absl::Status status;
+  if (context->iommufd_.get() < 0) status = ErrnoStatus(ENOENT, "adopt", "its /dev/iommu was not kept");
+  {
+    MutexLock lock(context->control_mu_);
+    for (const KeptContext::Device& device : kept.devices) {
+      KernelFile file = take(StoredDevice(kept.key, device.pci_address));
+      if (file.get() < 0) {
+        status = ErrnoStatus(ENOENT, "adopt", absl::StrCat("device ", device.pci_address, " was not kept"));
+        continue;
+      }
+      const PciFunction function = host->sysfs().Find(device.pci_address);
+      host->SetKept(device.pci_address, true);
+      context->devices_.emplace(device.id, Device{std::move(file), device.pci_address, function.smmu});
+    }
+    for (const auto& [name, file] : files) {
+      if (status.ok()) status = ErrnoStatus(EINVAL, "adopt", absl::StrCat(name, " was kept, and should not be there"));
+      host->store()->Remove(name);
+    }
+    for (const KeptContext::OnSmmu& stage2 : kept.stage2s) {
+      host->Counters(stage2.smmu).stage2s.fetch_add(1, std::memory_order_relaxed);
+      context->smmu_of_stage2_[stage2.id] = stage2.smmu;
+    }
+    WriterLock viommus_lock(context->viommus_mu_);
+    for (const KeptContext::OnSmmu& viommu : kept.viommus) {
+      auto adopted = std::make_shared<Viommu>();
+      adopted->invalidations = std::make_unique<Invalidations>(&host->kernel(), context->iommufd_.get(), viommu.id,
+                                                               &host->Counters(viommu.smmu));
+      context->viommus_[viommu.id] = std::move(adopted);
+    }
+  }
+  if (status.ok()) status = context->Verify(kept);
+  if (status.ok()) return context;
+  context->StopKeeping();
+  return status;
+}
+
+int IommufdContext::TryInvalidate(ObjectId id, const smmuv3::RawCommand& command) {
+  return CallInvalidate(kernel(), iommufd_.get(), id, {InvalidateDataType::kArmSmmuv3, &command, sizeof(command), 1})
+      .error_number;
+}
+
+absl::Status IommufdContext::Verify(const KeptContext& kept) {
+  const auto wrong = [](int error, const char* kind, ObjectId id) {
+    return ErrnoStatus(error == 0 ? EINVAL : error, "adopt", absl::StrCat(kind, " ", id, " is not what it was"));
+  };
+  if (kept.ioas != 0) {
+    uapi::IoasIovaRanges ranges;
+    ranges.ioas_id = kept.ioas;
+    const int error = Call(uapi::kIoasIovaRanges, ranges);
+    if (error != 0 && error != EMSGSIZE) return wrong(error, "IOAS", kept.ioas);
+  }
+  // Each kind of object refuses an invalidation in its own way (Linux 7.2, iommufd_hwpt_invalidate()). One of an ASID
+  // does no more to a viommu than to make it slower.
+  const smmuv3::RawCommand harmless = smmuv3::Encode({.opcode = smmuv3::Opcode::kTlbiNhAsid});
+  for (const KeptContext::OnSmmu& stage2 : kept.stage2s) {
+    if (const int error = TryInvalidate(stage2.id, harmless); error != EINVAL)
+      return wrong(error, "stage 2", stage2.id);
+  }
+  for (const KeptContext::OnSmmu& viommu : kept.viommus) {
+    if (const int error = TryInvalidate(viommu.id, harmless); error != 0) return wrong(error, "viommu", viommu.id);
+  }
+  for (const ObjectId nested : kept.nested) {
+    if (const int error = TryInvalidate(nested, harmless); error != EOPNOTSUPP) {
+      return wrong(error, "nested HWPT", nested);
+    }
+  }
+  for (const KeptContext::Vdevice& vdevice : kept.vdevices) {
+    // By its StreamID, which only its vdevice makes known.
+    const smmuv3::RawCommand configuration =
+        smmuv3::Encode({.opcode = smmuv3::Opcode::kCfgiCdAll, .sid = static_cast<uint32_t>(vdevice.virt_id)});
+    if (const int error = TryInvalidate(vdevice.viommu, configuration); error != 0) {
+      return wrong(error, "vdevice", vdevice.id);
+    }
+    if (const int error = TryInvalidate(vdevice.id, harmless); error != EINVAL) {
+      return wrong(error, "vdevice", vdevice.id);
+    }
+  }
+  for (const KeptContext::Device& device : kept.devices) {
+    if (absl::Status status = GetHwInfo(device.id).status(); !status.ok()) return status;
+    if (device.attached_to == 0) continue;
+    // To what it is attached to: nothing happens.
+    if (absl::Status status = Attach(device.id, device.attached_to); !status.ok()) return status;
+  }
+  return absl::OkStatus();
 }
 
 // ---- Devices ----
@@ -95,6 +224,10 @@ absl::StatusOr<ObjectId> IommufdContext::BindDevice(std::string_view pci_address
     const char* hint = error == EINVAL ? "; is it bound elsewhere, or its DMA not cache coherent?" : "";
     return ErrnoStatus(error, kCall, absl::StrCat("device ", name, hint));
   }
+  if (!key_.empty()) {
+    host_.store()->Add(StoredDevice(key_, name), fd);
+    host_.SetKept(name, true);
+  }
   devices_.emplace(bind.out_devid, Device{std::move(file), name, function.smmu});
   return bind.out_devid;
 }
@@ -106,6 +239,7 @@ absl::Status IommufdContext::UnbindDevice(std::string_view pci_address) {
   if (device == devices_.end()) {
     return ErrnoStatus(ENOENT, "UNBIND", absl::StrCat("device ", std::string(pci_address), " is not bound here"));
   }
+  StopKeepingDevice(device->second);
   devices_.erase(device);
   return absl::OkStatus();
 }
@@ -213,6 +347,7 @@ absl::Status IommufdContext::MapByAddress(ObjectId ioas, uint64_t iova, uint64_t
     return ErrnoStatus(error, "IOAS_MAP", absl::StrCat("IOAS ", ioas, ", ", length, " bytes at 0x", absl::Hex(iova)));
   }
   // The kernel takes the pages when tables need them: until it is unmapped there, it has to stay here.
+  StopKeepingLocked();
   mapped_.emplace(std::pair(ioas, iova), mapped);
   return absl::OkStatus();
 }
@@ -277,6 +412,7 @@ absl::StatusOr<ViommuHandle> IommufdContext::AllocViommu(ObjectId device, Object
   call.dev_id = device;
   call.hwpt_id = stage2;
   if (type == ViommuType::kTegra241Cmdqv) {
+    StopKeepingLocked();
     call.data_len = sizeof(vintf);
     call.data_uptr = reinterpret_cast<uintptr_t>(&vintf);
   }
@@ -376,6 +512,7 @@ absl::StatusOr<ObjectId> IommufdContext::AllocVeventq(ObjectId viommu, VeventqTy
     return ErrnoStatus(error, "VEVENTQ_ALLOC",
                        absl::StrCat("viommu ", viommu, ", type ", call.type, ", depth ", depth));
   }
+  StopKeepingLocked();
   veventqs_.emplace(call.out_veventq_id, Veventq{KernelFile(&kernel(), call.out_veventq_fd), type});
   return call.out_veventq_id;
 }
@@ -409,6 +546,7 @@ absl::StatusOr<ObjectId> IommufdContext::AllocFaultQueue() {
   if (const int error = Call(uapi::kFaultQueueAlloc, call); error != 0) {
     return ErrnoStatus(error, "FAULT_QUEUE_ALLOC", "a fault queue");
   }
+  StopKeepingLocked();
   fault_queues_.emplace(call.out_fault_id, FaultQueue{.file = KernelFile(&kernel(), call.out_fault_fd)});
   return call.out_fault_id;
 }

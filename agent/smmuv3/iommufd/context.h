@@ -3,6 +3,11 @@
 // Ids are the kernel's own, and so are the checks: a call is made and its errno handed on. What is kept here is what
 // the kernel does not tell again: descriptors, by id, and the SMMU that a viommu or stage 2 is on.
 //
+// A context that is opened with a key has its descriptors in the host's FdStore, too, named StoredIommufd() and
+// StoredDevice(): one for the /dev/iommu, one for each bound device. Its destructor closes the process's own, and no
+// more. It stops being kept with the first thing in it that cannot be found again by those: memory that is mapped by
+// its address in this process, queues, whose descriptors are others, and hardware queues.
+//
 // Where the kernel is not what agent/backend.h says in general: docs/kernel-differences.md.
 
 #ifndef VIOMMU_AGENT_SMMUV3_IOMMUFD_CONTEXT_H_
@@ -29,10 +34,20 @@
 
 namespace viommu::agent {
 
+// Names in the FdStore.
+std::string StoredIommufd(const std::string& key);
+std::string StoredDevice(const std::string& key, std::string_view pci_address);
+
 class IommufdContext final : public Context {
  public:
-  // `host` outlives the context. The error is that of opening /dev/iommu.
-  static absl::StatusOr<std::unique_ptr<IommufdContext>> Open(IommufdHost* host);
+  // `host` outlives the context. With a key it is kept, where the host has a store. The error is that of opening
+  // /dev/iommu.
+  static absl::StatusOr<std::unique_ptr<IommufdContext>> Open(IommufdHost* host, std::string key = "");
+  // One that an earlier process has left: `files` are its descriptors, by their names in the store. Each object of
+  // `kept` is tried by a call that changes nothing where it is what it should be; the first that is not is the error,
+  // and the context is destroyed then.
+  static absl::StatusOr<std::unique_ptr<IommufdContext>> Adopt(IommufdHost* host, const KeptContext& kept,
+                                                               std::map<std::string, KernelFile> files);
   ~IommufdContext() override;
 
   absl::StatusOr<ObjectId> BindDevice(std::string_view pci_address) override ABSL_LOCKS_EXCLUDED(control_mu_);
@@ -65,6 +80,7 @@ class IommufdContext final : public Context {
   absl::Status UnmapVintf(ObjectId viommu) override ABSL_LOCKS_EXCLUDED(control_mu_);
   absl::StatusOr<HwInfo> GetHwInfo(ObjectId device) override;
   absl::Status Destroy(ObjectId id) override ABSL_LOCKS_EXCLUDED(control_mu_);
+  void StopKeeping() override ABSL_LOCKS_EXCLUDED(control_mu_);
 
   // The device's VFIO file, for whoever makes it access memory in a test; -1 when it is not bound here. It stays this
   // context's.
@@ -100,7 +116,8 @@ class IommufdContext final : public Context {
     uint64_t length = 0;
   };
 
-  IommufdContext(IommufdHost* host, KernelFile iommufd) : host_(*host), iommufd_(std::move(iommufd)) {}
+  IommufdContext(IommufdHost* host, KernelFile iommufd, std::string key)
+      : host_(*host), iommufd_(std::move(iommufd)), key_(std::move(key)) {}
 
   Kernel& kernel() { return host_.kernel(); }
   template <typename Request>
@@ -114,11 +131,19 @@ class IommufdContext final : public Context {
   // Gives back what MapByAddress() has kept of the range.
   void ForgetMapped(ObjectId ioas, uint64_t iova, uint64_t length) ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
   void UnmapVintfs(Viommu& viommu);
+  void StopKeepingLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
+  // Before its file is closed.
+  void StopKeepingDevice(const Device& device) ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
+  // What HWPT_INVALIDATE says to a harmless command.
+  int TryInvalidate(ObjectId id, const smmuv3::RawCommand& command);
+  // Whether what was adopted is what it should be; a part of Adopt().
+  absl::Status Verify(const KeptContext& kept) ABSL_LOCKS_EXCLUDED(control_mu_);
   void Forget(ObjectId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
 
   IommufdHost& host_;
   const KernelFile iommufd_;
   mutable Mutex control_mu_;
+  std::string key_ ABSL_GUARDED_BY(control_mu_);  // empty: it is not kept
   std::map<ObjectId, Device> devices_ ABSL_GUARDED_BY(control_mu_);
   std::map<ObjectId, Veventq> veventqs_ ABSL_GUARDED_BY(control_mu_);
   std::map<ObjectId, FaultQueue> fault_queues_ ABSL_GUARDED_BY(control_mu_);

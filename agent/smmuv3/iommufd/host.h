@@ -5,6 +5,7 @@
 
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,7 @@
 #include "absl/strings/string_view.h"
 #include "agent/backend.h"
 #include "agent/errno_status.h"
+#include "agent/smmuv3/iommufd/fd_store.h"
 #include "agent/smmuv3/iommufd/kernel.h"
 #include "agent/smmuv3/iommufd/smmu_counters.h"
 #include "agent/smmuv3/iommufd/sysfs.h"
@@ -23,11 +25,14 @@ namespace viommu::agent {
 // Thread-safe.
 class IommufdHost {
  public:
-  explicit IommufdHost(Kernel* kernel) : kernel_(*kernel), sysfs_(kernel->root()) {}
+  // `store` may be null: then no context can outlive the process.
+  explicit IommufdHost(Kernel* kernel, FdStore* store = nullptr)
+      : kernel_(*kernel), store_(store), sysfs_(kernel->root()) {}
   IommufdHost(const IommufdHost&) = delete;
   IommufdHost& operator=(const IommufdHost&) = delete;
 
   Kernel& kernel() { return kernel_; }
+  FdStore* store() const { return store_; }
   const Sysfs& sysfs() const { return sysfs_; }
   std::string DevPath(const std::string& name) const { return kernel_.root() + "/dev/" + name; }
 
@@ -39,11 +44,27 @@ class IommufdHost {
     return *counters;
   }
 
+  // Devices that stay bound when the process ends.
+  void SetKept(const std::string& pci_address, bool kept) ABSL_LOCKS_EXCLUDED(mu_) {
+    MutexLock lock(mu_);
+    if (kept) {
+      kept_.insert(pci_address);
+    } else {
+      kept_.erase(pci_address);
+    }
+  }
+  bool IsKept(const std::string& pci_address) const ABSL_LOCKS_EXCLUDED(mu_) {
+    MutexLock lock(mu_);
+    return kept_.contains(pci_address);
+  }
+
  private:
   Kernel& kernel_;
+  FdStore* const store_;
   const Sysfs sysfs_;
-  Mutex mu_;
+  mutable Mutex mu_;
   std::map<std::string, std::unique_ptr<SmmuCounters>> counters_ ABSL_GUARDED_BY(mu_);
+  std::set<std::string> kept_ ABSL_GUARDED_BY(mu_);
 };
 
 // A call on `fd`; its size goes into the first member, where every request has it. 0 or an errno.

@@ -1,9 +1,12 @@
 #include "agent/smmuv3/iommufd/iommufd_backend.h"
 
 #include <algorithm>
+#include <iterator>
 #include <set>
 #include <utility>
 
+#include "absl/strings/match.h"
+#include "agent/errno_status.h"
 #include "agent/smmuv3/iommufd/context.h"
 #include "agent/smmuv3/spec/id_registers.h"
 
@@ -24,9 +27,16 @@ SmmuInfo ToSmmuInfo(const ProbedDevice& device) {
           .hw_queue = device.hw_queue};
 }
 
+// Of `devices_`.
+std::string KeyOf(const PciFunction& function) { return function.address + " " + function.vfio_name; }
+
 }  // namespace
 
-IommufdBackend::IommufdBackend(Kernel* kernel, Options options) : host_(kernel), options_(std::move(options)) {}
+IommufdBackend::IommufdBackend(Kernel* kernel, Options options)
+    : host_(kernel, options.store), options_(std::move(options)) {
+  if (options_.store == nullptr) return;
+  for (const FdStore::Entry& entry : options_.store->Take()) stored_[entry.name] = KernelFile(kernel, entry.fd);
+}
 
 absl::StatusOr<std::unique_ptr<IommufdBackend>> IommufdBackend::Create(Kernel* kernel, Options options) {
   std::unique_ptr<IommufdBackend> backend(new IommufdBackend(kernel, std::move(options)));
@@ -42,6 +52,8 @@ absl::StatusOr<std::unique_ptr<IommufdBackend>> IommufdBackend::Create(Kernel* k
 
 IommufdBackend::~IommufdBackend() {
   for (const std::string& address : bound_) {
+    // Its driver would wait for the end of whoever has it.
+    if (host_.IsKept(address)) continue;
     const absl::Status status = host_.sysfs().UnbindFromVfio(address);
     if (!status.ok() && options_.on_left_out) options_.on_left_out(address, status);
   }
@@ -54,9 +66,10 @@ absl::StatusOr<Inventory> IommufdBackend::Discover() {
   std::map<std::string, SmmuInfo> smmus;
   for (const PciFunction& function : host_.sysfs().Functions()) {
     if (function.driver != "vfio-pci" || function.vfio_name.empty()) continue;
-    const std::string key = function.address + " " + function.vfio_name;
+    const std::string key = KeyOf(function);
     present.insert(key);
     auto device = devices_.find(key);
+    if (device == devices_.end() && IsStored(function.address)) continue;
     if (device == devices_.end()) {
       auto probed = ProbeDevice(host_, function);
       if (!probed.ok()) {
@@ -109,10 +122,51 @@ Capabilities IommufdBackend::GetCapabilities() const {
   return capabilities;
 }
 
-absl::StatusOr<std::unique_ptr<Context>> IommufdBackend::OpenContext() {
-  auto context = IommufdContext::Open(&host_);
+absl::StatusOr<std::unique_ptr<Context>> IommufdBackend::OpenKeptContext(const std::string& key) {
+  auto context = IommufdContext::Open(&host_, key);
   if (!context.ok()) return context.status();
   return std::unique_ptr<Context>(*std::move(context));
+}
+
+bool IommufdBackend::IsStored(const std::string& address) const {
+  return std::any_of(stored_.begin(), stored_.end(), [&](const auto& entry) {
+    return absl::EndsWith(entry.first, StoredDevice("", address).substr(std::string_view("vfio.").size()));
+  });
+}
+
+std::vector<absl::StatusOr<std::unique_ptr<Context>>> IommufdBackend::AdoptContexts(
+    const std::vector<KeptContext>& contexts) {
+  MutexLock lock(mu_);
+  std::vector<absl::StatusOr<std::unique_ptr<Context>>> answers;
+  for (const KeptContext& kept : contexts) {
+    std::map<std::string, KernelFile> files;
+    for (auto entry = stored_.begin(); entry != stored_.end();) {
+      const auto next = std::next(entry);
+      if (entry->first == StoredIommufd(kept.key) || absl::StartsWith(entry->first, StoredDevice(kept.key, ""))) {
+        files.insert(stored_.extract(entry));
+      }
+      entry = next;
+    }
+    if (files.empty()) {
+      answers.emplace_back(ErrnoStatus(ENOENT, "adopt", "nothing of it is in the file descriptor store"));
+      continue;
+    }
+    auto context = IommufdContext::Adopt(&host_, kept, std::move(files));
+    if (!context.ok()) {
+      answers.emplace_back(context.status());
+      continue;
+    }
+    for (const KeptContext::Device& device : kept.devices) {
+      const PciFunction function = host_.sysfs().Find(device.pci_address);
+      auto probed = ProbeAdopted(**context, device.id, function);
+      if (probed.ok()) devices_.insert_or_assign(KeyOf(function), *std::move(probed));
+    }
+    answers.emplace_back(std::unique_ptr<Context>(*std::move(context)));
+  }
+  // With its last descriptor the kernel takes what is left of a context.
+  for (const auto& [name, file] : stored_) host_.store()->Remove(name);
+  stored_.clear();
+  return answers;
 }
 
 std::vector<SmmuStats> IommufdBackend::GetStats() const {

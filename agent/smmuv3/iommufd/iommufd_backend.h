@@ -8,6 +8,8 @@
 // is done once for each device. A device that somebody else has in use then cannot be asked, and is left out until the
 // next Discover() that can.
 //
+// With an FdStore, contexts can outlive the process (OpenKeptContext). Devices in them stay with vfio-pci.
+//
 // StreamIDs are not told by the kernel. DeviceInfo::stream_id is 0, and Capabilities say so ("stream_ids").
 
 #ifndef VIOMMU_AGENT_SMMUV3_IOMMUFD_IOMMUFD_BACKEND_H_
@@ -34,6 +36,8 @@ class IommufdBackend final : public Backend {
   struct Options {
     // PCI addresses to bind to vfio-pci.
     std::vector<std::string> bind;
+    // Outlives the backend; null: nothing outlives the process.
+    FdStore* store = nullptr;
     // A device that was left out of the inventory, and why. Optional.
     std::function<void(const std::string& device, const absl::Status& why)> on_left_out;
   };
@@ -44,16 +48,24 @@ class IommufdBackend final : public Backend {
 
   absl::StatusOr<Inventory> Discover() override ABSL_LOCKS_EXCLUDED(mu_);
   Capabilities GetCapabilities() const override ABSL_LOCKS_EXCLUDED(mu_);
-  absl::StatusOr<std::unique_ptr<Context>> OpenContext() override;
+  absl::StatusOr<std::unique_ptr<Context>> OpenContext() override { return OpenKeptContext(""); }
+  bool KeepsContexts() const override { return host_.store() != nullptr; }
+  absl::StatusOr<std::unique_ptr<Context>> OpenKeptContext(const std::string& key) override;
+  std::vector<absl::StatusOr<std::unique_ptr<Context>>> AdoptContexts(const std::vector<KeptContext>& contexts) override
+      ABSL_LOCKS_EXCLUDED(mu_);
   std::vector<SmmuStats> GetStats() const override ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
   IommufdBackend(Kernel* kernel, Options options);
+  // Whether an earlier process has left a device open that nobody has adopted.
+  bool IsStored(const std::string& address) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   mutable IommufdHost host_;
   const Options options_;
   std::vector<std::string> bound_;  // by this backend; to be given back
   mutable Mutex mu_;
+  // What earlier processes have left and nobody has adopted, by its name in the store.
+  std::map<std::string, KernelFile> stored_ ABSL_GUARDED_BY(mu_);
   // By VFIO's name, which a device that is plugged in again does not keep.
   std::map<std::string, ProbedDevice> devices_ ABSL_GUARDED_BY(mu_);
   Inventory inventory_ ABSL_GUARDED_BY(mu_);

@@ -85,6 +85,19 @@ bool Has(const std::vector<Capability>& list, std::string_view name) {
   return std::any_of(list.begin(), list.end(), [&](const Capability& c) { return c.name == name && c.available; });
 }
 
+// What the kernel tells of it.
+absl::StatusOr<ProbedDevice> Ask(IommufdContext& context, ObjectId device, const PciFunction& function) {
+  auto hw = context.GetHwInfo(device);
+  if (!hw.ok()) return hw.status();
+  ProbedDevice probed{.hw = *hw, .hw_queue = context.GetHwQueues(device)};
+  probed.info.pci_address = function.address;
+  probed.info.smmu = function.smmu;
+  probed.info.iommu_group = function.group;
+  probed.info.ats = !hw->ats_not_supported;
+  probed.info.max_pasid_log2 = hw->max_pasid_log2;
+  return probed;
+}
+
 }  // namespace
 
 absl::StatusOr<ProbedDevice> ProbeDevice(IommufdHost& host, const PciFunction& function) {
@@ -92,15 +105,20 @@ absl::StatusOr<ProbedDevice> ProbeDevice(IommufdHost& host, const PciFunction& f
   if (!context.ok()) return context.status();
   const auto device = (*context)->BindDevice(function.address);
   if (!device.ok()) return device.status();
-  auto hw = (*context)->GetHwInfo(*device);
-  if (!hw.ok()) return hw.status();
-  ProbedDevice probed{.hw = *hw, .hw_queue = (*context)->GetHwQueues(*device)};
-  probed.info.pci_address = function.address;
-  probed.info.smmu = function.smmu;
-  probed.info.iommu_group = function.group;
-  probed.info.ats = !hw->ats_not_supported;
-  probed.info.max_pasid_log2 = hw->max_pasid_log2;
-  AskForEverything(**context, *device, probed.hw_queue.has_value(), Abilities(probed.abilities));
+  auto probed = Ask(**context, *device, function);
+  if (probed.ok()) {
+    AskForEverything(**context, *device, probed->hw_queue.has_value(), Abilities(probed->abilities));
+  }
+  return probed;
+}
+
+absl::StatusOr<ProbedDevice> ProbeAdopted(IommufdContext& context, ObjectId device, const PciFunction& function) {
+  auto probed = Ask(context, device, function);
+  if (!probed.ok()) return probed;
+  for (const char* name : {"ioas", "map_ioas", "stage2", "viommu", "vdevice", "nested", "invalidate"}) {
+    probed->abilities.push_back({name, true, ""});
+  }
+  if (probed->hw_queue) probed->abilities.push_back({"hw_queue", true, ""});
   return probed;
 }
 

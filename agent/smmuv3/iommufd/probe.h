@@ -9,6 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "agent/backend.h"
+#include "agent/smmuv3/iommufd/context.h"
 #include "agent/smmuv3/iommufd/host.h"
 #include "agent/smmuv3/iommufd/sysfs.h"
 
@@ -26,6 +27,10 @@ struct ProbedDevice {
 // Binds the device to a context of its own for a moment, and makes one of everything. Opening a VFIO device may reset
 // it: not for one in use, which is refused (EINVAL, EBUSY) without harm.
 absl::StatusOr<ProbedDevice> ProbeDevice(IommufdHost& host, const PciFunction& function);
+
+// The same with a device that a context has that was adopted: nothing is made in it, so that abilities are those that
+// what is there shows.
+absl::StatusOr<ProbedDevice> ProbeAdopted(IommufdContext& context, ObjectId device, const PciFunction& function);
 
 // What `viommu-agent --check-host` prints.
 struct HostCheck {

@@ -71,8 +71,7 @@ class SysfsTest : public testing::Test {
  protected:
   ~SysfsTest() override { fs::remove_all(root_); }
 
-  const fs::path root_ =
-      fs::path(testing::TempDir()) / testing::UnitTest::GetInstance()->current_test_info()->name();
+  const fs::path root_ = fs::path(testing::TempDir()) / testing::UnitTest::GetInstance()->current_test_info()->name();
   FakeSysfs sysfs_{root_};
 };
 

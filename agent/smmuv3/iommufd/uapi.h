@@ -26,6 +26,7 @@ enum : unsigned long {
 
   kDestroy = Request(0x80),
   kIoasAlloc = Request(0x81),
+  kIoasIovaRanges = Request(0x84),
   kIoasMap = Request(0x85),
   kIoasUnmap = Request(0x86),
   kHwptAlloc = Request(0x89),
@@ -107,6 +108,19 @@ struct IoasAlloc {
 };
 static_assert(sizeof(IoasAlloc) == 12);
 VIOMMU_UAPI_AT(IoasAlloc, out_ioas_id, 8);
+
+// Which addresses can be mapped. EMSGSIZE when there is no room for all ranges.
+struct IoasIovaRanges {
+  uint32_t size = 0;
+  uint32_t ioas_id = 0;
+  uint32_t num_iovas = 0;
+  uint32_t reserved = 0;
+  uint64_t allowed_iovas = 0;
+  uint64_t out_iova_alignment = 0;
+};
+static_assert(sizeof(IoasIovaRanges) == 32);
+VIOMMU_UAPI_AT(IoasIovaRanges, ioas_id, 4);
+VIOMMU_UAPI_AT(IoasIovaRanges, allowed_iovas, 16);
 
 inline constexpr uint32_t kMapFixedIova = 1;
 inline constexpr uint32_t kMapWriteable = 2;
