@@ -10,8 +10,8 @@
 
 namespace viommu::agent {
 
-// Null without systemd (no NOTIFY_SOCKET). systemd does not say whether the unit has a store with room: what was not kept is
-// not there when the next process looks. Remove() waits for 5 s at most.
+// Null without systemd (no NOTIFY_SOCKET). systemd does not say whether the unit has a store with room: what was not
+// kept is not there when the next process looks. Remove() waits for 5 s at most.
 std::unique_ptr<FdStore> OpenSystemdFdStore();
 
 }  // namespace viommu::agent

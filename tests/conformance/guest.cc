@@ -213,7 +213,7 @@ void DmaConformance::SetUp() {
 }
 
 Guest& DmaConformance::guest(Granule granule) {
-  if (guest_ == nullptr) guest_ = std::make_unique<Guest>(*vm_, *memory_, A0(), 0x10, Ips(), granule);
+  if (guest_ == nullptr) guest_ = std::make_unique<Guest>(*vm_, *memory_, A0(), kGuestVsid, Ips(), granule);
   return *guest_;
 }
 

@@ -123,6 +123,7 @@ smmuv3::Command AtcInvAll(uint32_t vsid);
 
 // ---- A guest with one device ----------------------------------------------------------------------------------------
 
+inline constexpr uint32_t kGuestVsid = 0x55;  // no device's physical StreamID
 inline constexpr uint16_t kAsid = 5;
 inline constexpr uint64_t kVa = 0x12'3456'7000;
 

@@ -210,6 +210,7 @@ viommu_say "With CANWBS"
 start_guest
 start_agent
 check "the agent connects" within 30 is host "$host" state HOST_STATE_CONNECTED
+check "its devices have their StreamIDs" is device "$device" streamId 16
 ctl get smmus -o name || true
 ctl get devices || true
 guest 'cat /tmp/agent.log' || true

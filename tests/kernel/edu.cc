@@ -49,8 +49,7 @@ constexpr uint16_t kMemoryAndMaster = 6;
 std::byte* Map(const std::string& path, size_t bytes, size_t offset = 0) {
   const FileDescriptor file(::open(path.c_str(), O_RDWR | O_SYNC | O_CLOEXEC));
   if (!file.valid()) Die(path);
-  void* memory =
-      ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file.get(), static_cast<off_t>(offset));
+  void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file.get(), static_cast<off_t>(offset));
   if (memory == MAP_FAILED) Die(path);
   return static_cast<std::byte*>(memory);
 }

@@ -2,8 +2,8 @@
 //
 //   viommu-fd-store COMMAND [ARGUMENT…]
 //
-// Runs COMMAND with a notify socket, keeps what it sends with FDSTORE=1, lets go of it with FDSTOREREMOVE=1, and runs it
-// again as soon as it has ended, with what is kept (sd_listen_fds(3)). Ends itself with SIGTERM, and ends COMMAND.
+// Runs COMMAND with a notify socket, keeps what it sends with FDSTORE=1, lets go of it with FDSTOREREMOVE=1, and runs
+// it again as soon as it has ended, with what is kept (sd_listen_fds(3)). Ends itself with SIGTERM, and ends COMMAND.
 
 #include <fcntl.h>
 #include <poll.h>

@@ -8,6 +8,7 @@
 #include "absl/strings/match.h"
 #include "agent/errno_status.h"
 #include "agent/smmuv3/iommufd/context.h"
+#include "agent/smmuv3/iommufd/iort.h"
 #include "agent/smmuv3/spec/id_registers.h"
 
 namespace viommu::agent {
@@ -61,7 +62,9 @@ IommufdBackend::~IommufdBackend() {
 
 absl::StatusOr<Inventory> IommufdBackend::Discover() {
   MutexLock lock(mu_);
+  const std::string iort = host_.sysfs().Iort();
   std::set<std::string> present;
+  std::string without_stream_id;
   Inventory inventory;
   std::map<std::string, SmmuInfo> smmus;
   for (const PciFunction& function : host_.sysfs().Functions()) {
@@ -79,11 +82,15 @@ absl::StatusOr<Inventory> IommufdBackend::Discover() {
       device = devices_.emplace(key, *std::move(probed)).first;
     }
     inventory.devices.push_back(device->second.info);
+    const auto stream_id = IortStreamId(iort, function.address, function.smmu);
+    if (!stream_id) without_stream_id = function.address;
+    inventory.devices.back().stream_id = stream_id.value_or(0);
     smmus.emplace(function.smmu, ToSmmuInfo(device->second));
   }
   std::erase_if(devices_, [&](const auto& entry) { return !present.contains(entry.first); });
   for (auto& [name, smmu] : smmus) inventory.smmus.push_back(std::move(smmu));
   inventory_ = inventory;
+  without_stream_id_ = without_stream_id;
   return inventory;
 }
 
@@ -110,7 +117,6 @@ Capabilities IommufdBackend::GetCapabilities() const {
   }
   const std::vector<Capability> fixed = {
       {"device_dma", false, "devices are real"},
-      {"stream_ids", false, "the kernel does not tell physical StreamIDs; they are reported as 0"},
       {"exact_handled", false, "after an error, send the whole batch again"},
       {"no_memory_handled_none", false, "an invalidation that fails for want of memory leaves its count as it was"},
       {"empty_invalidate", false, "an invalidation without commands is refused (EINVAL)"},
@@ -119,6 +125,12 @@ Capabilities IommufdBackend::GetCapabilities() const {
        "bad fields of a command stop the SMMU, which skips it; the caller is not told"},
   };
   capabilities.others.insert(capabilities.others.end(), fixed.begin(), fixed.end());
+  if (without_stream_id_.empty()) {
+    capabilities.others.push_back({"stream_ids", true, "from firmware's IORT"});
+  } else {
+    capabilities.others.push_back(
+        {"stream_ids", false, without_stream_id_ + " is not in firmware's IORT; its StreamID is reported as 0"});
+  }
   return capabilities;
 }
 

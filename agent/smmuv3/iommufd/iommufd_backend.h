@@ -10,7 +10,8 @@
 //
 // With an FdStore, contexts can outlive the process (OpenKeptContext). Devices in them stay with vfio-pci.
 //
-// StreamIDs are not told by the kernel. DeviceInfo::stream_id is 0, and Capabilities say so ("stream_ids").
+// StreamIDs are not told by the kernel: they are those of firmware's IORT (iort.h), for functions that no bridge speaks
+// for. A device that is not in it has 0, and Capabilities say so ("stream_ids").
 
 #ifndef VIOMMU_AGENT_SMMUV3_IOMMUFD_IOMMUFD_BACKEND_H_
 #define VIOMMU_AGENT_SMMUV3_IOMMUFD_IOMMUFD_BACKEND_H_
@@ -69,6 +70,7 @@ class IommufdBackend final : public Backend {
   // By VFIO's name, which a device that is plugged in again does not keep.
   std::map<std::string, ProbedDevice> devices_ ABSL_GUARDED_BY(mu_);
   Inventory inventory_ ABSL_GUARDED_BY(mu_);
+  std::string without_stream_id_ ABSL_GUARDED_BY(mu_);  // a device of it; empty: all have theirs
 };
 
 }  // namespace viommu::agent

@@ -89,6 +89,14 @@ std::vector<PciFunction> Sysfs::Functions() const {
   return functions;
 }
 
+std::string Sysfs::Iort() const {
+  std::string table(kMaxIortBytes, '\0');
+  std::ifstream file(root_ + "/sys/firmware/acpi/tables/IORT", std::ios::binary);
+  file.read(table.data(), static_cast<std::streamsize>(table.size()));
+  table.resize(static_cast<size_t>(file.gcount()));
+  return table;
+}
+
 absl::Status Sysfs::Write(const std::string& path, const std::string& text) const {
   const int fd = ::open(path.c_str(), O_WRONLY | O_CLOEXEC);
   if (fd < 0) return ErrnoStatus(errno, "open", path);

@@ -5,10 +5,12 @@
 //                               iommu_group    → the group's number
 //                               driver         → "vfio-pci" when VFIO has it
 //                               vfio-dev/vfioN the name of its /dev/vfio/devices/vfioN
+//   /sys/firmware/acpi/tables/IORT
 
 #ifndef VIOMMU_AGENT_SMMUV3_IOMMUFD_SYSFS_H_
 #define VIOMMU_AGENT_SMMUV3_IOMMUFD_SYSFS_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -46,6 +48,10 @@ class Sysfs {
   absl::Status BindToVfio(const std::string& address) const;
   // Takes it away from vfio-pci, and lets the kernel find its usual driver.
   absl::Status UnbindFromVfio(const std::string& address) const;
+
+  // ACPI's IO Remapping Table; empty when there is none that can be read. At most kMaxIortBytes of it.
+  std::string Iort() const;
+  static constexpr size_t kMaxIortBytes = size_t{1} << 20;
 
   // The path of a function's folder in sysfs.
   std::string Folder(std::string_view address) const;

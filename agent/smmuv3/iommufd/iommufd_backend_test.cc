@@ -1,4 +1,6 @@
-// Contexts that outlive their process: the backend on a kernel and a store that are the test's.
+// The backend on a kernel and a store that are the test's: contexts that outlive their process, above all.
+
+#include "agent/smmuv3/iommufd/iommufd_backend.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -6,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <filesystem>
+#include <fstream>
 #include <functional>
 #include <map>
 #include <memory>
@@ -17,7 +20,6 @@
 #include "agent/smmuv3/iommufd/context.h"
 #include "agent/smmuv3/iommufd/fake_kernel.h"
 #include "agent/smmuv3/iommufd/fd_store.h"
-#include "agent/smmuv3/iommufd/iommufd_backend.h"
 #include "agent/smmuv3/iommufd/uapi.h"
 #include "agent/smmuv3/spec/ste.h"
 
@@ -59,7 +61,30 @@ class FakeStore final : public FdStore {
   FakeKernel& kernel_;
 };
 
-class KeptContextTest : public testing::Test {
+// A table with one SMMU, and a root complex of segment 0 that maps one requester id to a StreamID of it.
+std::string Iort(uint64_t smmu_base, uint32_t rid, uint32_t stream_id) {
+  std::string table(48 + 24 + 56, '\0');
+  const auto put = [&table](size_t offset, size_t length, uint64_t value) {
+    for (size_t i = 0; i < length; ++i) table.at(offset + i) = static_cast<char>(value >> (8 * i));
+  };
+  table.replace(0, 4, "IORT");
+  put(4, 4, table.size());
+  put(36, 4, 2);
+  put(40, 4, 48);
+  put(48, 1, 4);  // SMMUv3
+  put(49, 2, 24);
+  put(48 + 16, 8, smmu_base);
+  put(72, 1, 2);  // root complex
+  put(73, 2, 56);
+  put(72 + 8, 4, 1);
+  put(72 + 12, 4, 36);
+  put(72 + 36, 4, rid);
+  put(72 + 44, 4, stream_id);
+  put(72 + 48, 4, 48);
+  return table;
+}
+
+class IommufdBackendTest : public testing::Test {
  protected:
   void SetUp() override {
     root_ = fs::path(testing::TempDir()) / testing::UnitTest::GetInstance()->current_test_info()->name();
@@ -188,7 +213,7 @@ class KeptContextTest : public testing::Test {
   KeptContext kept_;
 };
 
-TEST_F(KeptContextTest, TheNextProcessGoesOnWithIt) {
+TEST_F(IommufdBackendTest, TheNextProcessGoesOnWithIt) {
   MakeVm();
   EXPECT_THAT(store_.Names(), ElementsAre(kStoredIommufd, kStoredDevice));
   requests_.clear();
@@ -214,7 +239,7 @@ TEST_F(KeptContextTest, TheNextProcessGoesOnWithIt) {
   EXPECT_THAT(store_.Names(), IsEmpty());
 }
 
-TEST_F(KeptContextTest, WhatIsNotAsItShouldBeIsDestroyed) {
+TEST_F(IommufdBackendTest, WhatIsNotAsItShouldBeIsDestroyed) {
   using Damage = std::function<void()>;
   const std::map<std::string, Damage> damages = {
       {"IOAS", [this] { kinds_[kept_.ioas] = "stage2"; }},
@@ -240,7 +265,7 @@ TEST_F(KeptContextTest, WhatIsNotAsItShouldBeIsDestroyed) {
   }
 }
 
-TEST_F(KeptContextTest, WhatNobodyAsksForIsClosed) {
+TEST_F(IommufdBackendTest, WhatNobodyAsksForIsClosed) {
   MakeVm();
   context_.reset();
   Start();
@@ -249,14 +274,14 @@ TEST_F(KeptContextTest, WhatNobodyAsksForIsClosed) {
   EXPECT_EQ(backend_->Discover()->devices.size(), 1u);
 }
 
-TEST_F(KeptContextTest, NothingWasKept) {
+TEST_F(IommufdBackendTest, NothingWasKept) {
   Start();
   KeptContext never{.key = "never"};
   EXPECT_EQ(StatusErrno(backend_->AdoptContexts({never})[0].status()), ENOENT);
 }
 
 // The next process could not go on with these.
-TEST_F(KeptContextTest, StopsWithWhatCannotBeFoundAgain) {
+TEST_F(IommufdBackendTest, StopsWithWhatCannotBeFoundAgain) {
   MakeVm();
   errors_[uapi::kIoasMapFile] = EINVAL;
   ASSERT_TRUE(context_->MapIoas(kept_.ioas, 0x40000000, 0x1000, {.fd = 9}).ok());
@@ -269,7 +294,21 @@ TEST_F(KeptContextTest, StopsWithWhatCannotBeFoundAgain) {
   context_.reset();
 }
 
-TEST_F(KeptContextTest, WithoutAKeyNothingIsKept) {
+TEST_F(IommufdBackendTest, StreamIdsAreOfFirmwaresTable) {
+  const auto told = [this] {
+    const auto others = backend_->GetCapabilities().others;
+    return std::find_if(others.begin(), others.end(), [](const Capability& c) { return c.name == "stream_ids"; })
+        ->available;
+  };
+  EXPECT_EQ(backend_->Discover()->devices.at(0).stream_id, 0u);
+  EXPECT_FALSE(told());
+  fs::create_directories(root_ / "sys/firmware/acpi/tables");
+  std::ofstream(root_ / "sys/firmware/acpi/tables/IORT", std::ios::binary) << Iort(0x9050000, 0x100, 0x4200);
+  EXPECT_EQ(backend_->Discover()->devices.at(0).stream_id, 0x4200u);
+  EXPECT_TRUE(told());
+}
+
+TEST_F(IommufdBackendTest, WithoutAKeyNothingIsKept) {
   context_ = *backend_->OpenContext();
   ASSERT_TRUE(context_->BindDevice(kDevice).ok());
   EXPECT_THAT(store_.Names(), IsEmpty());
