@@ -295,7 +295,7 @@ constexpr HardwareFlaw kQemuFlaws[] = {
     {"DmaTlbMore.BlockSplitIntoPages", "QEMU's TLB finds a block by its first address alone"},
     {"DmaTlbMore.AnyAddressOfABlockReachesIt", "QEMU's TLB finds a block by its first address alone"},
     {"InvalidationByAddressReachesAllOfIt/iommufd_Block", "QEMU's TLB finds a block by its first address alone"},
-    {"InvalidationByAddressReachesAllOfIt/iommufd_Contiguous", "QEMU's TLB does not know contiguous entries as one"},
+    {"InvalidationByAddressReachesAllOfIt/iommufd_Contiguous2M", "QEMU's TLB finds a block by its first address alone"},
     {"iommufd_Page64k", "QEMU's SMMU does not translate stage-1 pages of 64 KiB over stage-2 pages of 4 KiB"},
     {"iommufd_Block512M", "QEMU's SMMU does not translate stage-1 pages of 64 KiB over stage-2 pages of 4 KiB"},
     {"iommufd_Contiguous64k", "QEMU's SMMU does not translate stage-1 pages of 64 KiB over stage-2 pages of 4 KiB"},
