@@ -76,8 +76,8 @@ class RealServer {
   double Start() {
     const auto begin = Clock::now();
     process_ = std::make_unique<tests::Process>(
-        std::vector<std::string>{"bazel-bin/server/viommu-server", "--listen=" + address(), "--store=rocksdb:" + dir_ / name_,
-                                 "--log-level=error"},
+        std::vector<std::string>{"bazel-bin/server/viommu-server", "--listen=" + address(),
+                                 "--store=rocksdb:" + dir_ / name_, "--log-level=error"},
         dir_ / (name_ + ".log"));
     Await("the server's first answer", [this] {
       if (!process_->running()) Die("the server ended: " + process_->output());
@@ -265,8 +265,8 @@ void RunFleet(Report& report) {
               .unit = "s",
               .value = cold,
               .better = Better::kLower});
-  report.Add({.subject = "cold sync", .metric = "resources", .unit = "1/s",
-              .value = static_cast<double>(items) / cold});
+  report.Add(
+      {.subject = "cold sync", .metric = "resources", .unit = "1/s", .value = static_cast<double>(items) / cold});
 
   // Everything is confirmed: what is left to be seen is what an agent costs that has nothing to do.
   players.Disconnect();
@@ -380,20 +380,20 @@ LargeRecord RunRecord(const std::string& name, int vdevices, double seconds) {
   record.rss = server.Rss();
   // Of the last host alone.
   std::atomic<int> next = 0;
-  record.set = Load<v1::SetVdevIdRequest, v1::SetVdevIdResponse>(
-                   [&](int, grpc::ClientContext* context, const v1::SetVdevIdRequest* request,
-                       v1::SetVdevIdResponse* response,
-                       auto done) { server.stub().async()->SetVdevId(context, request, response, std::move(done)); },
-                   [&](int, v1::SetVdevIdRequest* request) {
-                     const int device = next++;
-                     if (device >= kLargeHostDevices) return false;
-                     request->set_viommu(ViommuOf(hosts - 1));
-                     request->set_device(PlayedDevice(hosts - 1, device));
-                     request->set_vdev_id(static_cast<uint64_t>(device));
-                     request->set_request_id(NewUuid());
-                     return true;
-                   })
-                   .Run(kWriters, seconds);
+  record.set =
+      Load<v1::SetVdevIdRequest, v1::SetVdevIdResponse>(
+          [&](int, grpc::ClientContext* context, const v1::SetVdevIdRequest* request, v1::SetVdevIdResponse* response,
+              auto done) { server.stub().async()->SetVdevId(context, request, response, std::move(done)); },
+          [&](int, v1::SetVdevIdRequest* request) {
+            const int device = next++;
+            if (device >= kLargeHostDevices) return false;
+            request->set_viommu(ViommuOf(hosts - 1));
+            request->set_device(PlayedDevice(hosts - 1, device));
+            request->set_vdev_id(static_cast<uint64_t>(device));
+            request->set_request_id(NewUuid());
+            return true;
+          })
+          .Run(kWriters, seconds);
   server.Stop();
   return record;
 }
