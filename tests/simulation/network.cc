@@ -81,6 +81,7 @@ void Link::Accept(server::AgentSessions& sessions) {
 void Link::ServerEnds(bool tells) {
   if (session_ == nullptr) return;
   server_ending_ = true;
+  if (finished_) LeaveSession();
   if (tells || lost_to_agent_) return;
   lost_to_agent_ = true;
   scheduler_.After(Arrival(last_to_agent_) - scheduler_.now(), [self = shared_from_this()] {
@@ -126,6 +127,7 @@ void Link::Cancel() {
 }
 
 void Link::Finish(const absl::Status& status) {
+  finished_ = true;
   if (!lost_to_agent_) {
     scheduler_.After(Arrival(last_to_agent_) - scheduler_.now(), [self = shared_from_this(), status] {
       if (!self->lost_to_agent_) self->EndForAgent(status);

@@ -96,6 +96,7 @@ class Link final : public server::AgentStream, public std::enable_shared_from_th
   bool server_reads_ = false;
   bool end_at_server_ = false;  // the agent's end, or the cut, has arrived
   bool server_ending_ = false;
+  bool finished_ = false;
   bool agent_writing_ = false;
   bool agent_gone_ = false;
 
