@@ -20,7 +20,7 @@ namespace viommu::simulation {
 namespace {
 
 constexpr int kSearches = 5;
-constexpr uint64_t kMaxSeeds = 1000;  // of one search
+constexpr uint64_t kMaxSeeds = 5000;  // of one search
 
 class MutationsTest : public testing::TestWithParam<int> {
  protected:
@@ -43,7 +43,7 @@ TEST_P(MutationsTest, IsFound) {
   for (int search = 0; search < kSearches; ++search) {
     const uint64_t first = 1 + static_cast<uint64_t>(search) * kMaxSeeds;
     uint64_t seeds = 0;
-    while (how = Run(first + seeds++).failure, how.empty()) {
+    while (how = simulation::Run(first + seeds++).failure, how.empty()) {
       ASSERT_LT(seeds, kMaxSeeds) << MutationName(mutation) << " is not found";
     }
     took.push_back(seeds);

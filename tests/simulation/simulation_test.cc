@@ -20,7 +20,7 @@ class SimulationTest : public testing::Test {
   static void RunSeeds(uint64_t part) {
     constexpr uint64_t kSeeds = 75;
     for (uint64_t seed = part * kSeeds + 1; seed <= (part + 1) * kSeeds; ++seed) {
-      const Outcome outcome = Run(seed);
+      const Outcome outcome = simulation::Run(seed);
       EXPECT_EQ(outcome.failure, "") << "seed " << seed << "; bazel run //tests/simulation -- --seed " << seed
                                      << " --verbose";
     }
@@ -29,15 +29,15 @@ class SimulationTest : public testing::Test {
 
 TEST_F(SimulationTest, ASeedReproducesItsRun) {
   for (uint64_t seed = 1; seed <= 10; ++seed) {
-    const Outcome first = Run(seed), second = Run(seed);
+    const Outcome first = simulation::Run(seed), second = simulation::Run(seed);
     EXPECT_EQ(first.trace_hash, second.trace_hash) << "seed " << seed;
     EXPECT_EQ(first.steps, second.steps) << "seed " << seed;
   }
-  EXPECT_NE(Run(1).trace_hash, Run(2).trace_hash);
+  EXPECT_NE(simulation::Run(1).trace_hash, simulation::Run(2).trace_hash);
 }
 
 TEST_F(SimulationTest, WorksWithoutFaults) {
-  const Outcome outcome = Run(1, {.faults = false});
+  const Outcome outcome = simulation::Run(1, {.faults = false});
   EXPECT_EQ(outcome.failure, "");
   EXPECT_GT(outcome.answers, 100u);
   EXPECT_GT(outcome.commits, 100u);
