@@ -16,29 +16,29 @@ enum class Mutation {
   kRepeatWatchEvent,       // a watch is sent the same change twice
   kDropWatchEvent,         // a watch misses a change
   // In the server.
-  kReuseDeviceEarly,       // an unset frees the device before its host has confirmed
-  kRebindFreesIdEarly,     // a rebind frees the old vdev_id before the host has confirmed
-  kBelieveOldResults,      // answers about an older generation are taken
-  kLoseRequestRecord,      // the answer to a request id is not kept
-  kIgnoreFingerprint,      // another request under a known request id gets the first one's answer
-  kPublishFailedCommit,    // what the store did not take is published and acknowledged
-  kReuseRevisions,         // no revisions are skipped after a loss of power
-  kKeepEpoch,              // a start of the server takes no new epoch
-  kIgnoreIncarnation,      // server and agent: a wiped store is as good as the one before
-  kIgnoreStarts,           // server: an older copy of the store is as good as the newest
-  kIgnoreEpoch,            // server and agent: a stale server is as good as the present one
-  kDropNack,               // a host's FAILED is not recorded
-  kForgetChange,           // a change that comes while a message is being written is not sent
-  kForgetGoneWaiter,       // who waits for something to be gone is not told
+  kReuseDeviceEarly,     // an unset frees the device before its host has confirmed
+  kRebindFreesIdEarly,   // a rebind frees the old vdev_id before the host has confirmed
+  kBelieveOldResults,    // answers about an older generation are taken
+  kLoseRequestRecord,    // the answer to a request id is not kept
+  kIgnoreFingerprint,    // another request under a known request id gets the first one's answer
+  kPublishFailedCommit,  // what the store did not take is published and acknowledged
+  kReuseRevisions,       // no revisions are skipped after a loss of power
+  kKeepEpoch,            // a start of the server takes no new epoch
+  kIgnoreIncarnation,    // server and agent: a wiped store is as good as the one before
+  kIgnoreStarts,         // server: an older copy of the store is as good as the newest
+  kIgnoreEpoch,          // server and agent: a stale server is as good as the present one
+  kDropNack,             // a host's FAILED is not recorded
+  kForgetChange,         // a change that comes while a message is being written is not sent
+  kForgetGoneWaiter,     // who waits for something to be gone is not told
   // In the agent.
-  kForgetTombstone,        // what was released is forgotten
-  kActBeforeJournal,       // an intent is acted on before it is durable
-  kIgnoreBootId,           // after a reboot the journal is believed
-  kReleaseTooEarly,        // RELEASED is said before it is so
-  kRenameUnsynced,         // a rewritten journal takes the old one's place before it is durable
-  kBuildOnFailedWrite,     // the journal goes on after a failed write
-  kForgetDirectorySync,    // a rewritten journal's name is not made durable
-  kStayBound,              // a released device is not unbound
+  kForgetTombstone,      // what was released is forgotten
+  kActBeforeJournal,     // an intent is acted on before it is durable
+  kIgnoreBootId,         // after a reboot the journal is believed
+  kReleaseTooEarly,      // RELEASED is said before it is so
+  kRenameUnsynced,       // a rewritten journal takes the old one's place before it is durable
+  kBuildOnFailedWrite,   // the journal goes on after a failed write
+  kForgetDirectorySync,  // a rewritten journal's name is not made durable
+  kStayBound,            // a released device is not unbound
 };
 inline constexpr int kMutations = static_cast<int>(Mutation::kStayBound) + 1;
 

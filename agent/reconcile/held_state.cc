@@ -1,9 +1,10 @@
 #include "agent/reconcile/held_state.h"
-#include "common/mutation.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
+
+#include "common/mutation.h"
 
 namespace viommu::agent {
 

@@ -94,8 +94,8 @@ class HeldState {
   const std::map<std::string, KeptState>& kept() const { return kept_; }  // by VM name
 
   int64_t synced_revision() const { return synced_.revision(); }
-  // The newest revision that is known to be the server's: a release that was asked for later than the last `synced` counts,
-  // although nothing of it is held any more.
+  // The newest revision that is known to be the server's: a release that was asked for later than the last `synced`
+  // counts, although nothing of it is held any more.
   int64_t told_revision() const;
   // The boot in which the server last said that the agent has everything.
   const std::string& synced_boot_id() const { return synced_.boot_id(); }

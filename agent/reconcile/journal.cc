@@ -118,9 +118,9 @@ absl::Status Journal::Load() {
   VIOMMU_RETURN_IF_ERROR(Replay(*content, good_bytes));
   truncated_bytes_ = content->size() - good_bytes;
   size_bytes_ = good_bytes;
-  // What the process before has written may be less durable than it looks: it may have ended before its sync, or after one
-  // that failed, whose pages no later sync writes, or before the file's name was synced. So nothing is built on that file.
-  // Where there is no room, the next append tries again, and until then nothing can be begun.
+  // What the process before has written may be less durable than it looks: it may have ended before its sync, or after
+  // one that failed, whose pages no later sync writes, or before the file's name was synced. So nothing is built on
+  // that file. Where there is no room, the next append tries again, and until then nothing can be begun.
   broken_ = true;
   static_cast<void>(Rewrite());
   return absl::OkStatus();

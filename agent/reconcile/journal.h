@@ -10,8 +10,8 @@
 // format or another agent on the same directory is refused with the file, the offset and the way out.
 //
 // When an append fails, the state is as before the call, and the next append writes the whole state to a new file
-// first: a half-written tail, or pages that a failed sync may have dropped, are never built upon. Opening does the same:
-// what an earlier process wrote may never have been synced.
+// first: a half-written tail, or pages that a failed sync may have dropped, are never built upon. Opening does the
+// same: what an earlier process wrote may never have been synced.
 //
 // Not thread-safe.
 

@@ -292,7 +292,8 @@ TEST(JournalTest, WhatAnotherProcessWroteIsDurableBeforeAnythingIsBuiltOnIt) {
     const auto journal = MustOpen(directory, {}, fs);
     EXPECT_NE(journal->state().Find("u"), nullptr);
     EXPECT_EQ(fs.syncs, 1);
-    EXPECT_EQ(journal->compactions(), 1u) << "a file whose sync has failed before would not become durable by another one";
+    EXPECT_EQ(journal->compactions(), 1u)
+        << "a file whose sync has failed before would not become durable by another one";
   }
   fs.fail_directory_sync = true;
   const auto journal = MustOpen(directory, {}, fs);

@@ -1,8 +1,9 @@
 #include "server/commit/waiters.h"
-#include "common/mutation.h"
 
 #include <algorithm>
 #include <utility>
+
+#include "common/mutation.h"
 
 namespace viommu::server {
 namespace {

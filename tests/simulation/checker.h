@@ -1,8 +1,8 @@
 // What must hold, checked while it happens.
 //
-// A Timeline is the history of one store: which revisions were written, published and acknowledged. A restored backup or
-// a wiped store begins another one; what agents and clients know of the first is then not true in the second, and the
-// checker watches that nobody acts as if it were.
+// A Timeline is the history of one store: which revisions were written, published and acknowledged. A restored backup
+// or a wiped store begins another one; what agents and clients know of the first is then not true in the second, and
+// the checker watches that nobody acts as if it were.
 //
 // The first thing that does not hold is kept (failure()); the simulation stops there.
 //
@@ -54,10 +54,10 @@ class Timeline {
     int64_t revision = 0;
     std::string bytes;
   };
-  std::map<std::string, Acknowledgement> answers;                  // by request id
-  std::set<std::string> released;                                  // uids that are gone for good
-  int64_t acknowledged = 0;                                        // the newest revision that a caller relies on
-  int64_t epoch = 0;                                               // of the last start
+  std::map<std::string, Acknowledgement> answers;  // by request id
+  std::set<std::string> released;                  // uids that are gone for good
+  int64_t acknowledged = 0;                        // the newest revision that a caller relies on
+  int64_t epoch = 0;                               // of the last start
   std::string incarnation;
   std::vector<std::pair<int64_t, int64_t>> gaps;  // revisions that were skipped after a loss of power: behind, up to
 };
@@ -84,8 +84,8 @@ class Checker {
 
   // --- Copies.
 
-  // A timeline that goes on from `revision` of `parent` by itself, and is to have the id that is returned. With parent 0: a
-  // new one from nothing.
+  // A timeline that goes on from `revision` of `parent` by itself, and is to have the id that is returned. With parent
+  // 0: a new one from nothing.
   int64_t Fork(int64_t parent, int64_t revision);
   bool forked() const { return forks_.size() > 1; }
   // Whether `revision` of timeline `known` is a part of `timeline`'s past.

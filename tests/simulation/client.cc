@@ -47,8 +47,8 @@ Answer AnswerOf(const Response& response) {
 
 template <typename Message>
 std::shared_ptr<const Request> RequestOf(const Message& message, const std::string& id, bool wait) {
-  using Response = typename decltype(server::Judge(message, std::declval<const Context&>(),
-                                                   std::declval<Draft&>()))::value_type;
+  using Response =
+      typename decltype(server::Judge(message, std::declval<const Context&>(), std::declval<Draft&>()))::value_type;
   auto request = std::make_shared<Request>();
   request->method = Message::descriptor()->name();
   request->id = id;
@@ -342,8 +342,7 @@ void Watcher::Serve(ServerProcess* server, const std::shared_ptr<Watch>& watch) 
 }
 
 void Watcher::Send(const std::shared_ptr<Watch>& watch, const v1::WatchResponse& message) {
-  const MonotonicTime arrival =
-      scheduler_.now() + scheduler_.random.Between(weather_.least_delay, weather_.most_delay);
+  const MonotonicTime arrival = scheduler_.now() + scheduler_.random.Between(weather_.least_delay, weather_.most_delay);
   watch->last_arrival = std::max(watch->last_arrival, arrival);
   scheduler_.After(watch->last_arrival - scheduler_.now(), [this, watch, message] {
     if (watch->number == watches_) Hear(*watch, message);

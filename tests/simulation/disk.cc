@@ -66,9 +66,9 @@ absl::Status ServerDisk::Recover() {
 }
 
 void ServerDisk::Fail(bool keep_failed_batch) {
-  memory_->FailCommits(absl::UnavailableError("no space left on device"), keep_failed_batch
-                                                                              ? server::MemoryStore::FailedBatch::kKept
-                                                                              : server::MemoryStore::FailedBatch::kLost);
+  memory_->FailCommits(
+      absl::UnavailableError("no space left on device"),
+      keep_failed_batch ? server::MemoryStore::FailedBatch::kKept : server::MemoryStore::FailedBatch::kLost);
 }
 
 void ServerDisk::AllowRecovery() { memory_->AllowRecovery(); }

@@ -1,8 +1,8 @@
 // Disks that keep two halves apart: what a process sees, and what would be left after a loss of power.
 //
-// Both can be told to fail at their next operations: full, an error of the sync, or the end of the process in the middle
-// of one. A simulated process cannot stop inside of a call, so the call returns an error, the disk says crashed(), and
-// everything after that fails as well; whoever runs the process then ends it before anybody hears of it.
+// Both can be told to fail at their next operations: full, an error of the sync, or the end of the process in the
+// middle of one. A simulated process cannot stop inside of a call, so the call returns an error, the disk says
+// crashed(), and everything after that fails as well; whoever runs the process then ends it before anybody hears of it.
 //
 // Not thread-safe.
 
@@ -32,12 +32,11 @@ namespace viommu::simulation {
 // The server's store.
 class ServerDisk final : public server::Store {
  public:
-  // Told of every batch before it is written: the revision of the record after it, and what it does to the record's hash
-  // (see RecordHash).
+  // Told of every batch before it is written: the revision of the record after it, and what it does to the record's
+  // hash (see RecordHash).
   using OnAttempt = std::function<void(int64_t revision, uint64_t hash)>;
 
-  explicit ServerDisk(Scheduler& scheduler)
-      : scheduler_(scheduler), memory_(std::make_unique<server::MemoryStore>()) {}
+  explicit ServerDisk(Scheduler& scheduler) : scheduler_(scheduler), memory_(std::make_unique<server::MemoryStore>()) {}
 
   absl::Status Commit(const server::Batch& batch, server::Durability durability) override;
   absl::Status Recover() override;

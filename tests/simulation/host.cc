@@ -121,9 +121,9 @@ absl::Status Host::Open() {
   options.new_agent_id = [this] { return scheduler_.random.Uuid(); };
   options.first_retry = milliseconds(100);
   options.longest_retry = milliseconds(1000);
-  VIOMMU_ASSIGN_OR_RETURN(process_->reconciler,
-                          agent::Reconciler::Open(*process_->journal, *backend_, process_->targets, inventory,
-                                                  std::move(options)));
+  VIOMMU_ASSIGN_OR_RETURN(
+      process_->reconciler,
+      agent::Reconciler::Open(*process_->journal, *backend_, process_->targets, inventory, std::move(options)));
   process_->work.emplace(*process_->reconciler);
   return absl::OkStatus();
 }
@@ -209,32 +209,31 @@ void Host::Connect() {
   const auto inventory = backend_->Discover();
   process.inbox.clear();
   process.ended.reset();
-  process.session = std::make_unique<agent::Session>(
-      ++process.sessions, agent::MakeHello(facts, *inventory, backend_->GetCapabilities()), *process.work,
-      process.calls, scheduler_.now());
+  process.session = std::make_unique<agent::Session>(++process.sessions,
+                                                     agent::MakeHello(facts, *inventory, backend_->GetCapabilities()),
+                                                     *process.work, process.calls, scheduler_.now());
   const int64_t number = process.sessions;
   // Each callback is of this session only.
   const auto mine = [this, number, life = &process] {
     return process_.get() == life && process_->sessions == number && process_->session != nullptr;
   };
-  process.link = std::make_shared<Link>(
-      scheduler_, weather_,
-      Link::AgentEnd{.message =
-                         [this, mine](const v1::ConnectResponse& message) {
-                           if (!mine()) return;
-                           process_->inbox.push_back(message);
-                           After(nanoseconds(0), [this] { Pump(); });
-                         },
-                     .can_write =
-                         [this, mine] {
-                           if (mine()) After(nanoseconds(0), [this] { Pump(); });
-                         },
-                     .ended =
-                         [this, mine](const absl::Status& status) {
-                           if (!mine()) return;
-                           process_->ended = status;
-                           After(nanoseconds(0), [this] { Pump(); });
-                         }});
+  process.link = std::make_shared<Link>(scheduler_, weather_,
+                                        Link::AgentEnd{.message =
+                                                           [this, mine](const v1::ConnectResponse& message) {
+                                                             if (!mine()) return;
+                                                             process_->inbox.push_back(message);
+                                                             After(nanoseconds(0), [this] { Pump(); });
+                                                           },
+                                                       .can_write =
+                                                           [this, mine] {
+                                                             if (mine()) After(nanoseconds(0), [this] { Pump(); });
+                                                           },
+                                                       .ended =
+                                                           [this, mine](const absl::Status& status) {
+                                                             if (!mine()) return;
+                                                             process_->ended = status;
+                                                             After(nanoseconds(0), [this] { Pump(); });
+                                                           }});
   process.talks_to = std::make_shared<std::shared_ptr<Timeline>>();
   // The call travels on its own: the process may have ended, and another one begun, when it arrives.
   scheduler_.After(scheduler_.random.Between(weather_.least_delay, weather_.most_delay),
@@ -396,8 +395,8 @@ void Host::Check(const Timeline& timeline) {
     const auto& vdevice = static_cast<const v1::Vdevice&>(*found->second);
     if (device.virt_id.has_value() && *device.virt_id != vdevice.vdev_id() &&
         !(vdevice.has_previous_vdev_id() && *device.virt_id == vdevice.previous_vdev_id())) {
-      return checker_.Fail(fmt::format("{} has {} as vdev_id {}, and {} is recorded", name_, pci, *device.virt_id,
-                                       vdevice.vdev_id()));
+      return checker_.Fail(
+          fmt::format("{} has {} as vdev_id {}, and {} is recorded", name_, pci, *device.virt_id, vdevice.vdev_id()));
     }
   }
   if (process_ == nullptr || process_->reconciler == nullptr || process_->dying) return;
@@ -440,10 +439,11 @@ void Host::CheckSettled(const Timeline& timeline) {
   }
   if (backend_->Count("stage2") != stage2s || backend_->Count("viommu") != viommus ||
       backend_->Count("nested") != nested || backend_->Count("vdevice") != vdevices) {
-    checker_.Fail(fmt::format("{} has {} stage 2s, {} viommus, {} nested domains and {} vdevices; recorded are {}, {}, "
-                              "{} and {}",
-                              name_, backend_->Count("stage2"), backend_->Count("viommu"), backend_->Count("nested"),
-                              backend_->Count("vdevice"), stage2s, viommus, nested, vdevices));
+    checker_.Fail(
+        fmt::format("{} has {} stage 2s, {} viommus, {} nested domains and {} vdevices; recorded are {}, {}, "
+                    "{} and {}",
+                    name_, backend_->Count("stage2"), backend_->Count("viommu"), backend_->Count("nested"),
+                    backend_->Count("vdevice"), stage2s, viommus, nested, vdevices));
   }
 }
 

@@ -90,12 +90,13 @@ int Main(int argc, char** argv) {
   }
   const double seconds = elapsed();
   fmt::print(
-      "{} seeds in {:.1f} s: {:.1f} seeds/s, {:.0f} steps a seed, {:.0f} checked commits a seed, {:.0f} answers a seed, "
+      "{} seeds in {:.1f} s: {:.1f} seeds/s, {:.0f} steps a seed, {:.0f} checked commits a seed, {:.0f} answers a "
+      "seed, "
       "{:.0f} watched changes a seed, {:.0f} virtual seconds, {} failed\n",
       done, seconds, static_cast<double>(done) / seconds, static_cast<double>(steps) / static_cast<double>(done),
       static_cast<double>(commits) / static_cast<double>(done),
-      static_cast<double>(answers) / static_cast<double>(done),
-      static_cast<double>(events) / static_cast<double>(done), virtual_s, failures);
+      static_cast<double>(answers) / static_cast<double>(done), static_cast<double>(events) / static_cast<double>(done),
+      virtual_s, failures);
   return failures == 0 ? 0 : 1;
 }
 

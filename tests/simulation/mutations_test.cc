@@ -3,6 +3,8 @@
 // Prints for each how many seeds it took: the median of five searches, each over seeds of its own. docs/track-record.md
 // keeps the figures.
 
+#include "tests/simulation/mutations.h"
+
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
@@ -13,7 +15,6 @@
 #include <vector>
 
 #include "common/log.h"
-#include "tests/simulation/mutations.h"
 #include "tests/simulation/world.h"
 
 namespace viommu::simulation {

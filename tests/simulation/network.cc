@@ -6,8 +6,7 @@
 namespace viommu::simulation {
 
 MonotonicTime Link::Arrival(MonotonicTime& last) {
-  const MonotonicTime arrival =
-      scheduler_.now() + scheduler_.random.Between(weather_.least_delay, weather_.most_delay);
+  const MonotonicTime arrival = scheduler_.now() + scheduler_.random.Between(weather_.least_delay, weather_.most_delay);
   return last = std::max(last, arrival);  // never before what was sent earlier
 }
 
@@ -84,9 +83,8 @@ void Link::ServerEnds(bool tells) {
   if (finished_) LeaveSession();
   if (tells || lost_to_agent_) return;
   lost_to_agent_ = true;
-  scheduler_.After(Arrival(last_to_agent_) - scheduler_.now(), [self = shared_from_this()] {
-    self->EndForAgent(absl::UnavailableError("the connection broke"));
-  });
+  scheduler_.After(Arrival(last_to_agent_) - scheduler_.now(),
+                   [self = shared_from_this()] { self->EndForAgent(absl::UnavailableError("the connection broke")); });
 }
 
 void Link::Read() {
@@ -158,9 +156,8 @@ void Link::Cut() {
   lost_to_agent_ = true;
   const auto notices = [this] { return scheduler_.random.Between(nanoseconds(0), milliseconds(300)); };
   scheduler_.After(notices(), [self = shared_from_this()] { self->EndForServer(); });
-  scheduler_.After(notices(), [self = shared_from_this()] {
-    self->EndForAgent(absl::UnavailableError("the connection broke"));
-  });
+  scheduler_.After(notices(),
+                   [self = shared_from_this()] { self->EndForAgent(absl::UnavailableError("the connection broke")); });
 }
 
 void Link::GoHalfOpen(bool to_server, bool to_agent) {

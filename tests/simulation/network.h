@@ -1,10 +1,10 @@
 // The streams between agents and servers, as gRPC would carry them.
 //
 // Within one stream messages keep their order and none is repeated: TCP and HTTP/2 promise that, and so does this. What
-// the network may do is delay them, lose everything from some moment on (a cut, which each end notices in its own time),
-// or lose it without either end noticing (half open, until a lease runs out). Streams know nothing of each other: what an
-// agent's earlier stream still carries may arrive after a later stream has begun. That is where reordering and repetition
-// come from, besides calls that clients send again (client.h).
+// the network may do is delay them, lose everything from some moment on (a cut, which each end notices in its own
+// time), or lose it without either end noticing (half open, until a lease runs out). Streams know nothing of each
+// other: what an agent's earlier stream still carries may arrive after a later stream has begun. That is where
+// reordering and repetition come from, besides calls that clients send again (client.h).
 //
 // Not thread-safe.
 
@@ -54,8 +54,8 @@ class Link final : public server::AgentStream, public std::enable_shared_from_th
 
   // The call has arrived at a server.
   void Accept(server::AgentSessions& sessions);
-  // The server's process ends. From now on its calls are over at once; with `tells`, the agent hears how the session ended,
-  // else that the connection broke.
+  // The server's process ends. From now on its calls are over at once; with `tells`, the agent hears how the session
+  // ended, else that the connection broke.
   void ServerEnds(bool tells);
   bool open_at_server() const { return session_ != nullptr; }
 

@@ -29,8 +29,8 @@ void Scheduler::Trace(std::string_view what, std::string_view who, int64_t a, in
   hash_ = HashOf(what, hash_);
   hash_ = HashOf(who, hash_);
   if (!verbose_) return;
-  fmt::print(stderr, "{:10.3f} ms {:<24} {} {} {}\n",
-             static_cast<double>(numbers[0] - 3'600'000'000'000) / 1e6, what, who, a, b);
+  fmt::print(stderr, "{:10.3f} ms {:<24} {} {} {}\n", static_cast<double>(numbers[0] - 3'600'000'000'000) / 1e6, what,
+             who, a, b);
 }
 
 uint64_t HashOf(std::string_view bytes, uint64_t seed) {

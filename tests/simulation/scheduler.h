@@ -80,9 +80,7 @@ class Scheduler {
     MonotonicTime at;
     uint64_t number;  // keeps those of one time in order
     std::function<void()> run;
-    friend bool operator>(const Event& a, const Event& b) {
-      return a.at != b.at ? a.at > b.at : a.number > b.number;
-    }
+    friend bool operator>(const Event& a, const Event& b) { return a.at != b.at ? a.at > b.at : a.number > b.number; }
   };
 
   MonotonicTime now_{std::chrono::hours(1)};

@@ -82,7 +82,8 @@ absl::Status ServerProcess::Open() {
   options.change_log.max_bytes = 512 << 10;
   options.change_log.max_memory_sets = 64;
   options.max_batch_changes = 24;
-  VIOMMU_ASSIGN_OR_RETURN(core_, CommitCore::Open(disk_, clock_, [this] { return scheduler_.random.Uuid(); }, options));
+  VIOMMU_ASSIGN_OR_RETURN(core_, CommitCore::Open(
+                                     disk_, clock_, [this] { return scheduler_.random.Uuid(); }, options));
   scheduler_.Trace("server: start", timeline_->incarnation, core_->identity().epoch, core_->revision());
   checker_.Started(*timeline_, *core_, disk_, left_at);
   disk_.set_on_attempt([this](int64_t revision, uint64_t hash) { checker_.Attempted(*timeline_, revision, hash); });

@@ -198,9 +198,8 @@ void World::ChooseServerFaults() {
     });
   }
   if (Often(4)) {
-    Every(milliseconds(2000), [this] {
-      server_clock_.Jump(random().Between(std::chrono::hours(-1), std::chrono::hours(1)));
-    });
+    Every(milliseconds(2000),
+          [this] { server_clock_.Jump(random().Between(std::chrono::hours(-1), std::chrono::hours(1))); });
   }
 }
 
@@ -221,17 +220,15 @@ void World::ChooseAgentFaults() {
     });
   }
   if (Often(3)) {
-    Every(milliseconds(2500), [this] {
-      SomeHost().PauseAgent(random().Between(milliseconds(100), milliseconds(2500)));
-    });
+    Every(milliseconds(2500),
+          [this] { SomeHost().PauseAgent(random().Between(milliseconds(100), milliseconds(2500))); });
   }
   if (Often(4)) {
     Every(milliseconds(3000), [this] {
       Host& host = SomeHost();
       scheduler_.Trace("agent disk: full", host.name());
       host.disk().SetFull(true);
-      scheduler_.After(random().Between(milliseconds(10), milliseconds(1500)),
-                       [&host] { host.disk().SetFull(false); });
+      scheduler_.After(random().Between(milliseconds(10), milliseconds(1500)), [&host] { host.disk().SetFull(false); });
     });
   }
   if (Often(4)) Every(milliseconds(1500), [this] { SomeHost().disk().FailSyncs(1 + random().Below(2)); });
@@ -245,9 +242,8 @@ void World::ChooseAgentFaults() {
     });
   }
   if (Often(4)) {
-    Every(milliseconds(2000), [this] {
-      SomeHost().clock().Jump(random().Between(std::chrono::hours(-1), std::chrono::hours(1)));
-    });
+    Every(milliseconds(2000),
+          [this] { SomeHost().clock().Jump(random().Between(std::chrono::hours(-1), std::chrono::hours(1))); });
   }
 }
 

@@ -1,5 +1,5 @@
-// A fleet in one thread: a server and its disk, hosts, clients and a watch, the network between them, and what goes wrong
-// with all of them.
+// A fleet in one thread: a server and its disk, hosts, clients and a watch, the network between them, and what goes
+// wrong with all of them.
 //
 // One run: some virtual seconds of faults (which kinds, and how often, is a part of the seed: a run with everything at
 // once hides what a run with little finds), then none; what was broken is repaired as an operator would, and everything
@@ -29,8 +29,8 @@ struct Outcome {
   std::string failure;  // empty: everything held
   uint64_t trace_hash = 0;
   uint64_t steps = 0;
-  uint64_t commits = 0;      // published batches, after each of which the whole record was checked
-  uint64_t answers = 0;      // to clients
+  uint64_t commits = 0;  // published batches, after each of which the whole record was checked
+  uint64_t answers = 0;  // to clients
   uint64_t watch_events = 0;
   nanoseconds virtual_time{0};
 };
