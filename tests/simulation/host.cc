@@ -418,7 +418,7 @@ void Host::CheckSettled(const Timeline& timeline) {
       count += resource.state() == v1::STATE_READY ? 1 : 0;
       if (resource.state() == v1::STATE_READY || resource.state() == v1::STATE_DORMANT) return;
       if (resource.state() == v1::STATE_FAILED) return;  // judged by its device
-      checker_.Fail(fmt::format("{} never got out of {}", key.second, v1::State_Name(resource.state())));
+      checker_.Fail(fmt::format("{} never got out of {}", resource.name(), v1::State_Name(resource.state())));
     };
     if (key.first == Kind::kStage2Domain) check(static_cast<const v1::Stage2Domain&>(*record), stage2s);
     if (key.first == Kind::kViommu) check(static_cast<const v1::Viommu&>(*record), viommus);

@@ -66,7 +66,6 @@ class World {
   std::unique_ptr<ServerDisk> disk_;
   std::shared_ptr<Timeline> timeline_;
   std::unique_ptr<ServerProcess> server_;
-  bool server_may_start_ = true;
 
   // A server that was left for dead and runs on a copy of the store.
   std::unique_ptr<ServerDisk> zombie_disk_;
