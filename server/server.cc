@@ -115,7 +115,6 @@ class Server::Impl {
       VIOMMU_ASSIGN_OR_RETURN(store_, OpenStore(config_, write_metrics_));
     }
     VIOMMU_ASSIGN_OR_RETURN(core_, CommitCore::Open(*store_, clock_, NewUuid, CoreOptions(config_)));
-    resources_.emplace(*core_);
     waiters_.emplace(*core_);
     watches_.emplace(static_cast<size_t>(config_.limits_watches));
     waits_.emplace(*waiters_, clock_, static_cast<size_t>(config_.limits_waits));
@@ -125,7 +124,6 @@ class Server::Impl {
     core_->AddListener(&*sessions_);
     core_->AddListener(&*waiters_);
     core_->AddListener(&*watches_);
-    core_->AddListener(&*resources_);
     committer_.emplace(*core_, CommitterOptions(config_),
                        [this](size_t commands, double seconds) { write_metrics_.OnBatch(commands, seconds); });
     drains_.emplace(*core_, [this](Command* command) { return committer_->Submit(command); });
@@ -145,7 +143,7 @@ class Server::Impl {
     agent_service_.emplace(*sessions_);
 
     AddProcessMetrics(*metrics_, "viommu_server");
-    RegisterServerMetrics(*metrics_, {*committer_, *core_, *resources_, *waits_, *watches_, *sessions_, *backups_});
+    RegisterServerMetrics(*metrics_, {*committer_, *core_, *waits_, *watches_, *sessions_, *backups_});
     VIOMMU_RETURN_IF_ERROR(Listen());
     if (config_.metrics_listen.has_value()) {
       VIOMMU_ASSIGN_OR_RETURN(
@@ -195,7 +193,6 @@ class Server::Impl {
   WriteMetrics write_metrics_;
   std::unique_ptr<Store> store_;
   std::unique_ptr<CommitCore> core_;
-  std::optional<ResourceCounts> resources_;
   std::optional<Waiters> waiters_;
   std::optional<WatchHub> watches_;
   std::optional<ApplyWaits> waits_;

@@ -16,28 +16,6 @@ namespace {
 // Hosts that are looked at while the writer waits.
 constexpr size_t kHostsAtATime = 64;
 
-size_t StateOf(Kind kind, const google::protobuf::Message& record) {
-  switch (kind) {
-    case Kind::kHost:
-      return static_cast<size_t>(static_cast<const v1::Host&>(record).state());
-    case Kind::kDevice:
-      return static_cast<size_t>(static_cast<const v1::Device&>(record).state());
-    case Kind::kStage2Domain:
-      return static_cast<size_t>(static_cast<const v1::Stage2Domain&>(record).state());
-    case Kind::kViommu:
-      return static_cast<size_t>(static_cast<const v1::Viommu&>(record).state());
-    case Kind::kVdevice:
-      return static_cast<size_t>(static_cast<const v1::Vdevice&>(record).state());
-    case Kind::kNestedDomain:
-      return static_cast<size_t>(static_cast<const v1::NestedDomain&>(record).state());
-    case Kind::kHwQueue:
-      return static_cast<size_t>(static_cast<const v1::HwQueue&>(record).state());
-    case Kind::kQuota:
-      return 0;  // has none
-  }
-  return 0;
-}
-
 // "ready" of STATE_READY, "free" of DEVICE_STATE_FREE.
 std::string StateName(Kind kind, int state) {
   std::string name;
@@ -84,40 +62,12 @@ std::vector<MetricSample> Vmids(const CommitCore& core, bool total) {
   return samples;
 }
 
-}  // namespace
-
-ResourceCounts::ResourceCounts(const CommitCore& core) {
-  core.Read([this](const Tables& tables, int64_t) {
-    MutexLock lock(mu_);
-    for (const Kind kind : kKinds) {
-      tables.ScanRecords(kind, "", "", [&](const RecordPtr& record) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-        Add(kind, *record, 1);
-        return true;
-      });
-    }
-  });
-}
-
-void ResourceCounts::OnCommit(const std::vector<ChangeSetPtr>& sets) {
-  MutexLock lock(mu_);
-  for (const ChangeSetPtr& set : sets) {
-    for (const Change& change : set->changes) {
-      if (change.before != nullptr) Add(change.kind, *change.before, -1);
-      if (change.after != nullptr) Add(change.kind, *change.after, 1);
-    }
-  }
-}
-
-void ResourceCounts::Add(Kind kind, const google::protobuf::Message& record, int64_t n) {
-  counts_[static_cast<size_t>(kind)][std::min(StateOf(kind, record), kStates - 1)] += n;
-}
-
-std::vector<MetricSample> ResourceCounts::Samples() const {
+std::vector<MetricSample> Resources(const CommitCore& core) {
+  const Tables::States states = core.Read([](const Tables& tables, int64_t) { return tables.states(); });
   std::vector<MetricSample> samples;
-  MutexLock lock(mu_);
   for (const Kind kind : kKinds) {
-    for (size_t state = 0; state < kStates; ++state) {
-      const int64_t count = counts_[static_cast<size_t>(kind)][state];
+    for (size_t state = 0; state < Tables::kStates; ++state) {
+      const int64_t count = states[static_cast<size_t>(kind)][state];
       std::string name = StateName(kind, static_cast<int>(state));
       // Every state that there is, also while nothing is in it; none that there is not.
       if (name.empty() || (state == 0 && count == 0)) continue;
@@ -127,6 +77,8 @@ std::vector<MetricSample> ResourceCounts::Samples() const {
   }
   return samples;
 }
+
+}  // namespace
 
 WriteMetrics::WriteMetrics(MetricSet& metrics)
     : batch_commands_(metrics.AddHistogram("viommu_server_commit_batch_commands",
@@ -220,7 +172,7 @@ void RegisterServerMetrics(MetricSet& metrics, const MetricSources& sources) {
       });
 
   metrics.AddCallback("viommu_server_resources", "Recorded resources by kind and state", MetricKind::kGauge,
-                      [&resources = sources.resources] { return resources.Samples(); });
+                      [&core = sources.core] { return Resources(core); });
   metrics.AddCallback("viommu_server_smmu_vmids_used", "VMIDs taken on an SMMU", MetricKind::kGauge,
                       [&core] { return Vmids(core, false); });
   metrics.AddCallback("viommu_server_smmu_vmids", "VMIDs that an SMMU has", MetricKind::kGauge,

@@ -3,10 +3,8 @@
 #ifndef VIOMMU_SERVER_SERVER_METRICS_H_
 #define VIOMMU_SERVER_SERVER_METRICS_H_
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
-#include <iterator>
 #include <string>
 #include <utility>
 #include <vector>
@@ -23,29 +21,6 @@
 #include "server/sync/sessions.h"
 
 namespace viommu::server {
-
-// How many resources of each kind are in each state. Follows the commits, so that a scrape need not look at the record.
-//
-// Thread-safe.
-class ResourceCounts final : public Listener {
- public:
-  // Takes over what is recorded. Before the first command.
-  explicit ResourceCounts(const CommitCore& core);
-
-  void OnCommit(const std::vector<ChangeSetPtr>& sets) override;
-
-  std::vector<MetricSample> Samples() const;
-
- private:
-  // States are small enums that begin at 0.
-  static constexpr size_t kStates = 8;
-  using ByState = std::array<int64_t, kStates>;
-
-  void Add(Kind kind, const google::protobuf::Message& record, int64_t n) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-
-  mutable Mutex mu_;
-  std::array<ByState, std::size(kKinds) + 1> counts_ ABSL_GUARDED_BY(mu_){};
-};
 
 // What the writer and the store report as they go.
 class WriteMetrics {
@@ -65,7 +40,6 @@ class WriteMetrics {
 struct MetricSources {
   const Committer& committer;
   const CommitCore& core;
-  const ResourceCounts& resources;
   const ApplyWaits& waits;
   const WatchHub& watches;
   const Sessions& sessions;

@@ -46,8 +46,8 @@ absl::Status CheckCommon(const T& record) {
 template <typename T, typename F>
 absl::Status ForEach(const View& view, F&& check) {
   absl::Status status;
-  view.ScanRecords(KindOf<T>::value, "", "", [&](const RecordPtr& record) {
-    const T& typed = static_cast<const T&>(*record);
+  view.VisitRecords(KindOf<T>::value, "", "", [&](const google::protobuf::Message& record) {
+    const T& typed = static_cast<const T&>(record);
     status = CheckCommon(typed);
     if (status.ok()) status = check(typed);
     return status.ok();
@@ -59,17 +59,26 @@ class Checker {
  public:
   explicit Checker(const View& view) : view_(view), hosts_(view), stage2s_(view), viommus_(view), nested_(view) {}
 
-  absl::Status Check() {
-    VIOMMU_RETURN_IF_ERROR(ForEach<v1::Host>(view_, [](const v1::Host&) { return absl::OkStatus(); }));
-    VIOMMU_RETURN_IF_ERROR(ForEach<v1::Device>(view_, [this](const auto& record) { return CheckDevice(record); }));
-    VIOMMU_RETURN_IF_ERROR(
-        ForEach<v1::Stage2Domain>(view_, [this](const auto& record) { return CheckStage2(record); }));
-    VIOMMU_RETURN_IF_ERROR(ForEach<v1::Viommu>(view_, [this](const auto& record) { return CheckViommu(record); }));
-    VIOMMU_RETURN_IF_ERROR(ForEach<v1::Vdevice>(view_, [this](const auto& record) { return CheckVdevice(record); }));
-    VIOMMU_RETURN_IF_ERROR(
-        ForEach<v1::NestedDomain>(view_, [this](const auto& record) { return CheckNested(record); }));
-    VIOMMU_RETURN_IF_ERROR(ForEach<v1::HwQueue>(view_, [this](const auto& record) { return CheckHwQueue(record); }));
-    return ForEach<v1::Quota>(view_, [](const v1::Quota&) { return absl::OkStatus(); });
+  absl::Status Check(Kind kind) {
+    switch (kind) {
+      case Kind::kHost:
+        return ForEach<v1::Host>(view_, [](const auto&) { return absl::OkStatus(); });
+      case Kind::kDevice:
+        return ForEach<v1::Device>(view_, [this](const auto& record) { return CheckDevice(record); });
+      case Kind::kStage2Domain:
+        return ForEach<v1::Stage2Domain>(view_, [this](const auto& record) { return CheckStage2(record); });
+      case Kind::kViommu:
+        return ForEach<v1::Viommu>(view_, [this](const auto& record) { return CheckViommu(record); });
+      case Kind::kVdevice:
+        return ForEach<v1::Vdevice>(view_, [this](const auto& record) { return CheckVdevice(record); });
+      case Kind::kNestedDomain:
+        return ForEach<v1::NestedDomain>(view_, [this](const auto& record) { return CheckNested(record); });
+      case Kind::kHwQueue:
+        return ForEach<v1::HwQueue>(view_, [this](const auto& record) { return CheckHwQueue(record); });
+      case Kind::kQuota:
+        return ForEach<v1::Quota>(view_, [](const auto&) { return absl::OkStatus(); });
+    }
+    return absl::OkStatus();
   }
 
  private:
@@ -205,6 +214,12 @@ class Checker {
 
 }  // namespace
 
-absl::Status CheckInvariants(const View& view) { return Checker(view).Check(); }
+absl::Status CheckInvariants(const View& view, Kind kind) { return Checker(view).Check(kind); }
+
+absl::Status CheckInvariants(const View& view) {
+  Checker checker(view);
+  for (const Kind kind : kKinds) VIOMMU_RETURN_IF_ERROR(checker.Check(kind));
+  return absl::OkStatus();
+}
 
 }  // namespace viommu::server

@@ -106,6 +106,8 @@ v1::Quota WithUsage(const v1::Quota& quota, const View& view);
 // Checks everything that must hold between the records (used when a store is opened, and by tests): the first broken
 // promise as an error that names the records.
 absl::Status CheckInvariants(const View& view);
+// Likewise of the records of one kind.
+absl::Status CheckInvariants(const View& view, Kind kind);
 
 }  // namespace viommu::server
 

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 #include <utility>
@@ -97,13 +98,20 @@ void ForEachEdgeChange(Kind kind, const RecordPtr& before, const RecordPtr& afte
   }
 }
 
-Tables::Packed::Packed(const google::protobuf::Message& record, const std::string& name) {
-  const size_t size = record.ByteSizeLong();
-  block_ = std::make_unique<char[]>(sizeof(Header) + size);
-  char* const bytes = block_.get() + sizeof(Header);
-  record.SerializeWithCachedSizesToArray(reinterpret_cast<uint8_t*>(bytes));
+Tables::Packed::Packed(const google::protobuf::Message& record, const std::string& name)
+    : Packed(record.ByteSizeLong()) {
+  const auto* const end = record.SerializeWithCachedSizesToArray(reinterpret_cast<uint8_t*>(begin()));
+  WriteHeader(static_cast<size_t>(reinterpret_cast<const char*>(end) - begin()), name);
+}
+
+Tables::Packed::Packed(std::string_view bytes, const std::string& name) : Packed(bytes.size()) {
+  std::copy(bytes.begin(), bytes.end(), begin());
+  WriteHeader(bytes.size(), name);
+}
+
+void Tables::Packed::WriteHeader(size_t size, const std::string& name) {
   // The name is the first field, so it is found at once; any place with the same text would do.
-  const size_t offset = std::string_view(bytes, size).find(name);
+  const size_t offset = std::string_view(begin(), size).find(name);
   constexpr size_t kMax = std::numeric_limits<uint16_t>::max();
   if (name.empty() || offset > kMax || name.size() > kMax || size > std::numeric_limits<uint32_t>::max()) {
     BrokenInvariant(fmt::format("a record named '{}' of {} bytes cannot be kept", name, size));
@@ -148,6 +156,17 @@ void Tables::ScanRecords(Kind kind, const std::string& prefix, const std::string
   }
 }
 
+void Tables::VisitRecords(Kind kind, const std::string& prefix, const std::string& after,
+                          absl::FunctionRef<bool(const google::protobuf::Message&)> visit) const {
+  if (kind == Kind::kHost) return View::VisitRecords(kind, prefix, after, visit);
+  const PackedSet& records = packed(kind);
+  const auto record = NewRecord(kind);
+  for (auto it = Begin(records, prefix, after); it != records.end() && BeginsWith(it->name(), prefix); ++it) {
+    record->ParseFromArray(it->bytes().data(), static_cast<int>(it->bytes().size()));
+    if (!visit(*record)) return;
+  }
+}
+
 int64_t Tables::Count(Relation relation, const std::string& parent) const {
   if (IsCountedOnly(relation)) {
     const auto& counts = counts_[Index(relation)];
@@ -168,9 +187,33 @@ std::vector<std::string> Tables::Children(Relation relation, const std::string& 
 
 void Tables::Apply(const Change& change) {
   ApplyRecord(change);
+  if (change.before != nullptr) --InStateOf(change.kind, *change.before);
+  if (change.after != nullptr) ++InStateOf(change.kind, *change.after);
   ForEachEdgeChange(
       change.kind, change.before, change.after,
       [&](Relation relation, const std::string& parent, int by) { ApplyEdge(relation, parent, change.name, by); });
+}
+
+void Tables::Append(Kind kind, const RecordPtr& record, std::string_view bytes) {
+  const std::string& name = NameOf(kind, *record);
+  const auto check = [&](std::string_view last) {
+    if (last >= name) BrokenInvariant(fmt::format("{} is appended after {}", name, last));
+  };
+  if (kind == Kind::kHost) {
+    if (!hosts_.empty()) check(hosts_.rbegin()->first);
+    hosts_.emplace_hint(hosts_.end(), name, record);
+  } else {
+    PackedSet& records = packed_[static_cast<size_t>(kind)];
+    if (!records.empty()) check(records.rbegin()->name());
+    records.insert(records.end(), Packed(bytes, name));
+  }
+  ++InStateOf(kind, *record);
+  ForEachEdge(kind, *record,
+              [&](Relation relation, const std::string& parent) { ApplyEdge(relation, parent, name, +1); });
+}
+
+int64_t& Tables::InStateOf(Kind kind, const google::protobuf::Message& record) {
+  return states_[static_cast<size_t>(kind)][std::min(static_cast<size_t>(StateOf(kind, record)), kStates - 1)];
 }
 
 void Tables::ApplyRecord(const Change& change) {

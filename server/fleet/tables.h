@@ -1,7 +1,8 @@
 // The published record in memory: every resource by name, and the relations between them.
 //
 // Not thread-safe; server/commit guards it (readers share, the writer excludes them only while it puts changes in
-// place).
+// place). Records of different kinds have nothing in common here, though, so that each kind may be appended by a thread
+// of its own.
 //
 // Memory. A parsed vdevice with its eight strings takes over 1 KiB, its serialized bytes a quarter of that. So records
 // are kept serialized, each in one block, ordered by the name inside it; a record is parsed when it is asked for, which
@@ -43,6 +44,9 @@ class Tables final : public View {
   RecordPtr FindRecord(Kind kind, const std::string& name) const override;
   void ScanRecords(Kind kind, const std::string& prefix, const std::string& after,
                    absl::FunctionRef<bool(const RecordPtr&)> visit) const override;
+  // Parses one record after the other into the same memory.
+  void VisitRecords(Kind kind, const std::string& prefix, const std::string& after,
+                    absl::FunctionRef<bool(const google::protobuf::Message&)> visit) const override;
   int64_t Count(Relation relation, const std::string& parent) const override;
   std::vector<std::string> Children(Relation relation, const std::string& parent) const override;
 
@@ -50,13 +54,24 @@ class Tables final : public View {
   // process, for the record is then not what was written.
   void Apply(const Change& change);
 
+  // Puts in a new record whose name comes after those of all others of its kind, as when they are read from the store.
+  // `bytes` are its own. Only hosts are kept as they are given: any other record may be parsed into again.
+  void Append(Kind kind, const RecordPtr& record, std::string_view bytes);
+
   int64_t size(Kind kind) const;
+
+  // How many records are in each state, by Kind. States are small enums that begin at 0; a greater one counts as the
+  // last.
+  static constexpr size_t kStates = 8;
+  using States = std::array<std::array<int64_t, kStates>, std::size(kKinds) + 1>;
+  const States& states() const { return states_; }
 
  private:
   // A serialized record: its length, where in it the name is, its bytes.
   class Packed {
    public:
     Packed(const google::protobuf::Message& record, const std::string& name);
+    Packed(std::string_view bytes, const std::string& name);
 
     std::string_view name() const;
     std::string_view bytes() const;
@@ -64,6 +79,12 @@ class Tables final : public View {
     void Replace(Packed other) const { block_ = std::move(other.block_); }
 
    private:
+    // A block with room for that many bytes.
+    explicit Packed(size_t size) : block_(new char[sizeof(Header) + size]) {}
+    char* begin() const { return block_.get() + sizeof(Header); }
+    // Once the bytes are there.
+    void WriteHeader(size_t size, const std::string& name);
+
     struct Header {
       uint32_t size;
       uint16_t name_offset;
@@ -85,12 +106,14 @@ class Tables final : public View {
 
   const PackedSet& packed(Kind kind) const { return packed_[static_cast<size_t>(kind)]; }
   void ApplyRecord(const Change& change);
+  int64_t& InStateOf(Kind kind, const google::protobuf::Message& record);
   void ApplyEdge(Relation relation, const std::string& parent, const std::string& child, int by);
 
   std::map<std::string, RecordPtr, std::less<>> hosts_;
   std::array<PackedSet, std::size(kKinds) + 1> packed_;  // by Kind; that of hosts stays empty
   std::array<absl::flat_hash_map<std::string, absl::btree_set<std::string>>, kRelations> children_;
   std::array<absl::flat_hash_map<std::string, int64_t>, kRelations> counts_;  // of relations counted only
+  States states_{};
 };
 
 }  // namespace viommu::server

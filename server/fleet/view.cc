@@ -32,13 +32,6 @@ decltype(auto) Visit(Kind kind, const google::protobuf::Message& record, F&& f) 
   BrokenInvariant(fmt::format("there is no kind {} of records", static_cast<int>(kind)));
 }
 
-template <typename T>
-RecordPtr Parse(std::string_view bytes) {
-  auto record = std::make_shared<T>();
-  if (!record->ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) return nullptr;
-  return record;
-}
-
 std::string HostOfRecord(const v1::Host& host) { return host.name(); }
 std::string HostOfRecord(const v1::Device& device) {
   // hosts/{host}/devices/{device}
@@ -49,6 +42,12 @@ std::string HostOfRecord(const v1::Quota& /*quota*/) { return ""; }
 template <typename T>
 std::string HostOfRecord(const T& record) {
   return record.host();
+}
+
+int StateOfRecord(const v1::Quota& /*quota*/) { return 0; }
+template <typename T>
+int StateOfRecord(const T& record) {
+  return record.state();
 }
 
 }  // namespace
@@ -102,6 +101,10 @@ int64_t RevisionOf(Kind kind, const google::protobuf::Message& record) {
   return Visit(kind, record, [](const auto& typed) -> int64_t { return typed.revision(); });
 }
 
+int StateOf(Kind kind, const google::protobuf::Message& record) {
+  return Visit(kind, record, [](const auto& typed) -> int { return StateOfRecord(typed); });
+}
+
 v1::Resource ToResource(Kind kind, const google::protobuf::Message& record) {
   v1::Resource resource;
   switch (kind) {
@@ -133,26 +136,32 @@ v1::Resource ToResource(Kind kind, const google::protobuf::Message& record) {
   return resource;
 }
 
-RecordPtr ParseRecord(Kind kind, std::string_view bytes) {
+std::shared_ptr<google::protobuf::Message> NewRecord(Kind kind) {
   switch (kind) {
     case Kind::kHost:
-      return Parse<v1::Host>(bytes);
+      return std::make_shared<v1::Host>();
     case Kind::kDevice:
-      return Parse<v1::Device>(bytes);
+      return std::make_shared<v1::Device>();
     case Kind::kStage2Domain:
-      return Parse<v1::Stage2Domain>(bytes);
+      return std::make_shared<v1::Stage2Domain>();
     case Kind::kViommu:
-      return Parse<v1::Viommu>(bytes);
+      return std::make_shared<v1::Viommu>();
     case Kind::kVdevice:
-      return Parse<v1::Vdevice>(bytes);
+      return std::make_shared<v1::Vdevice>();
     case Kind::kNestedDomain:
-      return Parse<v1::NestedDomain>(bytes);
+      return std::make_shared<v1::NestedDomain>();
     case Kind::kHwQueue:
-      return Parse<v1::HwQueue>(bytes);
+      return std::make_shared<v1::HwQueue>();
     case Kind::kQuota:
-      return Parse<v1::Quota>(bytes);
+      return std::make_shared<v1::Quota>();
   }
   return nullptr;
+}
+
+RecordPtr ParseRecord(Kind kind, std::string_view bytes) {
+  std::shared_ptr<google::protobuf::Message> record = NewRecord(kind);
+  if (record == nullptr || !record->ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) return nullptr;
+  return record;
 }
 
 }  // namespace viommu::server

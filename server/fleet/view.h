@@ -113,6 +113,12 @@ class View {
   virtual void ScanRecords(Kind kind, const std::string& prefix, const std::string& after,
                            absl::FunctionRef<bool(const RecordPtr&)> visit) const = 0;
 
+  // Likewise, for whoever keeps none of them: a record is there only while it is visited.
+  virtual void VisitRecords(Kind kind, const std::string& prefix, const std::string& after,
+                            absl::FunctionRef<bool(const google::protobuf::Message&)> visit) const {
+    ScanRecords(kind, prefix, after, [&](const RecordPtr& record) { return visit(*record); });
+  }
+
   // How many children. Constant time.
   virtual int64_t Count(Relation relation, const std::string& parent) const = 0;
 
@@ -159,9 +165,14 @@ const std::string& NameOf(Kind kind, const google::protobuf::Message& record);
 const std::string& UidOf(Kind kind, const google::protobuf::Message& record);
 int64_t GenerationOf(Kind kind, const google::protobuf::Message& record);
 int64_t RevisionOf(Kind kind, const google::protobuf::Message& record);
+// The number of its state in the enum of its kind; 0 of a quota, which has none.
+int StateOf(Kind kind, const google::protobuf::Message& record);
 
 // The record as an API union, and back. `record` must be of that kind.
 v1::Resource ToResource(Kind kind, const google::protobuf::Message& record);
+
+// An empty record of that kind; nullptr when there is no such kind.
+std::shared_ptr<google::protobuf::Message> NewRecord(Kind kind);
 
 // A record of that kind from its serialized bytes; nullptr when they do not parse.
 RecordPtr ParseRecord(Kind kind, std::string_view bytes);
