@@ -79,11 +79,11 @@ absl::Status ChangeLog::Load(int64_t oldest, int64_t head) {
   oldest_ = oldest;
   head_ = head;
   absl::Status bad;
+  ChangeRecord record;  // each is parsed into the memory of those before
   const absl::Status scanned =
       store_.Scan(KeySpace::kChanges, EncodeNumber(oldest + 1), "",
                   [&](std::string_view key, std::string_view value) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
                     const auto revision = DecodeNumber(key);
-                    ChangeRecord record;
                     if (!revision.has_value() || *revision > head ||
                         !record.ParseFromArray(value.data(), static_cast<int>(value.size()))) {
                       bad = Damaged(revision.value_or(-1));
