@@ -275,9 +275,10 @@ int64_t HeldState::ReleasedGeneration(std::string_view uid) const {
   return it == tombstones_.end() ? 0 : it->second.generation();
 }
 
-int64_t HeldState::told_revision() const {
-  if (tombstones_by_generation_.empty()) return synced_.revision();
-  return std::max(synced_.revision(), tombstones_by_generation_.rbegin()->first);
+int64_t HeldState::newest_release() const {
+  return tombstones_by_generation_.empty() ? floor_ : tombstones_by_generation_.rbegin()->first;
 }
+
+int64_t HeldState::told_revision() const { return std::max(synced_.revision(), newest_release()); }
 
 }  // namespace viommu::agent

@@ -97,6 +97,8 @@ class HeldState {
   // The newest revision that is known to be the server's: a release that was asked for later than the last `synced`
   // counts, although nothing of it is held any more.
   int64_t told_revision() const;
+  // Generation of the newest release; 0 when there was none.
+  int64_t newest_release() const;
   // The boot in which the server last said that the agent has everything.
   const std::string& synced_boot_id() const { return synced_.boot_id(); }
 

@@ -111,6 +111,7 @@ void Reconciler::FillHello(v1::Hello& hello) const {
   hello.set_epoch(identity.epoch());
   hello.set_start_id(identity.start_id());
   hello.set_revision(held().told_revision());
+  hello.set_released_generation(held().newest_release());
   hello.set_agent_id(identity.agent_id());
   for (const auto& [uid, item] : held().items()) {
     auto* entry = hello.add_held();

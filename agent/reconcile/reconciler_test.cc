@@ -614,6 +614,7 @@ TEST_F(ReconcilerTest, AReleaseProvesAnOlderCopyToo) {
   v1::Hello hello;
   reconciler_->FillHello(hello);
   EXPECT_EQ(hello.revision(), 300);
+  EXPECT_EQ(hello.released_generation(), 300);
   EXPECT_EQ(hello.held_size(), 0);
   v1::Welcome welcome = Welcome(2);
   welcome.set_revision(299);

@@ -24,6 +24,9 @@ absl::Status CheckForm(const v1::Hello& hello) {
   if (hello.host().boot_id().empty()) return Violation("host.boot_id is empty");
   if (hello.epoch() < 0) return Violation("epoch {} is negative", hello.epoch());
   if (hello.revision() < 0) return Violation("revision {} is negative", hello.revision());
+  if (hello.released_generation() < 0) {
+    return Violation("released_generation {} is negative", hello.released_generation());
+  }
   if (hello.held_size() > kMaxHeldItems) {
     return Violation("held has {} entries, at most {} are taken", hello.held_size(), kMaxHeldItems);
   }
@@ -84,8 +87,9 @@ absl::Status CheckIdentity(const v1::Hello& hello, const Identity& identity) {
 // What the agent remembers must be something that this store has said.
 absl::Status CheckMemory(const v1::Hello& hello, const Starts& starts, int64_t revision) {
   if (Mutated(Mutation::kIgnoreStarts)) return absl::OkStatus();
-  int64_t newest = hello.revision();
-  bool recorded = true;
+  int64_t newest = std::max(hello.revision(), hello.released_generation());
+  // A release is asked for by a change that was durable before it was told, as what is held is.
+  bool recorded = starts.Recorded(hello.released_generation());
   for (const v1::HeldItem& item : hello.held()) {
     newest = std::max(newest, item.generation());
     recorded = recorded && starts.Recorded(item.generation());

@@ -144,6 +144,15 @@ TEST_F(HelloTest, RefusesAnAgentThatKnowsMoreThanThisStoreHasSaid) {
   hello_.set_revision(0);
   hello_.mutable_held(0)->set_generation(151);
   expect_out_of_date();
+  hello_.mutable_held(0)->set_generation(150);
+  hello_.set_revision(151);
+  ExpectTaken();
+  hello_.set_released_generation(151);
+  expect_out_of_date();
+  hello_.set_released_generation(150);
+  ExpectTaken();
+  hello_.clear_released_generation();
+  hello_.set_revision(0);
   // Another start with the number of one of ours.
   hello_.mutable_held(0)->set_generation(1);
   hello_.set_start_id("another six");
