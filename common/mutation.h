@@ -15,6 +15,8 @@ enum class Mutation {
   kJournalSyncLies,        // the agent's journal is told that it is durable, and is not
   kRepeatWatchEvent,       // a watch is sent the same change twice
   kDropWatchEvent,         // a watch misses a change
+  kLoseUnknownUids,        // agents are not told what to tear down because nobody knows it
+  kPoseAsFirst,            // a second agent of a host says that it is the first one
   // In the server.
   kReuseDeviceEarly,     // an unset frees the device before its host has confirmed
   kRebindFreesIdEarly,   // a rebind frees the old vdev_id before the host has confirmed
@@ -30,6 +32,8 @@ enum class Mutation {
   kDropNack,             // a host's FAILED is not recorded
   kForgetChange,         // a change that comes while a message is being written is not sent
   kForgetGoneWaiter,     // who waits for something to be gone is not told
+  kIgnoreQuota,          // owners get more than their quota allows
+  kMissDeadline,         // a drain's deadline passes, and nothing is evicted
   // In the agent.
   kForgetTombstone,      // what was released is forgotten
   kActBeforeJournal,     // an intent is acted on before it is durable

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "common/log.h"
+#include "common/mutation.h"
 #include "common/timestamp.h"
 #include "server/fleet/rules.h"
 
@@ -13,7 +14,7 @@ namespace {
 
 bool IsDue(const v1::Host& host, WallTime now) {
   const v1::Drain& drain = host.drain();
-  return drain.evict() && drain.has_deadline() && !drain.has_evict_time() && FromTimestamp(drain.deadline()) <= now;
+  return !Mutated(Mutation::kMissDeadline) && drain.evict() && drain.has_deadline() && !drain.has_evict_time() && FromTimestamp(drain.deadline()) <= now;
 }
 
 }  // namespace

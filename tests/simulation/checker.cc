@@ -17,6 +17,16 @@ using server::Kind;
 using server::RecordPtr;
 using server::Tables;
 
+namespace {
+
+// When the server evicted the host for its drain; 0: it did not.
+int64_t EvictedAt(const google::protobuf::Message& host) {
+  const auto& drain = static_cast<const v1::Host&>(host).drain();
+  return drain.has_evict_time() ? drain.evict_time().seconds() * 1'000'000'000 + drain.evict_time().nanos() : 0;
+}
+
+}  // namespace
+
 uint64_t HashOfResource(Kind kind, const google::protobuf::Message& resource) {
   return ServerDisk::HashOfRecord(server::ResourceKey(kind, server::NameOf(kind, resource)),
                                   resource.SerializeAsString());
@@ -48,10 +58,16 @@ void Checker::Opening(Timeline& timeline, int64_t left_at, int64_t revision) {
 void Checker::Take(Timeline& timeline, const ChangeSetPtr& set) {
   uint64_t hash = timeline.published.rbegin()->second;
   uint64_t own = 0;
-  std::set<std::string> present;
+  std::set<std::string> present, before;
+  bool forgets = false;
   for (const Change& change : set->changes) {
     if (change.after != nullptr) present.insert(server::UidOf(change.kind, *change.after));
+    const auto found = timeline.state.find({change.kind, change.name});
+    if (found != timeline.state.end()) before.insert(server::UidOf(change.kind, *found->second));
+    forgets = forgets || (change.kind == Kind::kHost && change.after == nullptr);
   }
+  std::vector<const Change*> made;
+  std::vector<std::string> evicted;
   for (const Change& change : set->changes) {
     const Timeline::Key key(change.kind, change.name);
     // The log leaves `before` out where nobody needs it: the state has it.
@@ -60,18 +76,66 @@ void Checker::Take(Timeline& timeline, const ChangeSetPtr& set) {
     hash += HashOfChange(whole);
     own += HashOf(change.after == nullptr ? "gone" : change.after->SerializeAsString(), HashOf(change.name));
     if (change.after != nullptr) {
+      if (change.kind == Kind::kHost && EvictedAt(*change.after) != 0 &&
+          (found == timeline.state.end() || EvictedAt(*found->second) != EvictedAt(*change.after))) {
+        evicted.push_back(change.name);
+      }
+      if (!before.contains(server::UidOf(change.kind, *change.after))) made.push_back(&change);
       timeline.state[key] = change.after;
       continue;
     }
     if (found == timeline.state.end()) return Fail(fmt::format("{} is gone and was not there", change.name));
     const std::string& uid = server::UidOf(change.kind, *found->second);
-    if (!present.contains(uid)) timeline.released.insert(uid);
+    if (!present.contains(uid)) {
+      timeline.released.insert(uid);
+      if (forgets) timeline.forgotten[uid] = set->revision;
+    }
     timeline.state.erase(found);
   }
+  for (const Change* change : made) {
+    if (change->kind == Kind::kViommu) {
+      CheckQuota(timeline, change->kind, static_cast<const v1::Viommu&>(*change->after).owner());
+    } else if (change->kind == Kind::kVdevice) {
+      CheckQuota(timeline, change->kind, static_cast<const v1::Vdevice&>(*change->after).owner());
+    }
+  }
+  for (const std::string& host : evicted) CheckEvicted(timeline, host);
   const auto [told, fresh] = timeline.told.emplace(set->revision, own);
   if (!fresh && told->second != own) return Fail(fmt::format("revision {} means two things", set->revision));
   timeline.published[set->revision] = hash;
   timeline.sets[set->revision] = set;
+}
+
+void Checker::CheckQuota(const Timeline& timeline, Kind kind, const std::string& owner) {
+  if (owner.empty()) return;
+  auto found = timeline.state.find({Kind::kQuota, server::QuotaName(owner)});
+  if (found == timeline.state.end()) found = timeline.state.find({Kind::kQuota, server::QuotaName("default")});
+  if (found == timeline.state.end()) return;
+  const auto& quota = static_cast<const v1::Quota&>(*found->second);
+  const bool viommus = kind == Kind::kViommu;
+  if (viommus ? !quota.has_max_viommus() : !quota.has_max_vdevices()) return;
+  uint64_t used = 0;
+  for (auto it = timeline.state.lower_bound({kind, ""}); it != timeline.state.end() && it->first.first == kind; ++it) {
+    const std::string& whose = viommus ? static_cast<const v1::Viommu&>(*it->second).owner()
+                                       : static_cast<const v1::Vdevice&>(*it->second).owner();
+    used += whose == owner ? 1 : 0;
+  }
+  const uint64_t total = viommus ? quota.max_viommus() : quota.max_vdevices();
+  if (used > total) Fail(fmt::format("{} was given its number {}, and {} allows {}", owner, used, quota.name(), total));
+}
+
+void Checker::CheckEvicted(const Timeline& timeline, const std::string& host) {
+  for (const auto& [key, record] : timeline.state) {
+    const bool on_host = key.first != Kind::kHost && key.first != Kind::kDevice && key.first != Kind::kQuota &&
+                         server::HostOf(key.first, *record) == host;
+    if (!on_host) continue;
+    const v1::Resource resource = server::ToResource(key.first, *record);
+    const bool deleting = (resource.has_stage2_domain() && resource.stage2_domain().state() == v1::STATE_DELETING) ||
+                          (resource.has_viommu() && resource.viommu().state() == v1::STATE_DELETING) ||
+                          (resource.has_nested_domain() && resource.nested_domain().state() == v1::STATE_DELETING) ||
+                          (resource.has_vdevice() && resource.vdevice().state() == v1::STATE_DELETING);
+    if (!deleting) return Fail(fmt::format("{} was evicted, and {} stays", host, key.second));
+  }
 }
 
 void Checker::Started(Timeline& timeline, const CommitCore& core, const ServerDisk& disk, int64_t left_at) {
@@ -106,6 +170,7 @@ void Checker::Started(Timeline& timeline, const CommitCore& core, const ServerDi
       tables.ScanRecords(kind, "", "", [&](const RecordPtr& record) {
         timeline.state[{kind, server::NameOf(kind, *record)}] = record;
         timeline.released.erase(server::UidOf(kind, *record));
+        timeline.forgotten.erase(server::UidOf(kind, *record));
         return true;
       });
     }
@@ -152,7 +217,8 @@ void Checker::Acknowledged(Timeline& timeline, const std::string& request_id, co
   if (!status.ok()) return;
   timeline.answers[request_id] = {fingerprint, revision, answer.bytes};
   timeline.acknowledged = std::max(timeline.acknowledged, revision);
-  if (answer.kind == Kind::kHost) return;  // comes with budgets, which are not a part of its record
+  // These come with budgets and usage, which are not a part of their records.
+  if (answer.kind == Kind::kHost || answer.kind == Kind::kQuota) return;
   for (const RecordPtr& resource : answer.resources) {
     // As the newest change up to that revision left it. What did not change since the log was dropped is not there.
     const std::string& name = server::NameOf(answer.kind, *resource);

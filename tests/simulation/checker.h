@@ -56,8 +56,10 @@ class Timeline {
   };
   std::map<std::string, Acknowledgement> answers;  // by request id
   std::set<std::string> released;                  // uids that are gone for good
-  int64_t acknowledged = 0;                        // the newest revision that a caller relies on
-  int64_t epoch = 0;                               // of the last start
+  // Of these, what went with a host that was declared dead, by the revision of that: the host has not confirmed it.
+  std::map<std::string, int64_t> forgotten;
+  int64_t acknowledged = 0;  // the newest revision that a caller relies on
+  int64_t epoch = 0;         // of the last start
   std::string incarnation;
   std::vector<std::pair<int64_t, int64_t>> gaps;  // revisions that were skipped after a loss of power: behind, up to
 };
@@ -96,6 +98,10 @@ class Checker {
  private:
   static uint64_t HashOfChange(const server::Change& change);
   void Take(Timeline& timeline, const server::ChangeSetPtr& set);
+  // What one change more of a kind does for the quota of its owner.
+  void CheckQuota(const Timeline& timeline, server::Kind kind, const std::string& owner);
+  // A drain has come to its end: nothing on the host is left to stay.
+  void CheckEvicted(const Timeline& timeline, const std::string& host);
 
   Scheduler& scheduler_;
   std::string failure_;

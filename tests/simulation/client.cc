@@ -29,7 +29,7 @@ Answer AnswerOf(const Response& response) {
     answer.kind = server::KindOf<T>::value;
     answer.resources.push_back(std::make_shared<const T>(resource));
   };
-  if constexpr (requires { response.vdevices(); }) {
+  if constexpr (requires { response.vdevices().begin(); }) {
     for (const auto& vdevice : response.vdevices()) add(vdevice);
   } else if constexpr (requires { response.vdevice(); }) {
     add(response.vdevice());
@@ -39,6 +39,8 @@ Answer AnswerOf(const Response& response) {
     add(response.viommu());
   } else if constexpr (requires { response.stage2_domain(); }) {
     add(response.stage2_domain());
+  } else if constexpr (requires { response.quota(); }) {
+    add(response.quota());
   } else {
     add(response.host());
   }
@@ -96,6 +98,22 @@ std::string DeviceFor(const Timeline& timeline, Random& random, const v1::Viommu
   return fitting.empty() ? prefix + "0000:01:00.0" : random.Pick(fitting);
 }
 
+const std::vector<std::string>& Owners() {
+  static const auto& owners = *new std::vector<std::string>{"acme", "bolt"};
+  return owners;
+}
+
+// A host, rather one that is not connected.
+std::string HostToForget(const Timeline& timeline, Random& random) {
+  std::vector<std::string> lost;
+  for (auto it = timeline.state.lower_bound({Kind::kHost, ""});
+       it != timeline.state.end() && it->first.first == Kind::kHost; ++it) {
+    const auto& host = static_cast<const v1::Host&>(*it->second);
+    if (host.state() != v1::HOST_STATE_CONNECTED) lost.push_back(host.name());
+  }
+  return lost.empty() ? Some(timeline, random, Kind::kHost) : random.Pick(lost);
+}
+
 }  // namespace
 
 // ---- Changes --------------------------------------------------------------------------------------------------------
@@ -124,6 +142,7 @@ void Client::Think() {
 std::shared_ptr<const Request> Client::Choose(const Timeline& timeline) {
   Random& random = scheduler_.random;
   const std::string id = random.Uuid();
+  if (random.Chance(operations_)) return ChooseOperation(timeline, id);
   const bool wait = random.OneIn(2);
   const uint64_t vdev_id = random.Below(6);
   const std::string stage2 = Some(timeline, random, Kind::kStage2Domain);
@@ -138,6 +157,9 @@ std::shared_ptr<const Request> Client::Choose(const Timeline& timeline) {
     request.set_stage2_domain_id(fmt::format("{}-s{}", name_, ++next_id_ % 4));
     request.mutable_stage2_domain()->set_host(host.empty() ? "hosts/h1" : host);
     request.mutable_stage2_domain()->set_vm(fmt::format("vm{}", random.Below(3)));
+    if (random.OneIn(2)) {
+      (*request.mutable_stage2_domain()->mutable_labels())["owner"] = random.Pick(Owners());
+    }
     return RequestOf(request, id, wait);
   }
   if (viommu == nullptr || dice < 14) {
@@ -220,6 +242,63 @@ std::shared_ptr<const Request> Client::Choose(const Timeline& timeline) {
     v1::CordonHostRequest request;
     request.set_name(host);
     return RequestOf(request, id, false);
+  }
+  v1::UncordonHostRequest request;
+  request.set_name(host);
+  return RequestOf(request, id, false);
+}
+
+std::shared_ptr<const Request> Client::ChooseOperation(const Timeline& timeline, const std::string& id) {
+  Random& random = scheduler_.random;
+  const std::string host = Some(timeline, random, Kind::kHost);
+  switch (random.Below(12)) {
+    case 0:
+    case 1: {
+      v1::DrainHostRequest request;
+      request.set_name(host);
+      request.set_evict(random.OneIn(2));
+      const auto timeout = random.Between(milliseconds(100), milliseconds(3000)) / milliseconds(1);
+      if (request.evict() || random.OneIn(2)) {
+        request.mutable_timeout()->set_seconds(timeout / 1000);
+        request.mutable_timeout()->set_nanos(static_cast<int32_t>(timeout % 1000 * 1'000'000));
+      }
+      return RequestOf(request, id, false);
+    }
+    case 2: {
+      v1::AbortDrainRequest request;
+      request.set_name(host);
+      request.set_uncordon(random.OneIn(2));
+      return RequestOf(request, id, false);
+    }
+    case 3: {
+      if (!random.OneIn(3)) break;
+      v1::EvictHostRequest request;
+      request.set_name(host);
+      return RequestOf(request, id, false);
+    }
+    case 4:
+    case 5: {
+      v1::ForgetHostRequest request;
+      request.set_name(HostToForget(timeline, random));
+      request.set_declare_dead(!random.OneIn(4));
+      return RequestOf(request, id, false);
+    }
+    case 6:
+    case 7:
+    case 8: {
+      v1::SetQuotaRequest request;
+      request.mutable_quota()->set_name(server::QuotaName(random.OneIn(4) ? "default" : random.Pick(Owners())));
+      if (!random.OneIn(4)) request.mutable_quota()->set_max_viommus(random.Below(4));
+      if (!random.OneIn(4)) request.mutable_quota()->set_max_vdevices(random.Below(8));
+      return RequestOf(request, id, false);
+    }
+    case 9: {
+      v1::DeleteQuotaRequest request;
+      request.set_name(server::QuotaName(random.OneIn(4) ? "default" : random.Pick(Owners())));
+      return RequestOf(request, id, false);
+    }
+    default:
+      break;
   }
   v1::UncordonHostRequest request;
   request.set_name(host);
@@ -377,6 +456,7 @@ void Watcher::Hear(const Watch& watch, const v1::WatchResponse& message) {
         if (resource.has_viommu()) take(resource.viommu());
         if (resource.has_vdevice()) take(resource.vdevice());
         if (resource.has_nested_domain()) take(resource.nested_domain());
+        if (resource.has_quota()) take(resource.quota());
       }
       if (message.events().more() || !complete_) return;
       break;

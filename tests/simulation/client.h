@@ -26,9 +26,16 @@ class Client {
  public:
   using FindServer = std::function<ServerProcess*()>;
 
-  // `lost`: the share of calls, and of answers, that never arrive; may change.
-  Client(Scheduler& scheduler, const Weather& weather, const double& lost, FindServer find_server, std::string name)
-      : scheduler_(scheduler), weather_(weather), lost_(lost), find_server_(std::move(find_server)), name_(name) {}
+  // `lost`: the share of calls, and of answers, that never arrive; may change. `operations`: the share of an operator's
+  // calls among those that it makes up: drains, lost hosts, quotas.
+  Client(Scheduler& scheduler, const Weather& weather, const double& lost, double operations, FindServer find_server,
+         std::string name)
+      : scheduler_(scheduler),
+        weather_(weather),
+        lost_(lost),
+        operations_(operations),
+        find_server_(std::move(find_server)),
+        name_(std::move(name)) {}
 
   void Start() { Think(); }
   // No new changes; what was asked for is still tried again.
@@ -41,6 +48,7 @@ class Client {
  private:
   void Think();
   std::shared_ptr<const Request> Choose(const Timeline& timeline);
+  std::shared_ptr<const Request> ChooseOperation(const Timeline& timeline, const std::string& id);
   void Try();
   void Send(const std::shared_ptr<const Request>& request);
   void Hear(const std::shared_ptr<const Request>& request, const absl::Status& status);
@@ -48,6 +56,7 @@ class Client {
   Scheduler& scheduler_;
   const Weather& weather_;
   const double& lost_;
+  const double operations_;
   const FindServer find_server_;
   const std::string name_;
   bool quiet_ = false;

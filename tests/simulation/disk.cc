@@ -30,6 +30,11 @@ int64_t ServerDisk::revision() const {
   return server::DecodeNumber(**bytes).value_or(0);
 }
 
+bool ServerDisk::WouldKeepFailedBatch() const {
+  const auto copied = Copy()->Get(KeySpace::kMeta, server::kMetaRevision);
+  return copied.ok() && copied->has_value() && server::DecodeNumber(**copied).value_or(0) != revision();
+}
+
 absl::Status ServerDisk::Commit(const Batch& batch, Durability durability) {
   if (crashed_) return absl::UnavailableError("the process is gone");
   uint64_t change = 0;
@@ -114,6 +119,14 @@ AgentDisk& AgentDisk::operator=(AgentDisk&& other) noexcept {
   crashed_ = false;
   failing_syncs_ = 0;
   return *this;
+}
+
+void AgentDisk::CopyFrom(const AgentDisk& other) {
+  names_.clear();
+  for (const auto& [name, file] : other.names_) {
+    names_[name] = std::make_shared<File>(File{.content = file->content, .durable = file->content});
+  }
+  durable_names_ = names_;
 }
 
 absl::Status AgentDisk::Change(const std::string& path, const std::function<void()>& partly) {

@@ -72,6 +72,9 @@ class ServerDisk final : public server::Store {
   // Another disk's content: a backup, an older copy, nothing at all.
   void Replace(std::unique_ptr<server::MemoryStore> content);
   std::unique_ptr<server::MemoryStore> Copy() const { return memory_->AfterKill(); }
+  // Whether a copy would have what a failed commit has left. None is made then: the server that goes on gives the same
+  // revision to something else, and nobody could tell the two apart.
+  bool WouldKeepFailedBatch() const;
 
   // The last revision of the record that it has.
   int64_t revision() const;
@@ -108,6 +111,8 @@ class AgentDisk final : public agent::FileSystem {
 
   void AfterKill();
   void AfterPowerLoss();
+  // What somebody copied file by file, while it was in use.
+  void CopyFrom(const AgentDisk& other);
   // The operator moved the state directory away.
   void Wipe() { *this = AgentDisk(scheduler_); }
   AgentDisk& operator=(AgentDisk&& other) noexcept;

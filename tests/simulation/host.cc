@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 #include <utility>
 
 #include "agent/reconcile/backoff.h"
@@ -37,6 +38,9 @@ class NoCalls final : public agent::InvalidateCalls {
   bool Submit(int64_t, const v1::InvalidateCall&) override { return false; }
 };
 
+// Whether agents are sent records of that kind.
+bool IsForHosts(Kind kind) { return kind != Kind::kHost && kind != Kind::kDevice && kind != Kind::kQuota; }
+
 // A refusal is tried again more slowly, as agent/session/client.h does.
 bool IsRefusal(v1::ErrorReason reason) {
   return reason == v1::ERROR_REASON_CLUSTER_MISMATCH || reason == v1::ERROR_REASON_STORE_INCARNATION_MISMATCH ||
@@ -63,8 +67,10 @@ struct Host::Process {
   std::unique_ptr<agent::Session> session;
   std::shared_ptr<Link> link;
   std::shared_ptr<std::shared_ptr<Timeline>> talks_to;  // set when the call has reached a server
+  bool must_be_refused = false;
   int64_t sessions = 0;
   std::deque<v1::ConnectResponse> inbox;
+  std::map<std::string, int64_t> told;  // generations by uid: what its hello held, and what it was sent since
   std::optional<absl::Status> ended;
   bool dying = false;
   MonotonicTime work_due = MonotonicTime::max();
@@ -160,8 +166,14 @@ void Host::StartOver() {
   StartAgent();
 }
 
+void Host::Fence() {
+  Reboot();
+  outdated_ = true;
+}
+
 void Host::Forget() {
   memory_ = {};
+  outdated_ = false;
   refused_ = v1::ERROR_REASON_UNSPECIFIED;
   synced_this_boot_ = false;
 }
@@ -212,6 +224,9 @@ void Host::Connect() {
   process.session = std::make_unique<agent::Session>(++process.sessions,
                                                      agent::MakeHello(facts, *inventory, backend_->GetCapabilities()),
                                                      *process.work, process.calls, scheduler_.now());
+  process.must_be_refused = false;
+  process.told.clear();
+  for (const auto& [uid, item] : process.reconciler->held().items()) process.told[uid] = item.generation();
   const int64_t number = process.sessions;
   // Each callback is of this session only.
   const auto mine = [this, number, life = &process] {
@@ -233,6 +248,12 @@ void Host::Connect() {
                                                              if (!mine()) return;
                                                              process_->ended = status;
                                                              After(nanoseconds(0), [this] { Pump(); });
+                                                           },
+                                                       .hello_arrives =
+                                                           [this, mine](v1::Hello& hello) {
+                                                             if (on_hello_ && mine()) {
+                                                               process_->must_be_refused = on_hello_(hello);
+                                                             }
                                                            }});
   process.talks_to = std::make_shared<std::shared_ptr<Timeline>>();
   // The call travels on its own: the process may have ended, and another one begun, when it arrives.
@@ -258,6 +279,7 @@ void Host::EndSession(const absl::Status& why) {
   process.link->AgentLeaves();
   process.link.reset();
   const auto random = [this] { return scheduler_.random.Fraction(); };
+  CheckRefusal(reason);
   const bool refusal = IsRefusal(reason);
   if (refusal) refused_ = reason;
   const nanoseconds wait = refusal ? process.refused.Next(random) : process.lost.Next(random);
@@ -268,9 +290,12 @@ void Host::Hear(const v1::ConnectResponse& message) {
   Process& process = *process_;
   // Before it is received: should the process end in there, its journal may have it all the same.
   if (message.desired().sync_mark()) synced_this_boot_ = true;
+  // The server's may have parted from the others since the welcome.
+  if (message.has_desired()) memory_.timeline = (*process.talks_to)->id;
   const absl::Status status = process.session->Receive(message, scheduler_.now());
   if (EndIfCrashed()) return;
   if (!status.ok()) return EndSession(status);
+  if (message.desired().sync_mark()) outdated_ = false;
   const Timeline& timeline = **process.talks_to;
   if (message.has_welcome()) {
     refused_ = v1::ERROR_REASON_UNSPECIFIED;
@@ -283,16 +308,26 @@ void Host::Hear(const v1::ConnectResponse& message) {
       checker_.Fail(fmt::format("the agent of {} knew revision {} of timeline {}, and obeys timeline {}", name_,
                                 memory_.revision, memory_.timeline, timeline.id));
     }
+    if (process.must_be_refused) {
+      checker_.Fail(fmt::format("a second agent of {} is welcomed while the first one is connected", name_));
+    }
     memory_.timeline = timeline.id;
     memory_.epoch = message.welcome().epoch();
     Remember();
+    if (on_welcome_) on_welcome_();
   } else if (message.has_desired()) {
     const v1::Desired& desired = message.desired();
     scheduler_.Trace("agent: desired", name_, desired.revision(), desired.items_size());
     RememberReleases(desired);
-    memory_.timeline = timeline.id;  // it may have parted from the others since the welcome
+    for (const v1::Resource& item : desired.items()) {
+      int64_t& generation = process.told[agent::UidOf(item)];
+      generation = std::max(generation, agent::GenerationOf(item));
+    }
+    CheckTold(desired.revision());
     Remember();
     Work();
+  } else if (message.has_heartbeat()) {
+    CheckTold(message.heartbeat().revision());
   }
 }
 
@@ -348,9 +383,47 @@ bool Host::Obeys(const Timeline& timeline) const {
   // What was told and never synced may be lost with the power: it proves nothing where the store has skipped it
   // (docs/adr/0009).
   for (const auto& [behind, up_to] : timeline.gaps) {
-    if (behind < newest && newest <= up_to) newest = memory_.generation;
+    if (behind < newest && newest <= up_to) newest = std::max(memory_.generation, memory_.released);
   }
   return memory_.timeline == 0 || checker_.IsPastOf(timeline.id, memory_.timeline, newest);
+}
+
+bool Host::OnlyAReleaseTells(int64_t timeline, int64_t revision) const {
+  if (process_ == nullptr || process_->reconciler == nullptr || memory_.timeline != timeline) return false;
+  const agent::HeldState& held = process_->reconciler->held();
+  return memory_.released > revision && held.synced_revision() <= revision &&
+         std::all_of(held.items().begin(), held.items().end(),
+                     [revision](const auto& item) { return item.second.generation() <= revision; });
+}
+
+void Host::CheckTold(int64_t revision) {
+  const Timeline& timeline = **process_->talks_to;
+  for (const auto& [uid, item] : process_->reconciler->held().items()) {
+    const auto forgotten = timeline.forgotten.find(uid);
+    if (item.deleting || forgotten == timeline.forgotten.end() || forgotten->second > revision) continue;
+    return checker_.Fail(
+        fmt::format("{} was told everything up to revision {}, and not to tear down {}, which went with "
+                    "its host at revision {}",
+                    name_, revision, item.name(), forgotten->second));
+  }
+  for (const auto& [key, record] : timeline.state) {
+    if (!IsForHosts(key.first) || server::HostOf(key.first, *record) != name_) continue;
+    const int64_t generation = server::GenerationOf(key.first, *record);
+    if (generation > revision) continue;
+    const auto told = process_->told.find(server::UidOf(key.first, *record));
+    if (told != process_->told.end() && told->second >= generation) continue;
+    return checker_.Fail(fmt::format("{} was told everything up to revision {}, and not {} of generation {}", name_,
+                                     revision, key.second, generation));
+  }
+}
+
+// Another store has to be called that: the reasons that are for older copies send the operator elsewhere.
+void Host::CheckRefusal(v1::ErrorReason reason) {
+  if (reason != v1::ERROR_REASON_STALE_EPOCH && reason != v1::ERROR_REASON_STORE_OUT_OF_DATE) return;
+  const std::string& known = process_->reconciler->held().identity().store_incarnation();
+  const Timeline* const timeline = process_->talks_to->get();
+  if (known.empty() || timeline == nullptr || timeline->incarnation == known) return;
+  checker_.Fail(fmt::format("{} met another store, and was told {}", name_, ReasonName(reason)));
 }
 
 void Host::Remember() {
@@ -378,6 +451,26 @@ Host::Looked Host::Look(const Timeline& timeline) const {
           synced_this_boot_};
 }
 
+const agent::HeldItem* Host::ForgottenHolder(const Timeline& timeline, const std::string& device) const {
+  if (process_ == nullptr || process_->reconciler == nullptr) return nullptr;
+  for (const auto& [uid, item] : process_->reconciler->held().items()) {
+    if (item.resource.has_vdevice() && item.resource.vdevice().device() == device && timeline.forgotten.contains(uid)) {
+      return &item;
+    }
+  }
+  return nullptr;
+}
+
+std::string Host::agent_id() const {
+  return process_ == nullptr || process_->reconciler == nullptr ? ""
+                                                                : process_->reconciler->held().identity().agent_id();
+}
+
+bool Host::ConnectedTo(const ServerProcess& server, nanoseconds within) const {
+  return process_ != nullptr && process_->link != nullptr && process_->talks_to->get() == &server.timeline() &&
+         scheduler_.now() - process_->link->last_handed() < within && server.ConnectedAgent(name_) == agent_id();
+}
+
 void Host::Check(const Timeline& timeline) {
   if (const Looked now = Look(timeline); std::exchange(looked_, now) == now) return;
   const auto held = backend_->HeldDevices();
@@ -386,11 +479,19 @@ void Host::Check(const Timeline& timeline) {
   }
   if (!Obeys(timeline)) return;  // it knows another store, and goes by that one
   for (const auto& [pci, device] : held) {
+    if (doubted_) break;
     const auto recorded = timeline.state.find({Kind::kDevice, name_ + "/devices/" + pci});
     const std::string owner =
         recorded == timeline.state.end() ? "" : static_cast<const v1::Device&>(*recorded->second).owner();
-    if (owner.empty()) return checker_.Fail(fmt::format("{} holds {}, which is free", name_, pci));
     const auto found = timeline.state.find({Kind::kVdevice, owner});
+    if (const agent::HeldItem* old = ForgottenHolder(timeline, name_ + "/devices/" + pci)) {
+      // Whoever declared the host dead has vouched for it. Once it is back, it tears down before it builds.
+      const bool in_use =
+          found != timeline.state.end() && static_cast<const v1::Vdevice&>(*found->second).state() == v1::STATE_READY;
+      if (!in_use || old->deleting) continue;
+      return checker_.Fail(fmt::format("{} has {} READY, and {} was never torn down", name_, owner, old->name()));
+    }
+    if (owner.empty()) return checker_.Fail(fmt::format("{} holds {}, which is free", name_, pci));
     if (found == timeline.state.end()) return checker_.Fail(fmt::format("{} has no owner {}", pci, owner));
     const auto& vdevice = static_cast<const v1::Vdevice&>(*found->second);
     if (device.virt_id.has_value() && *device.virt_id != vdevice.vdev_id() &&
@@ -399,9 +500,9 @@ void Host::Check(const Timeline& timeline) {
           fmt::format("{} has {} as vdev_id {}, and {} is recorded", name_, pci, *device.virt_id, vdevice.vdev_id()));
     }
   }
-  if (process_ == nullptr || process_->reconciler == nullptr || process_->dying) return;
+  if (process_ == nullptr || process_->reconciler == nullptr || process_->dying || outdated_ || doubted_) return;
   for (const auto& [uid, item] : process_->reconciler->held().items()) {
-    if (!item.deleting && timeline.released.contains(uid)) {
+    if (!item.deleting && timeline.released.contains(uid) && !timeline.forgotten.contains(uid)) {
       return checker_.Fail(fmt::format("{} holds {} again, which was released", name_, item.name()));
     }
   }
@@ -411,9 +512,7 @@ void Host::CheckSettled(const Timeline& timeline) {
   size_t stage2s = 0, viommus = 0, nested = 0, vdevices = 0;
   const auto held = backend_->HeldDevices();
   for (const auto& [key, record] : timeline.state) {
-    if (!agent::IsHeldKind(server::ToResource(key.first, *record)) || server::HostOf(key.first, *record) != name_) {
-      continue;
-    }
+    if (!IsForHosts(key.first) || server::HostOf(key.first, *record) != name_) continue;
     const auto check = [&](const auto& resource, size_t& count) {
       count += resource.state() == v1::STATE_READY ? 1 : 0;
       if (resource.state() == v1::STATE_READY || resource.state() == v1::STATE_DORMANT) return;

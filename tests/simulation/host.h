@@ -52,6 +52,10 @@ class Host {
   void StartOver();
   void BreakLink();
   void HalfOpenLink(bool to_server, bool to_agent);
+  // Another machine has answered for its name: this one is switched off at once, and what its journal says may be old.
+  void Fence();
+  // So, and nobody switched it off: what is on it means nothing until everything has settled.
+  void Doubt() { doubted_ = true; }
 
   // --- How it is.
 
@@ -60,8 +64,17 @@ class Host {
   SimulatedClock& clock() { return clock_; }
   agent::FakeBackend& backend() { return *backend_; }
   bool running() const { return process_ != nullptr; }
+  // The id of its agent; empty while it does not run.
+  std::string agent_id() const;
+  // Whether `server` has it connected, and has heard of it within the last `within`.
+  bool ConnectedTo(const ServerProcess& server, nanoseconds within) const;
+  // Called when its hello has arrived at the server: whether it is to be refused.
+  void set_on_hello(std::function<bool(v1::Hello&)> on_hello) { on_hello_ = std::move(on_hello); }
+  void set_on_welcome(std::function<void()> on_welcome) { on_welcome_ = std::move(on_welcome); }
   // Why its last session was refused, until one begins: ERROR_REASON_UNSPECIFIED when it was not.
   v1::ErrorReason refused() const { return refused_; }
+  // Whether all that it knows of what came after `revision` of `timeline` is that something was released.
+  bool OnlyAReleaseTells(int64_t timeline, int64_t revision) const;
 
   // Checks what must hold on the host against `timeline`, the store that counts.
   void Check(const Timeline& timeline);
@@ -93,6 +106,11 @@ class Host {
   // What Check last looked at: nothing new, nothing to check.
   using Looked = std::tuple<size_t, int, int64_t, int64_t, uint64_t, uint64_t, bool>;
   Looked Look(const Timeline& timeline) const;
+  // The vdevice of a forgotten host that still has the device, here; nullptr: none.
+  const agent::HeldItem* ForgottenHolder(const Timeline& timeline, const std::string& device) const;
+  // The server has promised that everything up to `revision` was sent.
+  void CheckTold(int64_t revision);
+  void CheckRefusal(v1::ErrorReason reason);
   // Takes note of what the journal has kept.
   void Remember();
   void RememberReleases(const v1::Desired& desired);
@@ -110,6 +128,10 @@ class Host {
   Memory memory_;
   v1::ErrorReason refused_ = v1::ERROR_REASON_UNSPECIFIED;
   Looked looked_;
+  bool outdated_ = false;  // its journal may have what another machine has released
+  bool doubted_ = false;
+  std::function<bool(v1::Hello&)> on_hello_;
+  std::function<void()> on_welcome_;
   std::unique_ptr<Process> process_;
 };
 

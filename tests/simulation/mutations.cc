@@ -14,6 +14,10 @@ std::string_view MutationName(Mutation mutation) {
       return "repeat-watch-event";
     case Mutation::kDropWatchEvent:
       return "drop-watch-event";
+    case Mutation::kLoseUnknownUids:
+      return "lose-unknown-uids";
+    case Mutation::kPoseAsFirst:
+      return "pose-as-first";
     case Mutation::kReuseDeviceEarly:
       return "reuse-device-early";
     case Mutation::kRebindFreesIdEarly:
@@ -42,6 +46,10 @@ std::string_view MutationName(Mutation mutation) {
       return "forget-change";
     case Mutation::kForgetGoneWaiter:
       return "forget-gone-waiter";
+    case Mutation::kIgnoreQuota:
+      return "ignore-quota";
+    case Mutation::kMissDeadline:
+      return "miss-deadline";
     case Mutation::kForgetTombstone:
       return "forget-tombstone";
     case Mutation::kActBeforeJournal:

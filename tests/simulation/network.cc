@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "tests/simulation/mutations.h"
+
 namespace viommu::simulation {
 
 MonotonicTime Link::Arrival(MonotonicTime& last) {
@@ -25,7 +27,7 @@ void Link::AgentWrites(v1::ConnectRequest message) {
 }
 
 void Link::CompleteAgentWrite() {
-  if (!agent_writing_ || under_way_to_server_ >= kWindow) return;
+  if (!agent_writing_ || under_way_to_server_ >= window_) return;
   scheduler_.After(std::chrono::microseconds(20), [self = shared_from_this()] {
     if (!self->agent_writing_ || self->agent_gone_) return;
     self->agent_writing_ = false;
@@ -54,7 +56,9 @@ void Link::HandToServer() {
     std::unique_ptr<v1::ConnectRequest> message = std::move(at_server_.front());
     at_server_.pop_front();
     --under_way_to_server_;
+    last_handed_ = scheduler_.now();
     CompleteAgentWrite();
+    if (message->has_hello()) agent_.hello_arrives(*message->mutable_hello());
     session_->Heard(std::move(message));
   } else if (end_at_server_) {
     server_reads_ = false;
@@ -96,6 +100,9 @@ void Link::Write(std::unique_ptr<v1::ConnectResponse> message) {
   server_writing_ = true;
   ++under_way_to_agent_;
   if (!lost_to_agent_) {
+    if (message->has_desired() && ActiveMutation() == Mutation::kLoseUnknownUids) {
+      message->mutable_desired()->clear_unknown_uids();
+    }
     std::shared_ptr<v1::ConnectResponse> carried = std::move(message);
     scheduler_.After(Arrival(last_to_agent_) - scheduler_.now(), [self = shared_from_this(), carried] {
       if (self->lost_to_agent_) return;
@@ -104,9 +111,10 @@ void Link::Write(std::unique_ptr<v1::ConnectResponse> message) {
       if (!self->agent_gone_) self->agent_.message(*carried);
     });
   }
-  if (under_way_to_agent_ < kWindow) {
+  if (under_way_to_agent_ < window_) {
     scheduler_.After(std::chrono::microseconds(20), [self = shared_from_this()] {
-      if (self->server_writing_ && self->under_way_to_agent_ < kWindow) self->EndServerWrite(!self->end_at_server_);
+      if (self->server_writing_ && self->under_way_to_agent_ < self->window_)
+        self->EndServerWrite(!self->end_at_server_);
     });
   }
 }

@@ -38,10 +38,14 @@ class Link final : public server::AgentStream, public std::enable_shared_from_th
     std::function<void(const v1::ConnectResponse&)> message;
     std::function<void()> can_write;
     std::function<void(const absl::Status&)> ended;
+    std::function<void(v1::Hello&)> hello_arrives;  // at the server, which has not judged it yet
   };
 
   Link(Scheduler& scheduler, const Weather& weather, AgentEnd agent)
-      : scheduler_(scheduler), weather_(weather), agent_(std::move(agent)) {}
+      : scheduler_(scheduler),
+        weather_(weather),
+        agent_(std::move(agent)),
+        window_(1 + static_cast<size_t>(scheduler.random.Below(4))) {}
 
   // --- The agent's end.
 
@@ -70,11 +74,11 @@ class Link final : public server::AgentStream, public std::enable_shared_from_th
   void Cut();
   // Nothing passes any more, in one direction or both, and nobody notices.
   void GoHalfOpen(bool to_server, bool to_agent);
+  // When the server was last handed a message.
+  MonotonicTime last_handed() const { return last_handed_; }
   bool over() const { return agent_gone_ && session_ == nullptr; }
 
  private:
-  static constexpr size_t kWindow = 4;  // messages under way before a write has to wait
-
   MonotonicTime Arrival(MonotonicTime& last);
   void ArriveAtServer(std::unique_ptr<v1::ConnectRequest> message);
   void HandToServer();
@@ -87,12 +91,14 @@ class Link final : public server::AgentStream, public std::enable_shared_from_th
   Scheduler& scheduler_;
   const Weather& weather_;
   AgentEnd agent_;
+  const size_t window_;  // messages under way before a write has to wait; with 1, until it has arrived
   std::shared_ptr<server::AgentSession> session_;
 
   size_t under_way_to_server_ = 0;
   MonotonicTime last_to_server_{};
   bool lost_to_server_ = false;
   std::deque<std::unique_ptr<v1::ConnectRequest>> at_server_;  // arrived, not read
+  MonotonicTime last_handed_{};
   bool server_reads_ = false;
   bool end_at_server_ = false;  // the agent's end, or the cut, has arrived
   bool server_ending_ = false;

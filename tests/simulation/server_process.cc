@@ -100,8 +100,10 @@ absl::Status ServerProcess::Open() {
   core_->AddListener(this);
   core_->AddListener(sessions_.get());
   core_->AddListener(&*waiters_);
+  drains_.emplace(*core_, [this](Command* command) { return Submit(command); });
   TickSessions();
   TickCore();
+  TickDrains();
   return absl::OkStatus();
 }
 
@@ -217,6 +219,18 @@ void ServerProcess::TickCore() {
     core_->Tick();
     TickCore();
   });
+}
+
+void ServerProcess::TickDrains() {
+  life_.After(milliseconds(250), [this] {
+    drains_->Tick(clock_.Now());
+    TickDrains();
+  });
+}
+
+std::string ServerProcess::ConnectedAgent(const std::string& host) const {
+  const auto found = sessions_->Find(host);
+  return found.has_value() ? found->agent_id : "";
 }
 
 }  // namespace viommu::simulation

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "server/api/drain_keeper.h"
 #include "server/commit/command.h"
 #include "server/commit/core.h"
 #include "server/commit/waiters.h"
@@ -79,10 +80,13 @@ class ServerProcess final : public server::Listener {
   const server::CommitCore& core() const { return *core_; }
   const Clock& clock() const { return clock_; }
   Timeline& timeline() { return *timeline_; }
+  const Timeline& timeline() const { return *timeline_; }
   const std::shared_ptr<Timeline>& timeline_ptr() const { return timeline_; }
   const std::vector<std::shared_ptr<Link>>& links() const { return links_; }
   int64_t waiting() const { return waiters_->count(); }
   server::Sessions::Stats stats() const { return sessions_->stats(); }
+  // The agent that is connected for that host; empty: none.
+  std::string ConnectedAgent(const std::string& host) const;
 
   void OnCommit(const std::vector<server::ChangeSetPtr>& sets) override;
 
@@ -98,6 +102,7 @@ class ServerProcess final : public server::Listener {
   void Await(std::shared_ptr<const Request> request, Answer answer, size_t next, int64_t revision, Reply reply);
   void TickSessions();
   void TickCore();
+  void TickDrains();
 
   static constexpr size_t kMaxQueue = 64;  // small, so that it is full now and then
 
@@ -110,6 +115,7 @@ class ServerProcess final : public server::Listener {
   Lifetime life_;
   std::unique_ptr<server::CommitCore> core_;
   std::optional<server::Waiters> waiters_;
+  std::optional<server::DrainKeeper> drains_;
   std::unique_ptr<server::AgentSessions> sessions_;
   std::vector<std::shared_ptr<Link>> links_;
   std::deque<server::Command*> queue_;

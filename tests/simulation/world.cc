@@ -6,6 +6,10 @@
 #include <cerrno>
 #include <utility>
 
+#include "common/timestamp.h"
+#include "server/commit/starts.h"
+#include "tests/simulation/mutations.h"
+
 namespace viommu::simulation {
 namespace {
 
@@ -29,7 +33,8 @@ class World {
   void BuildFleet();
   void StartServer();
   void EndServer();
-  ServerProcess* ServerForAgents();
+  // Who answers, where a server that was left for dead still does.
+  ServerProcess* SomeServer();
 
   // Faults: each is done again and again, `mean` apart, until the storm is over.
   void Every(nanoseconds mean, std::function<void()> fault);
@@ -38,14 +43,21 @@ class World {
   void ChooseAgentFaults();
   void ChooseNetworkFaults();
   void ChooseForks();
+  void ChooseRivals();
   void RestartServerSoon();
   void RestartAgentSoon(Host& host);
   Host& SomeHost() { return *hosts_[random().Below(hosts_.size())]; }
 
   void TakeBackup();
   void RestoreBackup();
+  void RestoreAfterRelease();
   void WipeStore();
+  void StartOftenOnWiped();
   void RaiseZombie();
+
+  // A second machine that answers for a host's name, with a state directory of its own or a copy of the host's.
+  void StartRival(bool copied);
+  void EndRival();
 
   void Calm();
   void Repair();
@@ -80,6 +92,9 @@ class World {
   std::optional<Copy> newer_;  // what stood where a backup was restored, or nothing was left
 
   std::vector<std::unique_ptr<Host>> hosts_;
+  std::unique_ptr<Host> rival_;
+  std::vector<std::unique_ptr<Host>> retired_;  // earlier ones: events may still know them
+  Host* rivals_host_ = nullptr;
   std::vector<std::unique_ptr<Client>> clients_;
   std::optional<Watcher> watcher_;
 };
@@ -93,15 +108,16 @@ void World::BuildFleet() {
   const uint64_t hosts = 2 + random().Below(2);
   for (uint64_t i = 1; i <= hosts; ++i) {
     hosts_.push_back(std::make_unique<Host>(
-        scheduler_, checker_, weather_, [this] { return ServerForAgents(); }, fmt::format("hosts/h{}", i)));
+        scheduler_, checker_, weather_, [this] { return SomeServer(); }, fmt::format("hosts/h{}", i)));
     if (options_.faults && Often(4)) {
       hosts_.back()->backend().broken.insert(fmt::format("0000:01:0{}.{}", random().Below(2), random().Below(4)));
     }
   }
   const uint64_t clients = 1 + random().Below(3);
+  const double operations = Often(2) ? 0.3 * random().Fraction() : 0;
   for (uint64_t i = 0; i < clients; ++i) {
     clients_.push_back(std::make_unique<Client>(
-        scheduler_, weather_, lost_calls_, [this] { return server_.get(); }, fmt::format("c{}", i)));
+        scheduler_, weather_, lost_calls_, operations, [this] { return SomeServer(); }, fmt::format("c{}", i)));
   }
   watcher_.emplace(scheduler_, checker_, weather_, [this] { return server_.get(); });
   StartServer();
@@ -124,7 +140,7 @@ void World::EndServer() {
   server_.reset();
 }
 
-ServerProcess* World::ServerForAgents() {
+ServerProcess* World::SomeServer() {
   if (zombie_ != nullptr && Often(3)) return zombie_.get();
   return server_.get();
 }
@@ -152,6 +168,7 @@ void World::ChooseFaults() {
   ChooseAgentFaults();
   ChooseNetworkFaults();
   ChooseForks();
+  ChooseRivals();
 }
 
 void World::ChooseServerFaults() {
@@ -208,6 +225,14 @@ void World::ChooseAgentFaults() {
       Host& host = SomeHost();
       host.KillAgent();
       RestartAgentSoon(host);
+    });
+  }
+  if (Often(4)) {
+    // For longer than a lease: somebody may declare it dead.
+    Every(milliseconds(4000), [this] {
+      Host& host = SomeHost();
+      host.KillAgent();
+      scheduler_.After(random().Between(milliseconds(1500), milliseconds(5000)), [&host] { host.StartAgent(); });
     });
   }
   if (Often(3)) Every(milliseconds(800), [this] { SomeHost().disk().CrashAtChange(1 + random().Below(12)); });
@@ -273,26 +298,87 @@ void World::ChooseForks() {
       scheduler_.After(later(), [this] { RestoreBackup(); });
       break;
     case 1:
-      scheduler_.After(later(), [this] { WipeStore(); });
+      scheduler_.After(later(), [this] { RestoreAfterRelease(); });
       break;
     case 2:
-      scheduler_.After(later(), [this] { RaiseZombie(); });
+      scheduler_.After(later(), [this] { WipeStore(); });
+      break;
+    case 3:
+    case 4:
+      scheduler_.After(random().Between(milliseconds(1000), milliseconds(7000)), [this] { RaiseZombie(); });
       break;
     default:
       break;
   }
 }
 
+void World::ChooseRivals() {
+  if (!Often(5)) return;
+  const bool copied = Often(3);
+  Every(milliseconds(2000), [this, copied] {
+    if (rival_ == nullptr) {
+      StartRival(copied);
+    } else {
+      EndRival();
+    }
+  });
+}
+
+void World::StartRival(bool copied) {
+  // Nor where the servers differ: which of the two machines is right is then a matter of which server is.
+  if (zombie_ != nullptr || newer_.has_value()) return;
+  Host& host = SomeHost();
+  scheduler_.Trace(copied ? "rival: copied" : "rival", host.name());
+  rivals_host_ = &host;
+  rival_ = std::make_unique<Host>(
+      scheduler_, checker_, weather_, [this] { return server_.get(); }, host.name());
+  if (copied) {
+    rival_->disk().CopyFrom(host.disk());
+    rival_->Doubt();
+  } else {
+    rival_->set_on_hello([this, &host](v1::Hello& hello) {
+      const bool connected = server_ != nullptr && host.ConnectedTo(*server_, milliseconds(900));  // of a lease of 1000
+      if (connected && ActiveMutation() == Mutation::kPoseAsFirst) hello.set_agent_id(host.agent_id());
+      return connected;
+    });
+  }
+  // What the two make of the record from now on says nothing of the other one. A rival of its own is admitted when the
+  // host is lost; then somebody has to see to it that the host does not go on, as with any machine that is replaced.
+  rival_->set_on_welcome([this, &host, copied] {
+    scheduler_.Trace("rival: welcome", host.name());
+    if (copied) return host.Doubt();
+    scheduler_.After(nanoseconds(0), [this, &host] {
+      if (rival_ == nullptr || rivals_host_ != &host) return;
+      host.Fence();
+      RestartAgentSoon(host);
+    });
+  });
+  host.set_on_welcome([this, copied] {
+    if (!copied) scheduler_.After(nanoseconds(0), [this] { EndRival(); });
+  });
+  rival_->StartAgent();
+}
+
+void World::EndRival() {
+  if (rival_ == nullptr) return;
+  scheduler_.Trace("rival: end", rival_->name());
+  rivals_host_->set_on_welcome(nullptr);
+  rivals_host_ = nullptr;
+  retired_.push_back(std::move(rival_));
+  retired_.back()->KillAgent();
+}
+
 // ---- Copies of the store --------------------------------------------------------------------------------------------
 
 void World::TakeBackup() {
-  if (server_ == nullptr) return;
+  if (server_ == nullptr || disk_->WouldKeepFailedBatch()) return;
   scheduler_.Trace("backup", "");
   backup_ = Copy{disk_->Copy(), *timeline_, server_boot_};
 }
 
 void World::RestoreBackup() {
   if (!backup_.has_value() || server_ == nullptr) return;
+  EndRival();
   EndServer();
   disk_->AfterKill();
   newer_ = Copy{disk_->Copy(), *timeline_, server_boot_};
@@ -305,8 +391,23 @@ void World::RestoreBackup() {
   RestartServerSoon();
 }
 
+// The hardest backup to tell from the newest store: one that lacks nothing that a host knows but a release.
+void World::RestoreAfterRelease() {
+  if (!storm_ || newer_.has_value()) return;
+  if (backup_.has_value() && server_ != nullptr) {
+    const int64_t revision = backup_->timeline.published.rbegin()->first;
+    const bool only_a_release = std::any_of(hosts_.begin(), hosts_.end(), [&](const auto& host) {
+      return host->OnlyAReleaseTells(timeline_->id, revision);
+    });
+    if (only_a_release) return RestoreBackup();
+  }
+  if (Often(20)) TakeBackup();
+  scheduler_.After(milliseconds(5), [this] { RestoreAfterRelease(); });
+}
+
 void World::WipeStore() {
   if (server_ == nullptr) return;
+  EndRival();
   EndServer();
   disk_->AfterKill();
   newer_ = Copy{disk_->Copy(), *timeline_, server_boot_};
@@ -314,11 +415,27 @@ void World::WipeStore() {
   timeline_ = std::make_shared<Timeline>();
   timeline_->id = checker_.Fork(0, 0);
   scheduler_.Trace("wipe", "");
+  if (Often(2)) StartOftenOnWiped();
   RestartServerSoon();
 }
 
+// After a loss of power and more starts than a store remembers, neither its revisions nor its epochs show that it is
+// another one than before: only its incarnation does.
+void World::StartOftenOnWiped() {
+  for (int i = 0; i < server::Starts::kMaxStarts + 8 && !checker_.failed(); ++i) {
+    if (i == 1) server_boot_ = random().Uuid();
+    StartServer();
+    EndServer();
+  }
+}
+
 void World::RaiseZombie() {
-  if (server_ == nullptr || server_->crashed()) return;
+  if (!storm_) return;
+  if (server_ == nullptr || server_->crashed() || disk_->WouldKeepFailedBatch()) {
+    scheduler_.After(milliseconds(200), [this] { RaiseZombie(); });
+    return;
+  }
+  EndRival();
   scheduler_.Trace("zombie", "");
   zombie_ = std::move(server_);
   zombie_disk_ = std::move(disk_);
@@ -327,7 +444,11 @@ void World::RaiseZombie() {
   timeline_ = std::make_shared<Timeline>(zombie_->timeline());
   zombie_->timeline().id = checker_.Fork(timeline_->id, timeline_->published.rbegin()->first);
   RestartServerSoon();
-  scheduler_.After(random().Between(milliseconds(1500), milliseconds(5000)), [this] { zombie_.reset(); });
+  scheduler_.After(random().Between(milliseconds(3000), milliseconds(8000)), [this] { zombie_.reset(); });
+  // Hosts go from one to the other and back.
+  Every(milliseconds(400), [this] {
+    if (zombie_ != nullptr) SomeHost().BreakLink();
+  });
 }
 
 // ---- After the storm ------------------------------------------------------------------------------------------------
@@ -338,6 +459,7 @@ void World::Calm() {
   lost_calls_ = 0;
   weather_ = Weather();
   zombie_.reset();
+  EndRival();
   disk_->AllowRecovery();
   for (const auto& host : hosts_) {
     host->backend().faults.clear();
@@ -407,6 +529,12 @@ std::string World::Unsettled() const {
         }
       }
     }
+    if (key.first == Kind::kHost) {
+      const auto& host = static_cast<const v1::Host&>(*record);
+      const bool due = host.drain().evict() && !host.drain().has_evict_time() &&
+                       FromTimestamp(host.drain().deadline()) + std::chrono::seconds(1) < server_clock_.Now();
+      if (due) why = host.name() + " is to be evicted";
+    }
     if (!why.empty()) return why;
   }
   if (watcher_->revision() != timeline_->published.rbegin()->first) return "the watch is behind";
@@ -415,6 +543,7 @@ std::string World::Unsettled() const {
 
 void World::CheckHosts() {
   for (const auto& host : hosts_) host->Check(*timeline_);
+  if (rival_ != nullptr) rival_->Check(*timeline_);
 }
 
 void World::RunUntil(MonotonicTime until, const std::function<bool()>& done) {
@@ -464,6 +593,8 @@ Outcome World::Run() {
   for (const auto& client : clients_) outcome.answers += client->answered();
   outcome.watch_events = watcher_->changes();
   outcome.virtual_time = scheduler_.now() - begin;
+  EndRival();
+  retired_.clear();
   hosts_.clear();  // before the servers that their streams speak to
   zombie_.reset();
   server_.reset();
