@@ -14,7 +14,8 @@ namespace {
 
 bool IsDue(const v1::Host& host, WallTime now) {
   const v1::Drain& drain = host.drain();
-  return !Mutated(Mutation::kMissDeadline) && drain.evict() && drain.has_deadline() && !drain.has_evict_time() && FromTimestamp(drain.deadline()) <= now;
+  return !Mutated(Mutation::kMissDeadline) && drain.evict() && drain.has_deadline() && !drain.has_evict_time() &&
+         FromTimestamp(drain.deadline()) <= now;
 }
 
 }  // namespace
