@@ -59,12 +59,12 @@ void Checker::Take(Timeline& timeline, const ChangeSetPtr& set) {
   uint64_t hash = timeline.published.rbegin()->second;
   uint64_t own = 0;
   std::set<std::string> present, before;
-  bool forgets = false;
+  std::vector<std::string> forgotten;
   for (const Change& change : set->changes) {
     if (change.after != nullptr) present.insert(server::UidOf(change.kind, *change.after));
     const auto found = timeline.state.find({change.kind, change.name});
     if (found != timeline.state.end()) before.insert(server::UidOf(change.kind, *found->second));
-    forgets = forgets || (change.kind == Kind::kHost && change.after == nullptr);
+    if (change.kind == Kind::kHost && change.after == nullptr) forgotten.push_back(change.name);
   }
   std::vector<const Change*> made;
   std::vector<std::string> evicted;
@@ -88,7 +88,7 @@ void Checker::Take(Timeline& timeline, const ChangeSetPtr& set) {
     const std::string& uid = server::UidOf(change.kind, *found->second);
     if (!present.contains(uid)) {
       timeline.released.insert(uid);
-      if (forgets) timeline.forgotten[uid] = set->revision;
+      if (!forgotten.empty()) timeline.forgotten[uid] = set->revision;
     }
     timeline.state.erase(found);
   }
@@ -100,6 +100,11 @@ void Checker::Take(Timeline& timeline, const ChangeSetPtr& set) {
     }
   }
   for (const std::string& host : evicted) CheckEvicted(timeline, host);
+  for (const std::string& host : forgotten) {
+    for (const auto& [key, record] : timeline.state) {
+      if (server::HostOf(key.first, *record) == host) return Fail(fmt::format("{} left {} behind", host, key.second));
+    }
+  }
   const auto [told, fresh] = timeline.told.emplace(set->revision, own);
   if (!fresh && told->second != own) return Fail(fmt::format("revision {} means two things", set->revision));
   timeline.published[set->revision] = hash;

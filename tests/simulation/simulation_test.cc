@@ -25,7 +25,7 @@ class SimulationTest : public testing::Test {
 
   // A part of the seeds, so that the test can be sharded.
   static void RunSeeds(uint64_t part) {
-    constexpr uint64_t kSeeds = kInstrumented ? 15 : 75;
+    constexpr uint64_t kSeeds = kInstrumented ? 25 : 75;
     for (uint64_t seed = part * kSeeds + 1; seed <= (part + 1) * kSeeds; ++seed) {
       const Outcome outcome = simulation::Run(seed);
       EXPECT_EQ(outcome.failure, "") << "seed " << seed << "; bazel run //tests/simulation -- --seed " << seed

@@ -325,7 +325,7 @@ void World::ChooseRivals() {
 }
 
 void World::StartRival(bool copied) {
-  // Nor where the servers differ: which of the two machines is right is then a matter of which server is.
+  // Not while servers differ: which of the two machines is right would be a matter of which server is.
   if (zombie_ != nullptr || newer_.has_value()) return;
   Host& host = SomeHost();
   scheduler_.Trace(copied ? "rival: copied" : "rival", host.name());
