@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <set>
 #include <utility>
 
+#include "common/error.h"
 #include "common/timestamp.h"
 #include "server/commit/starts.h"
 #include "tests/simulation/mutations.h"
@@ -60,6 +62,7 @@ class World {
   void EndRival();
 
   void Calm();
+  bool WasReleasedForAnother(const Host& host) const;
   void Repair();
   std::string Unsettled() const;
   void CheckHosts();
@@ -95,6 +98,7 @@ class World {
   std::unique_ptr<Host> rival_;
   std::vector<std::unique_ptr<Host>> retired_;  // earlier ones: events may still know them
   Host* rivals_host_ = nullptr;
+  std::set<const Host*> started_over_;
   std::vector<std::unique_ptr<Client>> clients_;
   std::optional<Watcher> watcher_;
 };
@@ -480,9 +484,29 @@ void World::Calm() {
   StartServer();
 }
 
+// Where a stale server had a host forgotten, its agent was told to tear down what the other server still records, and
+// takes it for released.
+bool World::WasReleasedForAnother(const Host& host) const {
+  const auto refused = [&host](const auto& resource) {
+    return resource.host() == host.name() && resource.state() == v1::STATE_FAILED &&
+           resource.state_reason().reason() == ReasonName(v1::ERROR_REASON_BEING_DELETED);
+  };
+  return std::any_of(timeline_->state.begin(), timeline_->state.end(), [&refused](const auto& entry) {
+    const auto& [key, record] = entry;
+    return (key.first == Kind::kStage2Domain && refused(static_cast<const v1::Stage2Domain&>(*record))) ||
+           (key.first == Kind::kViommu && refused(static_cast<const v1::Viommu&>(*record))) ||
+           (key.first == Kind::kNestedDomain && refused(static_cast<const v1::NestedDomain&>(*record))) ||
+           (key.first == Kind::kVdevice && refused(static_cast<const v1::Vdevice&>(*record)));
+  });
+}
+
 // An operator settles by hand what knows another store (docs/store-format.md, "After a restore").
 void World::Repair() {
   for (const auto& host : hosts_) {
+    if (checker_.forked() && WasReleasedForAnother(*host) && started_over_.insert(host.get()).second) {
+      host->StartOver();
+      continue;
+    }
     switch (host->refused()) {
       case v1::ERROR_REASON_STORE_INCARNATION_MISMATCH:
       case v1::ERROR_REASON_STALE_EPOCH:
