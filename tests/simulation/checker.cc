@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "common/error.h"
 #include "server/commit/codec.h"
@@ -169,7 +170,7 @@ void Checker::Started(Timeline& timeline, const CommitCore& core, const ServerDi
     return;
   }
   // A gap: what was published and not synced may be gone, and the log is.
-  timeline.state.clear();
+  const auto before = std::exchange(timeline.state, {});
   core.Read([&](const Tables& tables, int64_t) {
     for (const Kind kind : server::kKinds) {
       tables.ScanRecords(kind, "", "", [&](const RecordPtr& record) {
@@ -180,6 +181,17 @@ void Checker::Started(Timeline& timeline, const CommitCore& core, const ServerDi
       });
     }
   });
+  // A host may have been forgotten by a change that was not published before the server ended.
+  const auto uid_of_host = [](const auto& state, const std::string& host) {
+    const auto found = state.find({Kind::kHost, host});
+    return found == state.end() ? std::string() : server::UidOf(Kind::kHost, *found->second);
+  };
+  for (const auto& [key, record] : before) {
+    const std::string host = server::HostOf(key.first, *record);
+    if (!host.empty() && uid_of_host(before, host) != uid_of_host(timeline.state, host)) {
+      timeline.forgotten[server::UidOf(key.first, *record)] = core.revision();
+    }
+  }
   timeline.published = {{core.revision(), hash}};
   timeline.attempted = {{left_at, {hash}}, {core.revision(), {hash}}};
   timeline.sets.clear();
