@@ -316,6 +316,25 @@ struct KeptContext {
   std::vector<ObjectId> nested;
 };
 
+enum class ObjectKind : uint8_t { kDevice, kIoas, kHwpt, kViommu, kVdevice, kNested, kVeventq, kFaultQueue, kHwQueue };
+
+// An object as it is, whatever its maker remembers. What does not apply to its kind is left as it stands here.
+struct ObjectInfo {
+  ObjectId id = 0;
+  ObjectKind kind = ObjectKind::kDevice;
+  // What it stands on. Device: what it is attached to, 0: nothing. HWPT: its IOAS. Viommu: its stage 2. Vdevice, nested
+  // HWPT, event and hardware queue: their viommu.
+  ObjectId parent = 0;
+  std::string pci_address;                 // of a device
+  std::string smmu;                        // of a device, a viommu, and a HWPT that belongs to one
+  ObjectId device = 0;                     // of a vdevice
+  uint64_t virt_id = 0;                    // of a vdevice
+  ViommuType type = ViommuType::kDefault;  // of a viommu
+  smmuv3::RawVste vste = {};               // of a nested HWPT
+
+  friend bool operator==(const ObjectInfo&, const ObjectInfo&) = default;
+};
+
 // Everything that one VM has on a host: one opened /dev/iommu with its VFIO devices. Destroying it detaches and unbinds
 // every device and frees every object, in the right order, without errors; not so one that is kept
 // (Backend::KeepsContexts), which stays as it is for a later process.
@@ -516,6 +535,12 @@ class Context {
   //   ENOENT  id
   //   EBUSY   something stands on it, see the head of this file
   virtual absl::Status Destroy(ObjectId id) = 0;
+
+  // Everything that is there, by id, at one moment between control calls.
+  //   UNIMPLEMENTED  the backend cannot look: Linux has no call that lists the objects of an iommufd
+  virtual absl::StatusOr<std::vector<ObjectInfo>> Objects() const {
+    return absl::UnimplementedError("this backend cannot list the objects of a context");
+  }
 };
 
 // ---- Accesses of devices, for tests, demonstrations and debugging --------------------------------------------------

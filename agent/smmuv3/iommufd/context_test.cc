@@ -218,6 +218,8 @@ TEST_F(IommufdContextTest, OddArraysGoToTheKernelAsTheyAre) {
   kernel_.on_ioctl = nullptr;
 }
 
+TEST_F(IommufdContextTest, CannotLook) { EXPECT_TRUE(absl::IsUnimplemented(context_->Objects().status())); }
+
 TEST_F(IommufdContextTest, WithoutDevIommu) {
   kernel_.missing.insert(root_.string() + "/dev/iommu");
   const absl::Status status = IommufdContext::Open(host_.get()).status();

@@ -57,6 +57,7 @@ class EmulatedContext final : public Context {
   absl::Status UnmapVintf(ObjectId viommu) override;
   absl::StatusOr<HwInfo> GetHwInfo(ObjectId device) override;
   absl::Status Destroy(ObjectId id) override;
+  absl::StatusOr<std::vector<ObjectInfo>> Objects() const override;
 
  private:
   // What a group is attached to: all its devices, also those that are not bound.
@@ -120,6 +121,9 @@ class EmulatedContext final : public Context {
                                                               uint64_t length, uint64_t* physical);
   void ReleaseHwQueue(HwQueueObject& queue) ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
 
+  // list.cc
+  ObjectInfo Describe(const Object& object) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
+
   // context.cc
   void ForgetVdevice(VdeviceObject& vdevice) ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
   void ForgetDevice(DeviceObject& device) ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_);
@@ -130,7 +134,7 @@ class EmulatedContext final : public Context {
 
   Host* const host_;
   ObjectTable table_;
-  Mutex control_mu_;
+  mutable Mutex control_mu_;
   std::map<const HostGroup*, Attachment> attachments_ ABSL_GUARDED_BY(control_mu_);
   std::map<const HostDevice*, DeviceObject*> bound_ ABSL_GUARDED_BY(control_mu_);
 };

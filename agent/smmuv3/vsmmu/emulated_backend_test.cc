@@ -144,6 +144,31 @@ TEST_P(EmulatedBackendTest, UnbindingLeavesATombstone) {
   EXPECT_EQ(Errno(context_->Destroy(vdevice)), ENOENT);
 }
 
+TEST_P(EmulatedBackendTest, ListsWhatIsThere) {
+  const ObjectId vdevice = *context_->AllocVdevice(viommu_, device_, 0x10);
+  const ObjectId nested = *context_->AllocNested(viommu_, device_, kTranslate);
+  const ObjectId veventq = *context_->AllocVeventq(viommu_, VeventqType::kArmSmmuv3, 8);
+  const ObjectId faults = *context_->AllocFaultQueue();
+  ASSERT_TRUE(context_->Attach(device_, nested).ok());
+  std::vector<ObjectInfo> expected = {
+      {.id = device_, .kind = ObjectKind::kDevice, .parent = nested, .pci_address = kDeviceA0, .smmu = "a"},
+      {.id = second_, .kind = ObjectKind::kDevice, .pci_address = kDeviceA1, .smmu = "a"},
+      {.id = ioas_, .kind = ObjectKind::kIoas},
+      {.id = stage2_, .kind = ObjectKind::kHwpt, .parent = ioas_, .smmu = strict() ? "" : "a"},
+      {.id = viommu_, .kind = ObjectKind::kViommu, .parent = stage2_, .smmu = "a", .type = ViommuType::kArmSmmuv3},
+      {.id = vdevice, .kind = ObjectKind::kVdevice, .parent = viommu_, .device = device_, .virt_id = 0x10},
+      {.id = nested, .kind = ObjectKind::kNested, .parent = viommu_, .vste = kTranslate},
+      {.id = veventq, .kind = ObjectKind::kVeventq, .parent = viommu_},
+      {.id = faults, .kind = ObjectKind::kFaultQueue}};
+  EXPECT_EQ(*context_->Objects(), expected);
+
+  // The id of a vdevice that the kernel took back stays unused: nothing is listed under it.
+  ASSERT_TRUE(context_->UnbindDevice(kDeviceA0).ok());
+  std::erase_if(expected, [&](const ObjectInfo& info) { return info.id == device_ || info.id == vdevice; });
+  EXPECT_EQ(*context_->Objects(), expected);
+  EXPECT_TRUE((*backend_->OpenContext())->Objects()->empty());
+}
+
 TEST_P(EmulatedBackendTest, VdevicesAreUnique) {
   ASSERT_TRUE(context_->AllocVdevice(viommu_, device_, 0x10).ok());
   EXPECT_EQ(Errno(context_->AllocVdevice(viommu_, device_, 0x11)), EEXIST);

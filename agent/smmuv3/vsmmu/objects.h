@@ -27,8 +27,6 @@
 
 namespace viommu::agent {
 
-enum class ObjectKind : uint8_t { kDevice, kIoas, kHwpt, kViommu, kVdevice, kNested, kVeventq, kFaultQueue, kHwQueue };
-
 // "vdevice" and so on, for messages.
 const char* ObjectKindName(ObjectKind kind);
 
@@ -182,6 +180,8 @@ class ObjectTable {
   // for ever.
   std::unique_ptr<Object> Remove(ObjectId id, bool keep_id = false) ABSL_LOCKS_EXCLUDED(mu_);
 
+  // Calls `visit` with every object, by id, under the table's lock.
+  void ForEach(const std::function<void(Object*)>& visit) const ABSL_LOCKS_EXCLUDED(mu_);
   // All objects of a kind, by id.
   template <typename T>
   std::vector<T*> All() const {
@@ -193,8 +193,6 @@ class ObjectTable {
   }
 
  private:
-  void ForEach(const std::function<void(Object*)>& visit) const ABSL_LOCKS_EXCLUDED(mu_);
-
   mutable Mutex mu_;
   // Index id - 1; null for a free or a retired id.
   std::vector<std::unique_ptr<Object>> objects_ ABSL_GUARDED_BY(mu_);
