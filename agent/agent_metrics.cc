@@ -81,6 +81,15 @@ void AgentMetrics::Attach(const Backend& backend, Driver& driver, const SessionC
     }
     return samples;
   });
+  set_->AddCallback("viommu_agent_drift_objects",
+                    "Objects that are not as the agent believes, where its backend can tell: see GetDrift",
+                    MetricKind::kGauge, [&driver] {
+                      const Reconciler::DriftCounts drift = driver.CountDrift();
+                      return std::vector<MetricSample>{{{{"how", "missing"}}, static_cast<double>(drift.missing)},
+                                                       {{{"how", "different"}}, static_cast<double>(drift.different)},
+                                                       {{{"how", "stray"}}, static_cast<double>(drift.strays)},
+                                                       {{{"how", "unknown"}}, static_cast<double>(drift.unknown)}};
+                    });
   set_->AddCallback("viommu_agent_revision", "Store revision that the host has reached", MetricKind::kGauge,
                     [&driver, one] { return one(static_cast<double>(driver.revision())); });
   set_->AddCallback("viommu_agent_journal_bytes", "Size of the journal", MetricKind::kGauge,

@@ -121,12 +121,21 @@ bool Driver::TakeResults(int max, v1::Results& results) {
   return Call([&](Reconciler& r) { return r.TakeResults(max, results); });
 }
 
+void Driver::Inspect(const v1::InspectCall& call, v1::InspectReply& reply) {
+  if (call.repair()) return CallForWork([&](Reconciler& r) { r.Inspect(call, reply); });
+  Call([&](Reconciler& r) { r.Inspect(call, reply); });
+}
+
 int64_t Driver::revision() {
   return Call([](Reconciler& r) { return r.revision(); });
 }
 
 std::map<std::string, uint64_t> Driver::Counts() {
   return Call([](Reconciler& r) { return r.Counts(); });
+}
+
+Reconciler::DriftCounts Driver::CountDrift() {
+  return Call([](Reconciler& r) { return r.CountDrift(); });
 }
 
 std::vector<v1::HeldObject> Driver::List(const std::pair<std::string, std::string>& after, size_t max) {

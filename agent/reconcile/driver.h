@@ -63,6 +63,7 @@ class Driver : public HostWork {
   void EndSession() override;
   absl::Status Accept(const v1::Desired& desired) override;
   bool TakeResults(int max, v1::Results& results) override;
+  void Inspect(const v1::InspectCall& call, v1::InspectReply& reply) override;
   int64_t revision() override;
 
   // See Realizer.
@@ -73,6 +74,7 @@ class Driver : public HostWork {
   void ForgetOwner(VmMemory::Owner owner);
 
   std::map<std::string, uint64_t> Counts();
+  Reconciler::DriftCounts CountDrift();
   std::vector<v1::HeldObject> List(const std::pair<std::string, std::string>& after, size_t max);
   bool HasObjects(const std::string& uid);
   journal::Identity identity();

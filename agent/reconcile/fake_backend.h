@@ -88,6 +88,10 @@ class FakeBackend : public Backend {
   // Objects of a kind: "stage2", "viommu", "nested", "vdevice".
   size_t Count(const std::string& kind) const;
 
+  bool lists_objects = true;
+  // The context that was opened i-th of those that are open: for what happens behind the agent's back.
+  Context& OpenedContext(size_t i);
+
   // Contexts that outlive their process: what was in them, by key.
   bool keeps_contexts = false;
   bool KeepsContexts() const override { return keeps_contexts; }
@@ -122,7 +126,7 @@ class FakeBackend : public Backend {
 
  private:
   friend class FakeContext;
-  std::vector<const FakeContext*> open_;
+  std::vector<FakeContext*> open_;
 };
 
 class FakeContext : public Context, private FakeBackend::Content {
@@ -279,6 +283,24 @@ class FakeContext : public Context, private FakeBackend::Content {
     return absl::OkStatus();
   }
 
+  absl::StatusOr<std::vector<ObjectInfo>> Objects() const override {
+    static const std::map<std::string, ObjectKind> kKinds = {
+        {"device", ObjectKind::kDevice}, {"ioas", ObjectKind::kIoas},       {"stage2", ObjectKind::kHwpt},
+        {"viommu", ObjectKind::kViommu}, {"vdevice", ObjectKind::kVdevice}, {"nested", ObjectKind::kNested}};
+    if (!backend_.lists_objects) return ErrnoStatus(EOPNOTSUPP, "Objects", "not told");
+    std::vector<ObjectInfo> infos;
+    for (const auto& [id, object] : objects_) {
+      infos.push_back({.id = id, .kind = kKinds.at(object.kind), .parent = object.parent, .smmu = object.smmu});
+      infos.back().device = object.device;
+      infos.back().virt_id = object.virt_id;
+    }
+    for (const auto& [pci, id] : devices_) {
+      const auto info = std::find_if(infos.begin(), infos.end(), [id = id](const auto& each) { return each.id == id; });
+      info->pci_address = pci;
+    }
+    return infos;
+  }
+
   void AddHeldDevices(std::map<std::string, FakeBackend::HeldDevice>& held) const {
     for (const auto& [pci, id] : devices_) {
       const auto attached = objects_.find(objects_.at(id).parent);
@@ -329,6 +351,8 @@ inline std::map<std::string, FakeBackend::HeldDevice> FakeBackend::HeldDevices()
   for (const FakeContext* context : open_) context->AddHeldDevices(held);
   return held;
 }
+
+inline Context& FakeBackend::OpenedContext(size_t i) { return *open_.at(i); }
 
 inline size_t FakeBackend::Count(const std::string& kind) const {
   size_t count = 0;

@@ -29,6 +29,11 @@ void Objects::Count(Counts& counts, const std::string& key, bool more) {
   if (--it->second == 0) counts.erase(it);
 }
 
+void Objects::TakeId(const std::string& uid, const std::string& vm, ObjectId id) {
+  const auto it = by_id_.find({vm, id});
+  if (it != by_id_.end() && it->second == uid) by_id_.erase(it);
+}
+
 const Made* Objects::Find(const std::string& uid) const {
   const auto it = made_.find(uid);
   return it == made_.end() ? nullptr : &it->second;
@@ -40,6 +45,9 @@ void Objects::Add(const std::string& uid, Made made) {
   const Made& added = it->second;
   Count(standing_on_, added.parent, true);
   Count(of_vm_, added.vm, true);
+  for (const ObjectId id : {added.id, added.device}) {
+    if (id != 0) by_id_[{added.vm, id}] = uid;
+  }
   if (added.kind != ItemKind::kVdevice || added.device == 0) return;
   if (!by_pci_.emplace(added.pci_address, uid).second) std::abort();
   bound_by_viommu_[added.parent].insert(uid);
@@ -59,6 +67,8 @@ void Objects::Erase(const std::string& uid) {
     Take(bound_by_viommu_, made.parent, uid);
     Take(bound_by_stage2_, made.stage2_name, uid);
   }
+  TakeId(uid, made.vm, made.id);
+  TakeId(uid, made.vm, made.device);
   Count(standing_on_, made.parent, false);
   Count(of_vm_, made.vm, false);
   made_.erase(it);
@@ -66,10 +76,14 @@ void Objects::Erase(const std::string& uid) {
 
 void Objects::SetVdevice(const std::string& uid, ObjectId id, uint64_t virt_id) {
   Made& made = made_.at(uid);
-  if (made.id != 0) by_virt_id_.erase({made.parent, made.virt_id});
+  const auto it = by_virt_id_.find({made.parent, made.virt_id});
+  if (it != by_virt_id_.end() && it->second == uid) by_virt_id_.erase(it);
+  TakeId(uid, made.vm, made.id);
   made.id = id;
   made.virt_id = virt_id;
-  if (id != 0) by_virt_id_[{made.parent, virt_id}] = uid;
+  if (id == 0) return;
+  by_virt_id_[{made.parent, virt_id}] = uid;
+  by_id_[{made.vm, id}] = uid;
 }
 
 void Objects::SetAttached(const std::string& uid, const std::string& to) {
@@ -77,6 +91,11 @@ void Objects::SetAttached(const std::string& uid, const std::string& to) {
   Count(standing_on_, made.attached_to, false);
   made.attached_to = to;
   Count(standing_on_, made.attached_to, true);
+}
+
+const std::string& Objects::OwnerOf(const std::string& vm, ObjectId id) const {
+  const auto it = by_id_.find({vm, id});
+  return it == by_id_.end() ? kNobody : it->second;
 }
 
 const std::string& Objects::HolderOf(const std::string& pci_address) const {

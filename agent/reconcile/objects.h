@@ -49,6 +49,8 @@ class Objects {
   // What a vdevice's device is attached to; empty: nothing.
   void SetAttached(const std::string& uid, const std::string& to);
 
+  // uid of the resource whose object, or whose device, has this id in the VM's context; empty when none has.
+  const std::string& OwnerOf(const std::string& vm, ObjectId id) const;
   // uid of the vdevice that has this device bound; empty when none has.
   const std::string& HolderOf(const std::string& pci_address) const;
   // uid of the vdevice that has this StreamID in this viommu; empty when none has.
@@ -66,10 +68,13 @@ class Objects {
   using Sets = absl::node_hash_map<std::string, std::set<std::string>>;
 
   static void Count(Counts& counts, const std::string& key, bool more);
+  // A later object may have the id by now, where this one was gone at the backend without our doing.
+  void TakeId(const std::string& uid, const std::string& vm, ObjectId id);
 
   absl::node_hash_map<std::string, Made> made_;           // by uid
   absl::flat_hash_map<std::string, std::string> by_pci_;  // of bound devices
   absl::flat_hash_map<std::pair<std::string, uint64_t>, std::string> by_virt_id_;
+  absl::flat_hash_map<std::pair<std::string, ObjectId>, std::string> by_id_;  // by VM and id
   Sets bound_by_viommu_;
   Sets bound_by_stage2_;
   Counts standing_on_;

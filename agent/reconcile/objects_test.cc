@@ -30,6 +30,9 @@ TEST(ObjectsTest, KnowsWhoHoldsWhatUntilItIsGone) {
   EXPECT_EQ(objects.Find("x"), nullptr);
   EXPECT_EQ(objects.HolderOf("0000:01:00.1"), "e");
   EXPECT_EQ(objects.HolderOf("0000:01:00.2"), "");
+  EXPECT_EQ(objects.OwnerOf("vm", 2), "v");
+  EXPECT_EQ(objects.OwnerOf("vm", 5), "e") << "a device is its vdevice's";
+  EXPECT_EQ(objects.OwnerOf("vm2", 5), "");
   EXPECT_THAT(objects.BoundToViommu("v"), ElementsAre("d", "e"));
   EXPECT_THAT(objects.BoundToStage2("stage2Domains/s"), ElementsAre("d", "e"));
   EXPECT_THAT(objects.BoundToViommu("w"), IsEmpty());

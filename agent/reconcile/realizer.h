@@ -35,6 +35,7 @@
 #include "agent/backend.h"
 #include "agent/errno_status.h"
 #include "agent/reconcile/held_state.h"
+#include "agent/reconcile/inspection.h"
 #include "agent/reconcile/kept.h"
 #include "agent/reconcile/objects.h"
 #include "agent/reconcile/reasons.h"
@@ -115,6 +116,16 @@ class Realizer {
   // Takes back what it has mapped and what was handed out to it.
   void ForgetOwner(VmMemory::Owner owner);
 
+  // A look at what the backend really holds. Over before the next step.
+  Inspection Inspect() const;
+  // VMs whose context is open, by name.
+  std::vector<std::string> OpenVms() const;
+  // Takes note of what was found of the item's objects, so that the next Advance() begins from there. Nothing is
+  // changed at the backend.
+  void Learn(const HeldItem& item, const Finding& finding);
+  // Ends objects of a VM's context that are nobody's, in this order. Returns how many are left.
+  size_t EndStrays(const std::string& vm, const std::vector<ObjectInfo>& strays);
+
   // Kernel ids by kind, of the item's own objects; empty when it has none.
   std::map<std::string, uint32_t> KernelIds(const std::string& uid) const;
   bool HasObjects(const std::string& uid) const { return Find(uid) != nullptr; }
@@ -152,6 +163,8 @@ class Realizer {
   // Whether the range is there from an earlier process; what else overlaps it goes.
   absl::StatusOr<bool> Claim(const std::string& vm, uint64_t iova, const VmMemory::Range& range);
   absl::Status Unmap(const std::string& vm, uint64_t iova, uint64_t length);
+  // mend.cc: after a stage 2 was found missing, whether its IOAS is, too.
+  void LoseIoas(const std::string& vm);
   Step Release(const HeldItem& item);
   // The parts of a vdevice's release; done when the Step is kReleased.
   Step ReleaseVdevice(const HeldItem& item, const Made& made);

@@ -114,6 +114,26 @@ class Reconciler {
     realizer_.ForgetOwner(owner);
   }
 
+  // ---- Drift
+
+  static constexpr int kMaxInspectedItems = 1000;
+  static constexpr size_t kMaxInspectReplyBytes = size_t{1} << 20;  // of items; one alone may be longer
+  static constexpr int kMaxStrays = 1000;                           // told in one reply
+
+  // What is held after call.after_uid, as many as asked for and fit. With call.repair also begins to mend what is
+  // missing or different among them, tries what has failed at once, and ends strays with the last items. Objects are
+  // judged as they are at the backend when their context is first looked at.
+  void Inspect(const v1::InspectCall& call, v1::InspectReply& reply);
+
+  // Objects that are not as they should be, over everything that is held.
+  struct DriftCounts {
+    uint64_t missing = 0;
+    uint64_t different = 0;
+    uint64_t strays = 0;
+    uint64_t unknown = 0;  // which the backend cannot tell
+  };
+  DriftCounts CountDrift() const;
+
   // ---- How it stands
 
   const HeldState& held() const { return journal_.state(); }

@@ -1,4 +1,6 @@
-// How it stands: the part of Reconciler that people and metrics ask.
+// How it stands, and whether that is so: the part of Reconciler that people, metrics and the server ask.
+
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <utility>
@@ -72,6 +74,71 @@ std::vector<v1::HeldObject> Reconciler::List(const std::pair<std::string, std::s
     object.mutable_kernel_ids()->insert(ids.begin(), ids.end());
   }
   return objects;
+}
+
+void Reconciler::Inspect(const v1::InspectCall& call, v1::InspectReply& reply) {
+  Inspection inspection = realizer_.Inspect();
+  reply.set_call_id(call.call_id());
+  const int max_items = std::clamp(call.max_items(), 1, kMaxInspectedItems);
+  std::vector<std::pair<std::string, Finding>> found;  // what to begin from, by uid
+  size_t bytes = 0;
+  auto next = held().items().upper_bound(call.after_uid());
+  for (; next != held().items().end() && reply.items_size() < max_items && bytes < kMaxInspectReplyBytes; ++next) {
+    const auto& [uid, item] = *next;
+    const Runtime& runtime = *runtimes_.at(uid);
+    Finding finding = inspection.Look(item);
+    v1::InspectedItem& told = *reply.add_items();
+    *told.mutable_believed() = item.resource;
+    if (runtime.answer) {
+      told.set_outcome(runtime.answer->outcome());
+      if (runtime.answer->has_reason()) *told.mutable_reason() = runtime.answer->reason();
+    }
+    told.set_presence(finding.presence);
+    told.mutable_actual()->insert(finding.actual.begin(), finding.actual.end());
+    bytes += told.ByteSizeLong();
+    const bool drifted = finding.presence == v1::PRESENCE_MISSING || finding.presence == v1::PRESENCE_DIFFERENT;
+    if (drifted || told.outcome() == v1::OUTCOME_FAILED) found.emplace_back(uid, std::move(finding));
+  }
+  reply.set_more(next != held().items().end());
+  std::vector<std::pair<std::string, std::vector<ObjectInfo>>> strays;  // by VM
+  if (!reply.more()) {
+    for (const std::string& vm : realizer_.OpenVms()) strays.emplace_back(vm, inspection.Strays(vm));
+  }
+  for (const auto& [vm, objects] : strays) {
+    for (const ObjectInfo& object : objects) {
+      if (reply.strays_size() == kMaxStrays) break;
+      reply.add_strays(fmt::format("{} in the context of {}", DescribeObject(object), vm));
+    }
+  }
+  if (!call.repair()) return;
+  for (const auto& [uid, finding] : found) {
+    realizer_.Learn(*held().Find(uid), finding);
+    Activate(uid);
+  }
+  for (const auto& [vm, objects] : strays) static_cast<void>(realizer_.EndStrays(vm, objects));
+  ++bumps_;
+}
+
+Reconciler::DriftCounts Reconciler::CountDrift() const {
+  Inspection inspection = realizer_.Inspect();
+  DriftCounts counts;
+  for (const auto& [uid, item] : held().items()) {
+    switch (inspection.Look(item).presence) {
+      case v1::PRESENCE_MISSING:
+        ++counts.missing;
+        break;
+      case v1::PRESENCE_DIFFERENT:
+        ++counts.different;
+        break;
+      case v1::PRESENCE_UNKNOWN:
+        ++counts.unknown;
+        break;
+      default:
+        break;
+    }
+  }
+  for (const std::string& vm : realizer_.OpenVms()) counts.strays += inspection.Strays(vm).size();
+  return counts;
 }
 
 }  // namespace viommu::agent

@@ -25,6 +25,8 @@ class HostWork {
   virtual absl::Status Accept(const v1::Desired& desired) = 0;
   // Up to `max` results; false when there are none.
   virtual bool TakeResults(int max, v1::Results& results) = 0;
+  // Looks at what the backend really holds; see Reconciler::Inspect.
+  virtual void Inspect(const v1::InspectCall& call, v1::InspectReply& reply) = 0;
   // Store revision that the host has reached.
   virtual int64_t revision() = 0;
 };

@@ -11,6 +11,7 @@ namespace {
 
 // Replies that wait to be written; a server that sends calls and does not read their answers is cut off there.
 constexpr size_t kMaxReplies = 1024;
+constexpr int kMaxInspections = 16;  // of these, answers to inspections, which are longer
 
 std::chrono::nanoseconds FromProto(const google::protobuf::Duration& duration) {
   return std::chrono::seconds(duration.seconds()) + std::chrono::nanoseconds(duration.nanos());
@@ -32,6 +33,7 @@ Session::Session(int64_t number, v1::Hello hello, HostWork& work, InvalidateCall
       heartbeat_(MonotonicTime::max()) {
   hello.set_protocol_version(kProtocolVersion);
   hello.set_agent_version(std::string(Version()));
+  hello.set_inspect(true);
   work_.FillHello(hello);
   hello.mutable_host()->set_agent_id(hello.agent_id());
   hello.mutable_host()->set_agent_version(hello.agent_version());
@@ -68,13 +70,18 @@ absl::Status Session::Receive(const v1::ConnectResponse& message, MonotonicTime 
       if (replies_.size() >= kMaxReplies) return Violation("the server does not take the answers to its calls");
       const v1::InvalidateCall& call = message.invalidate_call();
       if (calls_.Submit(number_, call)) return absl::OkStatus();
-      v1::InvalidateReply& reply = replies_.emplace_back();
+      v1::InvalidateReply& reply = *replies_.emplace_back().mutable_invalidate_reply();
       reply.set_call_id(call.call_id());
       auto* stop = reply.mutable_result()->mutable_stop();
       stop->set_reason(ReasonName(v1::ERROR_REASON_OVERLOADED));
       stop->set_message("the agent has too many invalidations waiting; nothing was done, send them again later");
       return absl::OkStatus();
     }
+    case v1::ConnectResponse::kInspectCall:
+      if (inspections_ >= kMaxInspections) return Violation("the server does not take the answers to its inspections");
+      ++inspections_;
+      work_.Inspect(message.inspect_call(), *replies_.emplace_back().mutable_inspect_reply());
+      return absl::OkStatus();
     default:
       // A newer server may say more than this agent knows; it must not rely on it with protocol version 1.
       return absl::OkStatus();
@@ -103,8 +110,9 @@ std::optional<v1::ConnectRequest> Session::Next(MonotonicTime now) {
     return request;
   }
   if (!replies_.empty()) {
-    *request.mutable_invalidate_reply() = std::move(replies_.front());
+    request = std::move(replies_.front());
     replies_.pop_front();
+    if (request.has_inspect_reply()) --inspections_;
     return request;
   }
   if (work_.TakeResults(kMaxResultsPerMessage, *request.mutable_results())) return request;

@@ -1,6 +1,6 @@
 // The agent's end of one connection to the server: what to say, and when to give up. Pure: no threads, gRPC or clock.
 //
-//   hello → welcome → (desired → results …, heartbeats and invalidations both ways) → end
+//   hello → welcome → (desired → results …, heartbeats, invalidations and inspections both ways) → end
 //
 // Not thread-safe. session/client.h gives it a stream and a thread.
 
@@ -45,7 +45,7 @@ class Session {
   absl::Status Receive(const v1::ConnectResponse& message, MonotonicTime now);
 
   // An invalidation of this session was carried out.
-  void AddReply(v1::InvalidateReply reply) { replies_.push_back(std::move(reply)); }
+  void AddReply(v1::InvalidateReply reply) { *replies_.emplace_back().mutable_invalidate_reply() = std::move(reply); }
 
   // What to write next, if anything. To be asked whenever the stream is free and something happened: a message was
   // received, results are there, Deadline() was reached.
@@ -73,7 +73,8 @@ class Session {
   InvalidateCalls& calls_;
   const std::function<void(v1::Heartbeat&)> fill_heartbeat_;
   std::optional<v1::ConnectRequest> hello_;  // until it was written
-  std::deque<v1::InvalidateReply> replies_;  // bounded by what InvalidateCalls takes
+  std::deque<v1::ConnectRequest> replies_;   // to invalidate and inspect calls; kMaxReplies, and calls under way
+  int inspections_ = 0;                      // answers to inspect calls among them
   bool welcomed_ = false;
   v1::SessionState state_ = v1::SESSION_STATE_CONNECTING;
   int64_t epoch_ = 0;

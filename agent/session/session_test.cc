@@ -175,6 +175,28 @@ TEST_F(SessionTest, InvalidationsAreAnsweredByTheirNumber) {
   EXPECT_EQ(Next()->invalidate_reply().call_id(), 1);
 }
 
+TEST_F(SessionTest, InspectionsAreAnsweredAndNotHoarded) {
+  const auto hello = Next();
+  EXPECT_TRUE(hello->hello().inspect());
+  ASSERT_TRUE(Receive(WelcomeMessage()).ok());
+  v1::ConnectResponse message;
+  message.mutable_inspect_call()->set_call_id(5);
+  message.mutable_inspect_call()->set_after_uid("u");
+  ASSERT_TRUE(Receive(message).ok());
+  const auto reply = Next();
+  ASSERT_TRUE(reply && reply->has_inspect_reply());
+  EXPECT_EQ(reply->inspect_reply().call_id(), 5);
+  EXPECT_THAT(reply->inspect_reply().strays(), ElementsAre("after u"));
+  // A server that asks and does not take the answers is cut off; one that takes them may go on for ever.
+  for (int i = 0; i < 100; ++i) {
+    ASSERT_TRUE(Receive(message).ok());
+    ASSERT_TRUE(Next().has_value());
+  }
+  int asked = 0;
+  while (asked < 100 && Receive(message).ok()) ++asked;
+  EXPECT_EQ(asked, 16);
+}
+
 TEST(SessionEndTest, IsToldToTheWork) {
   FakeWork work;
   FakeCalls calls;

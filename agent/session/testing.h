@@ -56,6 +56,10 @@ class FakeWork : public HostWork {
     }
     return true;
   }
+  void Inspect(const v1::InspectCall& call, v1::InspectReply& reply) override {
+    reply.set_call_id(call.call_id());
+    reply.add_strays("after " + call.after_uid());
+  }
   int64_t revision() override { return 42; }
 
   void FailAccept(absl::Status status) {

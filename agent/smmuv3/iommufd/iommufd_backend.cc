@@ -116,6 +116,7 @@ Capabilities IommufdBackend::GetCapabilities() const {
     capabilities.others.push_back({"viommu", false, "no device behind an SMMUv3 is bound to vfio-pci"});
   }
   const std::vector<Capability> fixed = {
+      {"list_objects", false, "Linux has no call that lists what an iommufd holds"},
       {"device_dma", false, "devices are real"},
       {"exact_handled", false, "after an error, send the whole batch again"},
       {"no_memory_handled_none", false, "an invalidation that fails for want of memory leaves its count as it was"},

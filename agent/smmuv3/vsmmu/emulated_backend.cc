@@ -46,6 +46,7 @@ Capabilities EmulatedBackend::GetCapabilities() const {
       {"fault_queue", true, "stalled transactions; page requests (PRI) are denied"},
       {"map_ioas", true, "files; devices reach them through translation tables"},
       {"device_dma", true, "devices access memory on request"},
+      {"list_objects", true, "drift is seen: what is there can be compared with what should be"},
       {"hw_queue", any_queues,
        any_queues ? "type TEGRA241_CMDQV" : "no SMMU with viommus has hardware queues, by this host's inventory"},
       {"exact_handled", personality.exact_handled,

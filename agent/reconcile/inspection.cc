@@ -1,0 +1,190 @@
+#include "agent/reconcile/inspection.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <tuple>
+
+namespace viommu::agent {
+namespace {
+
+std::string_view KindWord(ObjectKind kind) {
+  switch (kind) {
+    case ObjectKind::kDevice:
+      return "device";
+    case ObjectKind::kIoas:
+      return "ioas";
+    case ObjectKind::kHwpt:
+      return "hwpt";
+    case ObjectKind::kViommu:
+      return "viommu";
+    case ObjectKind::kVdevice:
+      return "vdevice";
+    case ObjectKind::kNested:
+      return "nested hwpt";
+    case ObjectKind::kVeventq:
+      return "veventq";
+    case ObjectKind::kFaultQueue:
+      return "fault queue";
+    case ObjectKind::kHwQueue:
+      return "hw queue";
+  }
+  return "object";
+}
+
+// Nothing goes before what stands on it has gone. A device is attached to what comes after it.
+int OrderOfEnd(ObjectKind kind) {
+  switch (kind) {
+    case ObjectKind::kHwQueue:
+      return 0;
+    case ObjectKind::kDevice:
+      return 1;
+    case ObjectKind::kVdevice:
+      return 2;
+    case ObjectKind::kNested:
+      return 3;
+    case ObjectKind::kVeventq:
+      return 4;
+    case ObjectKind::kViommu:
+      return 5;
+    case ObjectKind::kHwpt:
+      return 6;
+    case ObjectKind::kFaultQueue:
+      return 7;
+    case ObjectKind::kIoas:
+      return 8;
+  }
+  return 9;
+}
+
+ObjectKind KindOfObject(ItemKind kind) {
+  switch (kind) {
+    case ItemKind::kStage2Domain:
+      return ObjectKind::kHwpt;
+    case ItemKind::kViommu:
+      return ObjectKind::kViommu;
+    case ItemKind::kNestedDomain:
+      return ObjectKind::kNested;
+    case ItemKind::kVdevice:
+      return ObjectKind::kVdevice;
+    case ItemKind::kHwQueue:
+      return ObjectKind::kHwQueue;
+  }
+  return ObjectKind::kDevice;
+}
+
+}  // namespace
+
+std::string DescribeObject(const ObjectInfo& object) {
+  std::string text = fmt::format("{} {}", KindWord(object.kind), object.id);
+  switch (object.kind) {
+    case ObjectKind::kDevice:
+      return text + fmt::format(" ({}, {})", object.pci_address,
+                                object.parent == 0 ? "detached" : fmt::format("attached to {}", object.parent));
+    case ObjectKind::kVdevice:
+      return text + fmt::format(" (on viommu {}, device {}, StreamID {:#x})", object.parent, object.device,
+                                object.virt_id);
+    case ObjectKind::kIoas:
+    case ObjectKind::kFaultQueue:
+      return text;
+    default:
+      return text + fmt::format(" (on {})", object.parent);
+  }
+}
+
+const Inspection::Context& Inspection::ContextOf(const std::string& vm) {
+  const auto [it, fresh] = contexts_.try_emplace(vm);
+  if (!fresh) return it->second;
+  std::optional<Listing> listing = list_(vm);
+  if (!listing.has_value()) return it->second;
+  it->second.told = true;
+  it->second.ioas = listing->ioas;
+  it->second.by_id.reserve(listing->objects.size());
+  for (ObjectInfo& object : listing->objects) it->second.by_id.emplace(object.id, std::move(object));
+  return it->second;
+}
+
+bool Inspection::IsBound(const Context& context, const Made& made) const {
+  const auto found = context.by_id.find(made.device);
+  return found != context.by_id.end() && found->second.kind == ObjectKind::kDevice &&
+         found->second.pci_address == made.pci_address;
+}
+
+bool Inspection::IsThere(const Context& context, const Made& made) const {
+  const auto found = context.by_id.find(made.id);
+  if (found == context.by_id.end() || found->second.kind != KindOfObject(made.kind)) return false;
+  const ObjectInfo& object = found->second;
+  if (made.kind == ItemKind::kStage2Domain) return object.parent == context.ioas;
+  const Made* parent = objects_.Find(made.parent);
+  // A hardware queue is held by the one before it; the kernel's objects all stand on the viommu.
+  while (made.kind == ItemKind::kHwQueue && parent != nullptr && parent->kind == ItemKind::kHwQueue) {
+    parent = objects_.Find(parent->parent);
+  }
+  if (parent == nullptr || object.parent != parent->id || !IsThere(context, *parent)) return false;
+  if (made.kind == ItemKind::kVdevice) return object.device == made.device && IsBound(context, made);
+  return true;
+}
+
+std::string Inspection::NameOfObject(const Context& context, const std::string& vm, ObjectId id) const {
+  if (id == 0) return "nothing";
+  if (const HeldItem* item = held_.Find(objects_.OwnerOf(vm, id)); item != nullptr) return item->name();
+  const auto found = context.by_id.find(id);
+  return found == context.by_id.end() ? fmt::format("object {}", id) : DescribeObject(found->second);
+}
+
+Finding Inspection::LookAtVdevice(const Context& context, const Made& made) const {
+  Finding finding;
+  finding.bound = IsBound(context, made);
+  finding.there = made.id != 0 && IsThere(context, made);
+  ObjectId attached = 0;
+  if (finding.bound) {
+    attached = context.by_id.at(made.device).parent;
+    if (attached != 0) finding.attached_to = objects_.OwnerOf(made.vm, attached);
+    if (attached != 0 && finding.attached_to.empty()) finding.attached_to = kUnknownObject;
+  }
+  if (!finding.bound || (made.id != 0 && !finding.there)) {
+    finding.presence = v1::PRESENCE_MISSING;
+    return finding;
+  }
+  if (finding.there) {
+    finding.virt_id = context.by_id.at(made.id).virt_id;
+    if (finding.virt_id != made.virt_id) finding.actual["vdev_id"] = std::to_string(finding.virt_id);
+  }
+  if (finding.attached_to != made.attached_to) {
+    finding.actual["nested_domain"] = NameOfObject(context, made.vm, attached);
+  }
+  if (!finding.actual.empty()) {
+    finding.presence = v1::PRESENCE_DIFFERENT;
+  } else if (finding.there) {
+    finding.presence = v1::PRESENCE_AS_BELIEVED;
+  }
+  return finding;
+}
+
+Finding Inspection::Look(const HeldItem& item) {
+  const Made* made = objects_.Find(item.uid());
+  if (made == nullptr) return {};
+  const Context& context = ContextOf(made->vm);
+  if (!context.told) return {.presence = v1::PRESENCE_UNKNOWN};
+  if (made->kind == ItemKind::kVdevice) return LookAtVdevice(context, *made);
+  return {.presence = IsThere(context, *made) ? v1::PRESENCE_AS_BELIEVED : v1::PRESENCE_MISSING};
+}
+
+std::vector<ObjectInfo> Inspection::Strays(const std::string& vm) {
+  const Context& context = ContextOf(vm);
+  std::vector<ObjectInfo> strays;
+  for (const auto& [id, object] : context.by_id) {
+    if (id == context.ioas && object.kind == ObjectKind::kIoas) continue;
+    const Made* made = objects_.Find(objects_.OwnerOf(vm, id));
+    const bool known = made != nullptr && (object.kind == ObjectKind::kDevice ? made->device == id && IsBound(context, *made)
+                                                                              : made->id == id && IsThere(context, *made));
+    if (!known) strays.push_back(object);
+  }
+  std::sort(strays.begin(), strays.end(), [](const ObjectInfo& a, const ObjectInfo& b) {
+    // The highest of a kind first: hardware queues go in the reverse of the order in which they came.
+    return std::tuple(OrderOfEnd(a.kind), b.id) < std::tuple(OrderOfEnd(b.kind), a.id);
+  });
+  return strays;
+}
+
+}  // namespace viommu::agent
