@@ -91,15 +91,31 @@ bool AgentSession::SlotGranted() {
   return SetReady();
 }
 
+MonotonicTime AgentSession::DueAt(WallTime deadline, MonotonicTime now) const {
+  const WallTime wall_now = owner_.clock().Now();
+  return deadline > wall_now ? now + (deadline - wall_now) : now;
+}
+
 void AgentSession::Invalidate(const std::string& target_uid, const std::vector<v1::Command>& commands,
                               WallTime deadline, Sessions::InvalidateCallback done) {
-  const WallTime wall_now = owner_.clock().Now();
   const MonotonicTime now = owner_.clock().Monotonic();
-  const MonotonicTime due = deadline > wall_now ? now + (deadline - wall_now) : now;
+  const MonotonicTime due = DueAt(deadline, now);
   absl::Status status;
   {
     MutexLock lock(mu_);
     status = core_.Invalidate(target_uid, commands, due, done, now);
+  }
+  if (!status.ok()) return done(status);
+  Drive();
+}
+
+void AgentSession::Inspect(const v1::InspectCall& call, WallTime deadline, Sessions::InspectCallback done) {
+  const MonotonicTime now = owner_.clock().Monotonic();
+  const MonotonicTime due = DueAt(deadline, now);
+  absl::Status status;
+  {
+    MutexLock lock(mu_);
+    status = core_.Inspect(call, due, done, now);
   }
   if (!status.ok()) return done(status);
   Drive();
@@ -189,7 +205,7 @@ void AgentSession::Do(SessionCore::Step step) {
     }
     owner_.Ended(*this, host_, why);
   }
-  for (SessionCore::Answer& answer : step.answers) answer.done(std::move(answer.result));
+  for (SessionCore::Answer& answer : step.answers) answer.done(std::move(answer.reply));
   if (step.cancel) stream_->Cancel();
   if (step.finish.has_value()) stream_->Finish(*step.finish);
 }

@@ -67,6 +67,7 @@ class AgentSession final : public std::enable_shared_from_this<AgentSession> {
   void ClearReady();
   void Invalidate(const std::string& target_uid, const std::vector<v1::Command>& commands, WallTime deadline,
                   Sessions::InvalidateCallback done);
+  void Inspect(const v1::InspectCall& call, WallTime deadline, Sessions::InspectCallback done);
   void Close(const absl::Status& status);
   // Closes it if it is not closed, and does not wait for a write that is under way.
   void Abort(const absl::Status& status);
@@ -92,6 +93,7 @@ class AgentSession final : public std::enable_shared_from_this<AgentSession> {
 
  private:
   void Do(SessionCore::Step step);
+  MonotonicTime DueAt(WallTime deadline, MonotonicTime now) const;
   void SendDesired(DesiredWork work);
   // Whether it was not ready before.
   bool SetReady() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);

@@ -303,6 +303,13 @@ void AgentSessions::Invalidate(const std::string& host, const std::string& targe
   session->Invalidate(target_uid, commands, deadline, std::move(done));
 }
 
+void AgentSessions::Inspect(const std::string& host, const v1::InspectCall& call,
+                            std::chrono::system_clock::time_point deadline, InspectCallback done) {
+  const std::shared_ptr<AgentSession> session = SessionOf(host);
+  if (session == nullptr) return done(NotConnected(host));
+  session->Inspect(call, deadline, std::move(done));
+}
+
 Sessions::Stats AgentSessions::stats() const {
   Stats stats;
   const int64_t now_at = followed();

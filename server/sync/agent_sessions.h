@@ -59,6 +59,8 @@ class AgentSessions final : public Sessions {
   void OnCommit(const std::vector<ChangeSetPtr>& sets) override;
   void Invalidate(const std::string& host, const std::string& target_uid, const std::vector<v1::Command>& commands,
                   std::chrono::system_clock::time_point deadline, InvalidateCallback done) override;
+  void Inspect(const std::string& host, const v1::InspectCall& call, std::chrono::system_clock::time_point deadline,
+               InspectCallback done) override;
   Stats stats() const override;
   std::optional<Info> Find(const std::string& host) const override;
   std::vector<v1::SmmuUsage> UsageOf(const std::string& host) const override;

@@ -667,6 +667,26 @@ TEST_F(AgentSessionsTest, InvalidationsGoToTheHostAndBack) {
   EXPECT_EQ(ReasonOf(answers[3].status()), v1::ERROR_REASON_HOST_DISCONNECTED);
 }
 
+TEST_F(AgentSessionsTest, InspectionsGoToTheHostAndBack) {
+  std::vector<absl::StatusOr<v1::InspectReply>> replies;
+  const auto inspect = [&] {
+    sessions_->Inspect(kGrace, {}, clock_.Now() + seconds(1),
+                       [&](absl::StatusOr<v1::InspectReply> reply) { replies.push_back(std::move(reply)); });
+  };
+  inspect();
+  EXPECT_EQ(ReasonOf(replies.at(0).status()), v1::ERROR_REASON_HOST_DISCONNECTED);
+  v1::Hello hello = GraceHello();
+  hello.set_inspect(true);
+  TestAgent& agent = Connect(hello);
+  inspect();
+  ASSERT_TRUE(agent.got().back().has_inspect_call());
+  v1::ConnectRequest reply;
+  reply.mutable_inspect_reply()->set_call_id(agent.got().back().inspect_call().call_id());
+  reply.mutable_inspect_reply()->set_more(true);
+  agent.Say(reply);
+  EXPECT_TRUE(replies.at(1)->more());
+}
+
 TEST_F(AgentSessionsTest, SessionObjectsAreSmall) {
   // Of the 30 KiB that an idle agent may cost, gRPC needs nearly all.
   EXPECT_LE(sizeof(AgentSession), 1024u);

@@ -59,6 +59,7 @@ void SessionCore::Heard(std::unique_ptr<v1::ConnectRequest> message, MonotonicTi
     hello_ = std::make_unique<v1::Hello>(std::move(*message->mutable_hello()));
     for (const v1::Smmu& smmu : hello_->host().smmus()) smmus_.push_back(smmu.name());
     std::sort(smmus_.begin(), smmus_.end());
+    inspects_ = hello_->inspect();
     phase_ = Phase::kJudging;
     return;
   }
@@ -70,9 +71,8 @@ void SessionCore::Heard(std::unique_ptr<v1::ConnectRequest> message, MonotonicTi
     case v1::ConnectRequest::kHeartbeat:
       return HeardHeartbeat(std::move(*message->mutable_heartbeat()));
     case v1::ConnectRequest::kInvalidateReply:
-      return HeardReply(std::move(*message->mutable_invalidate_reply()));
     case v1::ConnectRequest::kInspectReply:
-      return;  // nobody asked, or the asker is gone
+      return HeardReply(std::move(*message));
     case v1::ConnectRequest::KIND_NOT_SET:
       return Violation("a message without content");
   }
@@ -110,17 +110,22 @@ void SessionCore::HeardHeartbeat(v1::Heartbeat heartbeat) {
             .Meta("epoch", std::to_string(identity_.epoch)));
 }
 
-void SessionCore::HeardReply(v1::InvalidateReply reply) {
-  if (reply.call_id() <= 0 || reply.call_id() >= next_unwritten_call_) {
-    return Violation(fmt::format("a reply to invalidate call {}, which was not made", reply.call_id()));
+void SessionCore::HeardReply(v1::ConnectRequest reply) {
+  const int64_t call_id =
+      reply.has_invalidate_reply() ? reply.invalidate_reply().call_id() : reply.inspect_reply().call_id();
+  if (call_id <= 0 || call_id >= next_unwritten_call_) {
+    return Violation(fmt::format("a reply to call {}, which was not made", call_id));
   }
-  const auto call = calls_.find(reply.call_id());
+  const auto call = calls_.find(call_id);
   if (call == calls_.end()) return;  // its deadline was faster
-  if (reply.result().handled() > call->second.commands) {
-    return Violation(fmt::format("a reply to invalidate call {} tells of {} handled commands, it has {}",
-                                 reply.call_id(), reply.result().handled(), call->second.commands));
+  if (reply.kind_case() != call->second.reply) {
+    return Violation(fmt::format("a reply of another kind to call {}", call_id));
   }
-  EndCall(call, std::move(*reply.mutable_result()));
+  if (reply.has_invalidate_reply() && reply.invalidate_reply().result().handled() > call->second.commands) {
+    return Violation(fmt::format("a reply to call {} tells of {} handled commands, it has {}", call_id,
+                                 reply.invalidate_reply().result().handled(), call->second.commands));
+  }
+  EndCall(call, std::move(reply));
 }
 
 void SessionCore::StreamEnded() {
@@ -238,33 +243,77 @@ std::unique_ptr<v1::ConnectResponse> SessionCore::Built(DesiredMessage built, Mo
 
 // --- From elsewhere.
 
-absl::Status SessionCore::Invalidate(const std::string& target_uid, const std::vector<v1::Command>& commands,
-                                     MonotonicTime deadline, Sessions::InvalidateCallback& done, MonotonicTime now) {
+absl::Status SessionCore::CheckCall(MonotonicTime deadline, size_t bytes, MonotonicTime now) const {
   if (!welcomed()) return Disconnected("the host's agent is not connected");
   if (deadline <= now) return TimedOut("the deadline has passed before anything was sent");
+  if (calls_.size() < limits_.max_calls && call_bytes_ + bytes <= limits_.max_call_bytes) return absl::OkStatus();
+  return Error(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_OVERLOADED)
+      .Message("{} calls ({} bytes) are in flight for this host; try again when some are answered", calls_.size(),
+               call_bytes_)
+      .RetryAfter(limits_.retry_delay);
+}
+
+absl::Status SessionCore::Invalidate(const std::string& target_uid, const std::vector<v1::Command>& commands,
+                                     MonotonicTime deadline, Sessions::InvalidateCallback& done, MonotonicTime now) {
   auto message = std::make_unique<v1::ConnectResponse>();
   v1::InvalidateCall& call = *message->mutable_invalidate_call();
   call.set_call_id(last_call_id_ + 1);
   call.set_target_uid(target_uid);
   for (const v1::Command& command : commands) *call.add_commands() = command;
   const size_t bytes = message->ByteSizeLong();
-  if (calls_.size() >= limits_.max_calls || call_bytes_ + bytes > limits_.max_call_bytes) {
-    return Error(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_OVERLOADED)
-        .Message("{} invalidate calls ({} bytes) are in flight for this host; try again when some are answered",
-                 calls_.size(), call_bytes_)
-        .RetryAfter(limits_.retry_delay);
-  }
-  ++last_call_id_;
-  call_bytes_ += bytes;
-  calls_.emplace(last_call_id_,
-                 Call{deadline, std::move(done), bytes, static_cast<uint32_t>(commands.size()), std::move(message)});
+  VIOMMU_RETURN_IF_ERROR(CheckCall(deadline, bytes, now));
+  StartCall({.deadline = deadline,
+             .done =
+                 [done = std::move(done)](absl::StatusOr<v1::ConnectRequest> reply) {
+                   if (!reply.ok()) return done(reply.status());
+                   done(std::move(*reply->mutable_invalidate_reply()->mutable_result()));
+                 },
+             .reply = v1::ConnectRequest::kInvalidateReply,
+             .bytes = bytes,
+             .commands = static_cast<uint32_t>(commands.size()),
+             .message = std::move(message)});
   return absl::OkStatus();
 }
 
-void SessionCore::EndCall(absl::btree_map<int64_t, Call>::iterator call,
-                          absl::StatusOr<v1::InvalidationResult> result) {
+absl::Status SessionCore::Inspect(const v1::InspectCall& call, MonotonicTime deadline, Sessions::InspectCallback& done,
+                                  MonotonicTime now) {
+  auto message = std::make_unique<v1::ConnectResponse>();
+  *message->mutable_inspect_call() = call;
+  message->mutable_inspect_call()->set_call_id(last_call_id_ + 1);
+  const size_t bytes = message->ByteSizeLong();
+  VIOMMU_RETURN_IF_ERROR(CheckCall(deadline, bytes, now));
+  if (!inspects_) {
+    return Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_NOT_OFFERED)
+        .Message("the host's agent is of a version that does not tell what it holds; upgrade it");
+  }
+  if (inspect_calls_ >= limits_.max_inspect_calls) {
+    return Error(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_OVERLOADED)
+        .Message("{} inspections of this host are under way, which is the limit; try again when one is answered",
+                 inspect_calls_)
+        .RetryAfter(limits_.retry_delay);
+  }
+  ++inspect_calls_;
+  StartCall({.deadline = deadline,
+             .done =
+                 [done = std::move(done)](absl::StatusOr<v1::ConnectRequest> reply) {
+                   if (!reply.ok()) return done(reply.status());
+                   done(std::move(*reply->mutable_inspect_reply()));
+                 },
+             .reply = v1::ConnectRequest::kInspectReply,
+             .bytes = bytes,
+             .message = std::move(message)});
+  return absl::OkStatus();
+}
+
+void SessionCore::StartCall(Call call) {
+  call_bytes_ += call.bytes;
+  calls_.emplace(++last_call_id_, std::move(call));
+}
+
+void SessionCore::EndCall(absl::btree_map<int64_t, Call>::iterator call, absl::StatusOr<v1::ConnectRequest> reply) {
   call_bytes_ -= call->second.bytes;
-  answers_.push_back({std::move(call->second.done), std::move(result)});
+  if (call->second.reply == v1::ConnectRequest::kInspectReply) --inspect_calls_;
+  answers_.push_back({std::move(call->second.done), std::move(reply)});
   calls_.erase(call);
 }
 
@@ -273,7 +322,7 @@ void SessionCore::Close(const absl::Status& status) {
   phase_ = Phase::kClosed;
   why_ = status;
   while (!calls_.empty()) {
-    EndCall(calls_.begin(), Disconnected("the session of the host's agent ended, some may have been carried out"));
+    EndCall(calls_.begin(), Disconnected("the session of the host's agent ended, what was asked may have been done"));
   }
   if (slot_) release_slot_ = true;
   slot_ = false;
@@ -303,8 +352,8 @@ void SessionCore::Tick(MonotonicTime now) {
     if (call->second.deadline <= now) {
       const int64_t id = call->first;
       EndCall(call,
-              TimedOut("the host's agent did not answer in time; the invalidations may have been carried out, and "
-                       "may be sent again"));
+              TimedOut("the host's agent did not answer in time; what was asked may have been done, and may be asked "
+                       "again"));
       call = calls_.upper_bound(id);
       continue;
     }

@@ -5,7 +5,7 @@
 //
 // What it holds is bounded: names of resources that are to be sent (each once, however often it changes; they are the
 // record's own), one message being written, `max_results` messages from the agent waiting for the writer, and
-// `max_calls` invalidate calls of `max_call_bytes`.
+// `max_calls` invalidate and inspect calls of `max_call_bytes`.
 //
 // Not thread-safe.
 
@@ -17,6 +17,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -45,8 +46,9 @@ class SessionCore {
     std::chrono::milliseconds retry_delay{50};        // before results are offered again to a writer that was full
     size_t max_message_bytes = size_t{1} << 20;       // of one Desired
     size_t max_results = 4;                           // messages not yet judged; no more are read meanwhile
-    size_t max_calls = 256;                           // invalidate calls in flight
-    size_t max_call_bytes = size_t{8} << 20;          // of invalidate calls in flight
+    size_t max_calls = 256;                           // invalidate and inspect calls in flight
+    size_t max_inspect_calls = 4;                     // of these, inspect calls: their replies are long
+    size_t max_call_bytes = size_t{8} << 20;          // of calls in flight
     size_t max_unknown_uids = 65'536;                 // to be told after the hello's difference
   };
 
@@ -60,10 +62,11 @@ class SessionCore {
     kClosed,
   };
 
-  // An invalidate call that is over.
+  // A call that is over, with the agent's reply to it.
+  using CallDone = std::function<void(absl::StatusOr<v1::ConnectRequest>)>;
   struct Answer {
-    Sessions::InvalidateCallback done;
-    absl::StatusOr<v1::InvalidationResult> result;
+    CallDone done;
+    absl::StatusOr<v1::ConnectRequest> reply;
   };
 
   // What is to be done, in the order of the members. Everything is said once.
@@ -119,6 +122,8 @@ class SessionCore {
   // OK, or `done` is handed back with why not, as Sessions::Invalidate tells.
   absl::Status Invalidate(const std::string& target_uid, const std::vector<v1::Command>& commands,
                           MonotonicTime deadline, Sessions::InvalidateCallback& done, MonotonicTime now);
+  absl::Status Inspect(const v1::InspectCall& call, MonotonicTime deadline, Sessions::InspectCallback& done,
+                       MonotonicTime now);
   // Ends the session with what the agent is to be told.
   void Close(const absl::Status& status);
   // Ends it without waiting for a message that is being written.
@@ -151,7 +156,8 @@ class SessionCore {
  private:
   struct Call {
     MonotonicTime deadline;
-    Sessions::InvalidateCallback done;
+    CallDone done;
+    v1::ConnectRequest::KindCase reply = v1::ConnectRequest::KIND_NOT_SET;  // that answers it
     size_t bytes = 0;
     uint32_t commands = 0;
     std::unique_ptr<v1::ConnectResponse> message;  // until it is written
@@ -159,9 +165,12 @@ class SessionCore {
 
   void HeardResults(v1::Results results);
   void HeardHeartbeat(v1::Heartbeat heartbeat);
-  void HeardReply(v1::InvalidateReply reply);
+  void HeardReply(v1::ConnectRequest reply);
   void Violation(const std::string& what);
-  void EndCall(absl::btree_map<int64_t, Call>::iterator call, absl::StatusOr<v1::InvalidationResult> result);
+  // Why a call of that length cannot be made now.
+  absl::Status CheckCall(MonotonicTime deadline, size_t bytes, MonotonicTime now) const;
+  void StartCall(Call call);
+  void EndCall(absl::btree_map<int64_t, Call>::iterator call, absl::StatusOr<v1::ConnectRequest> reply);
   void NextWrite(Step& step, int64_t followed, MonotonicTime now);
   bool NextCall(Step& step);
   bool NextDesired(Step& step, int64_t followed);
@@ -222,11 +231,13 @@ class SessionCore {
   int64_t checkpoint_nonce_ = 0;
   int64_t checkpoint_revision_ = 0;
 
-  // Invalidate calls, by id; those from next_unwritten_call_ on wait to be written.
+  // Invalidate and inspect calls, by id; those from next_unwritten_call_ on wait to be written.
   absl::btree_map<int64_t, Call> calls_;
   int64_t last_call_id_ = 0;
   int64_t next_unwritten_call_ = 1;
   size_t call_bytes_ = 0;
+  size_t inspect_calls_ = 0;
+  bool inspects_ = false;  // the agent answers inspect calls
   std::vector<Answer> answers_;
 };
 

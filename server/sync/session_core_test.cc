@@ -39,6 +39,7 @@ class SessionCoreTest : public testing::Test {
     for (const char* smmu : {"hosts/h/smmus/b", "hosts/h/smmus/a"}) {
       message.mutable_hello()->mutable_host()->add_smmus()->set_name(smmu);
     }
+    message.mutable_hello()->set_inspect(inspects_);
     Say(std::move(message));
   }
   void SayHeartbeat(int64_t epoch = 7) {
@@ -125,7 +126,7 @@ class SessionCoreTest : public testing::Test {
         reading_ = true;
       }
       if (step.ended) ++ended_;
-      for (SessionCore::Answer& answer : step.answers) answer.done(std::move(answer.result));
+      for (SessionCore::Answer& answer : step.answers) answer.done(std::move(answer.reply));
       if (step.cancel) ++cancels_;
       if (step.finish.has_value()) {
         ASSERT_EQ(writing_, nullptr) << "finished under a write";
@@ -187,6 +188,7 @@ class SessionCoreTest : public testing::Test {
   SessionCore::Limits limits_;
   const Identity identity_{"cluster", "store", 7};
   int64_t id_ = 0;
+  bool inspects_ = false;  // says so in its hello
   MonotonicTime now_{std::chrono::hours(1)};
   std::unique_ptr<SessionCore> core_;
   Tables tables_;
@@ -701,6 +703,57 @@ TEST_F(SessionCoreTest, CallsInFlightAreLimitedInNumberAndBytes) {
   EXPECT_EQ(Call(milliseconds(1000), 100).code(), absl::StatusCode::kResourceExhausted);
   EXPECT_TRUE(Call(milliseconds(1000), 10).ok());
   EXPECT_EQ(answers_.size(), 3u);
+}
+
+// --- Inspections.
+
+TEST_F(SessionCoreTest, InspectionsAreCallsOfTheirOwnKind) {
+  inspects_ = true;
+  limits_.max_inspect_calls = 2;
+  Connect();
+  v1::InspectCall call;
+  call.set_after_uid("u");
+  std::vector<absl::StatusOr<v1::InspectReply>> replies;
+  const auto inspect = [&] {
+    Sessions::InspectCallback done = [&](absl::StatusOr<v1::InspectReply> reply) { replies.push_back(std::move(reply)); };
+    const absl::Status status = core_->Inspect(call, now_ + milliseconds(1000), done, now_);
+    Run();
+    return status;
+  };
+  EXPECT_TRUE(Call(milliseconds(5000)).ok());
+  EXPECT_TRUE(inspect().ok());
+  EXPECT_TRUE(inspect().ok());
+  EXPECT_EQ(ReasonOf(inspect()), v1::ERROR_REASON_OVERLOADED);
+  EXPECT_TRUE(Call(milliseconds(5000)).ok()) << "which are not held up by it";
+  WriteAll();
+  ASSERT_TRUE(written_.at(1).has_inspect_call());
+  EXPECT_EQ(written_[1].inspect_call().call_id(), 2);
+  EXPECT_EQ(written_[1].inspect_call().after_uid(), "u");
+  v1::ConnectRequest reply;
+  reply.mutable_inspect_reply()->set_call_id(2);
+  reply.mutable_inspect_reply()->add_strays("ioas 3");
+  Say(reply);
+  ASSERT_EQ(replies.size(), 1u);
+  EXPECT_EQ(replies[0]->strays(0), "ioas 3");
+  EXPECT_TRUE(inspect().ok()) << "there is room again";
+  Advance(milliseconds(1000));
+  ASSERT_EQ(replies.size(), 3u);
+  EXPECT_EQ(ReasonOf(replies[1].status()), v1::ERROR_REASON_HOST_TIMEOUT);
+  EXPECT_TRUE(inspect().ok());
+  WriteAll();
+  reply.mutable_inspect_reply()->set_call_id(1);
+  Say(reply);
+  ExpectViolation();
+  EXPECT_EQ(ReasonOf(replies.at(3).status()), v1::ERROR_REASON_HOST_DISCONNECTED);
+}
+
+TEST_F(SessionCoreTest, AnAgentThatDoesNotKnowInspectionsIsNotAsked) {
+  Connect();
+  Sessions::InspectCallback done = [](absl::StatusOr<v1::InspectReply>) { FAIL(); };
+  const absl::Status status = core_->Inspect({}, now_ + milliseconds(1000), done, now_);
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(ReasonOf(status), v1::ERROR_REASON_NOT_OFFERED);
+  EXPECT_TRUE(core_->Next(followed_, now_).empty());
 }
 
 TEST_F(SessionCoreTest, CallsAndChangesTakeTurns) {

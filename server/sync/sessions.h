@@ -36,7 +36,7 @@ class Sessions : public Listener {
     size_t max_concurrent_syncs = 64;               // agents that are being sent what they lack after their hello
     size_t max_message_bytes = size_t{1} << 20;     // of one Desired message
     size_t max_results_in_flight = 4;               // messages with results not yet judged, per session
-    size_t max_invalidate_calls = 256;              // in flight, per session
+    size_t max_invalidate_calls = 256;              // in flight, per session, with inspect calls
     size_t max_invalidate_bytes = size_t{8} << 20;  // of the calls in flight, per session
     std::chrono::milliseconds tick_interval{100};   // how exact leases, heartbeats and deadlines are
     std::chrono::milliseconds close_grace{5'000};   // for a message being written when its session ends
@@ -55,6 +55,7 @@ class Sessions : public Listener {
   };
 
   using InvalidateCallback = std::function<void(absl::StatusOr<v1::InvalidationResult>)>;
+  using InspectCallback = std::function<void(absl::StatusOr<v1::InspectReply>)>;
 
   virtual ~Sessions() = default;
 
@@ -75,6 +76,11 @@ class Sessions : public Listener {
   virtual void Invalidate(const std::string& host, const std::string& target_uid,
                           const std::vector<v1::Command>& commands, std::chrono::system_clock::time_point deadline,
                           InvalidateCallback done) = 0;
+
+  // Asks the agent of `host` what it holds, in `call` but for its id; calls `done` as Invalidate does, and with
+  //   FAILED_PRECONDITION, NOT_OFFERED: the agent does not answer such calls.
+  virtual void Inspect(const std::string& host, const v1::InspectCall& call,
+                       std::chrono::system_clock::time_point deadline, InspectCallback done) = 0;
 
   virtual Stats stats() const = 0;
 
