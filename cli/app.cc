@@ -139,6 +139,7 @@ std::unique_ptr<Command> MakeCommands() {
   DeclareCordon(*root);
   DeclareHosts(*root);
   DeclarePlan(*root);
+  DeclareDrift(*root);
   DeclareStatus(*root);
   DeclareAudit(*root);
   DeclareBackup(*root);

@@ -62,7 +62,9 @@ TEST_F(AppTest, FlagsOfADrainThatContradict) {
   EXPECT_EQ(Run({"drain", "a", "--abort", "--evict"}), 2);
   EXPECT_EQ(Run({"drain", "a", "--uncordon"}), 2);
   EXPECT_EQ(Run({"drain", "a", "--resume", "--within", "1h"}), 2);
-  EXPECT_EQ(Run({"drain", "a", "--within", "soon"}), 2) << err();
+  for (const char* bad : {"soon", "10ms", "720h"}) EXPECT_EQ(Run({"drain", "a", "--within", bad}), 2) << err();
+  EXPECT_EQ(Run({"drain", "a", "--within", "719h", "--no-follow"}), 0) << err();
+  EXPECT_EQ(operations_.Last<v1::DrainHostRequest>().timeout().seconds(), 719 * 3600);
 }
 
 TEST_F(AppTest, ADrainIsAborted) {
@@ -200,6 +202,61 @@ TEST_F(AppTest, Quotas) {
   operations_.Answer(gone);
   EXPECT_EQ(Run({"delete", "quota", "acme", "--yes"}), 0) << err();
   EXPECT_EQ(operations_.Last<v1::DeleteQuotaRequest>().name(), "quotas/acme");
+}
+
+v1::GetDriftResponse DriftPage(const std::string& name, bool expected, const std::string& next = "") {
+  v1::GetDriftResponse page;
+  v1::Drift& drift = *page.add_drifts();
+  drift.set_name(name);
+  drift.set_expected(expected);
+  v1::DriftField& field = *drift.add_fields();
+  field.set_field("presence");
+  field.set_recorded("yes");
+  field.set_believed("yes");
+  field.set_actual("no");
+  page.set_compared(500);
+  page.set_backend_can_tell(true);
+  page.set_next_page_token(next);
+  return page;
+}
+
+TEST_F(AppTest, DriftIsShownOverAllPages) {
+  operations_.Answer(DriftPage("viommus/v", true, "next"));
+  auto last = DriftPage("viommus/w", false);
+  last.add_strays("ioas 7 in the context of vm1");
+  operations_.Answer(last);
+  EXPECT_EQ(Run({"drift", "a"}), 1) << err();
+  const auto requests = operations_.All<v1::GetDriftRequest>();
+  ASSERT_EQ(requests.size(), 2u);
+  EXPECT_EQ(requests[0].host(), "hosts/a");
+  EXPECT_FALSE(requests[0].repair());
+  EXPECT_EQ(requests[1].page_token(), "next");
+  EXPECT_THAT(out(), HasSubstr("viommus/w"));
+  EXPECT_THAT(out(), Not(HasSubstr("viommus/v"))) << "it explains itself";
+  EXPECT_THAT(out(), HasSubstr("stray: ioas 7"));
+  EXPECT_THAT(err(), HasSubstr("1000 resources compared"));
+  EXPECT_EQ(Run({"drift", "a", "--all", "-o", "json"}), 1);
+  EXPECT_EQ(OutJson()["compared"], "500");
+}
+
+TEST_F(AppTest, NoDriftIsSuccessAndSaysWhatWasNotCompared) {
+  v1::GetDriftResponse none;
+  none.set_compared(3);
+  operations_.Answer(none);
+  EXPECT_EQ(Run({"drift", "a"}), 0) << err();
+  EXPECT_EQ(out(), "");
+  EXPECT_THAT(err(), HasSubstr("cannot list its objects"));
+}
+
+TEST_F(AppTest, ARepairOfDriftAsksFirst) {
+  operations_.Answer(DriftPage("viommus/w", false));
+  EXPECT_EQ(Run({"drift", "a", "--repair"}), 2);
+  EXPECT_TRUE(operations_.All<v1::GetDriftRequest>().empty());
+  EXPECT_EQ(Run({"drift", "a", "--repair", "--dry-run"}), 1) << err();
+  EXPECT_FALSE(operations_.Last<v1::GetDriftRequest>().repair());
+  EXPECT_EQ(Run({"drift", "a", "--repair", "--yes"}), 0) << err();
+  EXPECT_TRUE(operations_.Last<v1::GetDriftRequest>().repair());
+  EXPECT_THAT(err(), HasSubstr("being mended"));
 }
 
 }  // namespace

@@ -29,8 +29,9 @@ struct ExitCodeRow {
 inline constexpr std::array<ExitCodeRow, 9> kExitCodes = {{
     {ExitCode::kOk, "done"},
     {ExitCode::kRefused,
-     "refused by the rules, nothing changed; or invalidations that stopped (the output says how many took effect), or "
-     "output that could not be written"},
+     "refused by the rules, nothing changed; or invalidations that stopped (the output says how many took effect), "
+     "drift "
+     "that was found, or output that could not be written"},
     {ExitCode::kUsage, "the command line (or a file that it names) is wrong; nothing was sent"},
     {ExitCode::kUnreachable,
      "the server (with `local`: the agent) cannot be reached or cannot serve now; repeat a change with the "

@@ -82,8 +82,8 @@ std::string DescribeObject(const ObjectInfo& object) {
       return text + fmt::format(" ({}, {})", object.pci_address,
                                 object.parent == 0 ? "detached" : fmt::format("attached to {}", object.parent));
     case ObjectKind::kVdevice:
-      return text + fmt::format(" (on viommu {}, device {}, StreamID {:#x})", object.parent, object.device,
-                                object.virt_id);
+      return text +
+             fmt::format(" (on viommu {}, device {}, StreamID {:#x})", object.parent, object.device, object.virt_id);
     case ObjectKind::kIoas:
     case ObjectKind::kFaultQueue:
       return text;
@@ -176,8 +176,9 @@ std::vector<ObjectInfo> Inspection::Strays(const std::string& vm) {
   for (const auto& [id, object] : context.by_id) {
     if (id == context.ioas && object.kind == ObjectKind::kIoas) continue;
     const Made* made = objects_.Find(objects_.OwnerOf(vm, id));
-    const bool known = made != nullptr && (object.kind == ObjectKind::kDevice ? made->device == id && IsBound(context, *made)
-                                                                              : made->id == id && IsThere(context, *made));
+    const bool known =
+        made != nullptr && (object.kind == ObjectKind::kDevice ? made->device == id && IsBound(context, *made)
+                                                               : made->id == id && IsThere(context, *made));
     if (!known) strays.push_back(object);
   }
   std::sort(strays.begin(), strays.end(), [](const ObjectInfo& a, const ObjectInfo& b) {

@@ -82,8 +82,7 @@ size_t Realizer::EndStrays(const std::string& vm, const std::vector<ObjectInfo>&
     }
     ++changes_;
     if (!status.ok()) ++left;
-    VIOMMU_LOG(kInfo, "stray object is ended",
-               {{"vm", vm}, {"object", DescribeObject(stray)}, {"status", status}});
+    VIOMMU_LOG(kInfo, "stray object is ended", {{"vm", vm}, {"object", DescribeObject(stray)}, {"status", status}});
   }
   return left;
 }

@@ -20,6 +20,7 @@ void DeclareSetQuota(Command& set);
 void DeclareCordon(Command& root);  // cordon, uncordon
 void DeclareHosts(Command& root);   // drain, evict, forget
 void DeclarePlan(Command& root);    // place, compare
+void DeclareDrift(Command& root);
 void DeclareStatus(Command& root);
 void DeclareAudit(Command& root);
 void DeclareBackup(Command& root);

@@ -120,6 +120,17 @@ absl::StatusOr<ExitCode> Follow(Session& session, const std::string& host) {
   return response.progress().empty() ? ExitCode::kOk : ExitCode::kNotYet;
 }
 
+// Longer than a call may wait: the deadline is in the record.
+absl::StatusOr<std::chrono::seconds> ParseWithin(const std::string& text) {
+  constexpr std::chrono::hours kLongest{24 * 30};
+  const absl::StatusOr<std::chrono::nanoseconds> parsed = ParseDuration(text);
+  if (!parsed.ok() || *parsed < std::chrono::seconds(1) || *parsed >= kLongest) {
+    return UsageError(fmt::format("--within: \"{}\" is no time for a drain; write it as 30m, 2h or 120h (below {}h)",
+                                  text, kLongest.count()));
+  }
+  return std::chrono::duration_cast<std::chrono::seconds>(*parsed);
+}
+
 absl::StatusOr<ExitCode> Drain(Session& session, const DrainArguments& arguments) {
   VIOMMU_ASSIGN_OR_RETURN(const std::string host, FullName(Kind::kHost, arguments.host));
   if (arguments.abort && (arguments.resume || arguments.evict || !arguments.within.empty())) {
@@ -143,8 +154,8 @@ absl::StatusOr<ExitCode> Drain(Session& session, const DrainArguments& arguments
   request.set_name(host);
   request.set_evict(arguments.evict);
   if (!arguments.within.empty()) {
-    VIOMMU_ASSIGN_OR_RETURN(const auto within, ParseTimeout(arguments.within, "--within"));
-    request.mutable_timeout()->set_seconds(std::chrono::duration_cast<std::chrono::seconds>(within).count());
+    VIOMMU_ASSIGN_OR_RETURN(const auto within, ParseWithin(arguments.within));
+    request.mutable_timeout()->set_seconds(within.count());
   }
   if (arguments.evict) {
     VIOMMU_RETURN_IF_ERROR(

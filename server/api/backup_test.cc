@@ -64,5 +64,15 @@ TEST_F(BackupsTest, AreMadeListedAndLimitedInNumber) {
   Refused(request, absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_FIELD);
 }
 
+TEST_F(BackupsTest, AreAudited) {
+  Do(v1::CreateBackupRequest());
+  MakeViommu();  // an entry of what changed nothing waits for the next batch
+  const auto entries = Do(v1::ListAuditEntriesRequest()).entries();
+  ASSERT_EQ(entries.size(), 3);
+  EXPECT_EQ(entries[2].method(), "CreateBackup");
+  EXPECT_EQ(entries[2].target(), "backups/1");
+  EXPECT_EQ(entries[2].code(), "OK");
+}
+
 }  // namespace
 }  // namespace viommu::server

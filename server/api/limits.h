@@ -24,6 +24,9 @@ inline constexpr int kMaxInvalidateCommands = 4096;  // commands of one Invalida
 inline constexpr size_t kRawCommandBytes = 16;       // length of a raw command
 inline constexpr size_t kMaxInvalidations = 16'384;  // calls of Invalidate under way
 
+inline constexpr int kMaxInspections = 64;                 // calls of GetDrift under way
+inline constexpr std::chrono::minutes kMaxInspectWait{1};  // of a call without a deadline or with a later one
+
 inline constexpr size_t kMaxWatchMessageBytes = size_t{1} << 20;  // events of one message, unless one alone is longer
 inline constexpr size_t kWatchReadSets = 64;                      // change sets that a watch reads at a time
 inline constexpr int64_t kWatchScanSets = 8192;                   // looked at before others have their turn

@@ -1,12 +1,16 @@
 // The methods of the operations service about backups.
 
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <memory>
 
 #include "common/error.h"
 #include "common/grpc_error.h"
 #include "server/api/authorise.h"
 #include "server/api/digest.h"
 #include "server/api/limits.h"
+#include "server/api/mention.h"
 #include "server/api/operations_service.h"
 #include "server/api/page_token.h"
 #include "server/commit/backups.h"
@@ -55,8 +59,11 @@ grpc::ServerUnaryReactor* OperationsService::CreateBackup(Context* context, cons
   absl::Status refused = CheckCaller(parts_, *context);
   if (refused.ok() && parts_.backups == nullptr) refused = NotOffered();
   if (refused.ok()) {
-    refused = parts_.backups->Create([this, reactor, response](const absl::StatusOr<Backups::Backup>& made) {
+    // Callbacks are copied.
+    const auto mention = std::make_shared<Mention>("CreateBackup", *context);
+    refused = parts_.backups->Create([this, reactor, response, mention](const absl::StatusOr<Backups::Backup>& made) {
       if (made.ok()) *response->mutable_backup() = Encoded(*made);
+      mention->Say(parts_.committer, made.ok() ? fmt::format("backups/{}", made->id) : "", made.status());
       response->set_revision(core().revision());
       reactor->Finish(ToGrpcStatus(made.status()));
     });

@@ -4,6 +4,8 @@
 #ifndef VIOMMU_SERVER_API_OPERATIONS_SERVICE_H_
 #define VIOMMU_SERVER_API_OPERATIONS_SERVICE_H_
 
+#include <atomic>
+
 #include "server/api/fleet_service.h"
 #include "viommu/v1/operations_service.grpc.pb.h"
 
@@ -38,7 +40,6 @@ class OperationsService final : public v1::OperationsService::CallbackService {
                                                                const v1::WatchDrainRequest* request) override;
   Reactor* FindPlacement(Context* context, const v1::FindPlacementRequest* request,
                          v1::FindPlacementResponse* response) override;
-  // Answers NOT_OFFERED: no agent answers InspectCalls yet.
   Reactor* GetDrift(Context* context, const v1::GetDriftRequest* request, v1::GetDriftResponse* response) override;
   Reactor* CompareHosts(Context* context, const v1::CompareHostsRequest* request,
                         v1::CompareHostsResponse* response) override;
@@ -59,6 +60,7 @@ class OperationsService final : public v1::OperationsService::CallbackService {
   Reactor* Answer(Context* context, const absl::Status& status) const;
 
   const FleetServiceParts parts_;
+  std::atomic<int> inspections_{0};  // calls of GetDrift under way
 };
 
 }  // namespace viommu::server

@@ -199,10 +199,120 @@ TEST_F(OperationsTest, Comparisons) {
   Refused(request, StatusCode::kNotFound, v1::ERROR_REASON_VIOMMU_NOT_FOUND);
 }
 
-TEST_F(OperationsTest, WhatIsNotOfferedSaysSo) {
-  v1::GetDriftRequest drift;
-  drift.set_host(kGrace);
-  Refused(drift, StatusCode::kUnimplemented, v1::ERROR_REASON_NOT_OFFERED);
+class DriftTest : public OperationsTest {
+ protected:
+  DriftTest() { request_.set_host(kGrace); }
+
+  // What the agent says of a resource; `uid`, if any, in place of its own.
+  v1::InspectedItem& Held(const v1::Vdevice& vdevice, const std::string& uid = "") {
+    v1::InspectedItem& item = *sessions_.inspection->add_items();
+    *item.mutable_believed()->mutable_vdevice() = vdevice;
+    if (!uid.empty()) item.mutable_believed()->mutable_vdevice()->set_uid(uid);
+    item.set_presence(v1::PRESENCE_AS_BELIEVED);
+    return item;
+  }
+  std::vector<std::string> Names(const v1::GetDriftResponse& response) {
+    std::vector<std::string> names;
+    for (const auto& drift : response.drifts()) names.push_back(drift.name());
+    return names;
+  }
+
+  v1::GetDriftRequest request_;
+};
+
+TEST_F(DriftTest, TheRecordIsHeldAgainstWhatTheAgentSays) {
+  const auto vdevice = Recorded<v1::Vdevice>("viommus/v/vdevices/1");
+  Answer(*vdevice, v1::OUTCOME_APPLIED);
+  Held(*vdevice).set_outcome(v1::OUTCOME_APPLIED);
+  sessions_.inspection->mutable_items(0)->set_presence(v1::PRESENCE_MISSING);
+  sessions_.inspection->add_strays("ioas 7 in the context of vm1");
+  request_.set_repair(true);
+  const auto response = Do(request_);
+  ASSERT_EQ(sessions_.inspected.size(), 1u);
+  EXPECT_EQ(sessions_.inspected[0].first, kGrace);
+  EXPECT_TRUE(sessions_.inspected[0].second.repair());
+  EXPECT_EQ(sessions_.inspected[0].second.max_items(), 100);
+  EXPECT_EQ(response.compared(), 3);
+  ASSERT_EQ(response.drifts_size(), 3) << "the agent does not hold the stage 2 and the viommu";
+  for (const auto& drift : response.drifts()) {
+    const bool lost = drift.name() == vdevice->name();
+    EXPECT_EQ(drift.expected(), !lost) << drift.ShortDebugString();
+    EXPECT_EQ(drift.fields(0).field(), "presence");
+    EXPECT_EQ(drift.fields(0).believed(), lost ? "yes" : "no");
+  }
+  EXPECT_EQ(response.strays(0), "ioas 7 in the context of vm1");
+  EXPECT_FALSE(response.backend_can_tell());
+  EXPECT_EQ(response.revision(), core_->revision());
+  EXPECT_EQ(response.next_page_token(), "");
+}
+
+TEST_F(DriftTest, ARepairIsAudited) {
+  const int64_t revision = core_->revision();
+  Do(request_);
+  request_.set_repair(true);
+  Do(request_);
+  sessions_.inspection = Error(StatusCode::kUnavailable, v1::ERROR_REASON_HOST_DISCONNECTED).Message("gone");
+  EXPECT_FALSE(Call(request_).ok());
+  Do(Drain());  // an entry of what changed nothing waits for the next batch
+  const auto entries = Do(v1::ListAuditEntriesRequest()).entries();
+  ASSERT_GE(entries.size(), 3);
+  EXPECT_EQ(entries[1].method(), "GetDrift");
+  EXPECT_EQ(entries[1].target(), kGrace);
+  EXPECT_EQ(entries[1].reason(), "HOST_DISCONNECTED");
+  EXPECT_EQ(entries[2].method(), "GetDrift");
+  EXPECT_EQ(entries[2].code(), "OK");
+  EXPECT_NE(entries[3].method(), "GetDrift") << "a look alone is not";
+  EXPECT_EQ(core_->revision(), revision + 1) << "only the drain has changed the record";
+}
+
+TEST_F(DriftTest, PagesCoverEveryUidOnce) {
+  const auto vdevice = Recorded<v1::Vdevice>("viommus/v/vdevices/1");
+  // The agent holds a stranger before and one after everything that is recorded.
+  Held(*vdevice, "0-before");
+  sessions_.inspection->set_more(true);
+  sessions_.inspection->add_strays("too early");
+  request_.set_page_size(1);
+  auto response = Do(request_);
+  EXPECT_EQ(response.compared(), 1);
+  EXPECT_EQ(response.strays_size(), 0) << "they come with the last page";
+  request_.set_page_token(response.next_page_token());
+  ASSERT_NE(request_.page_token(), "");
+  sessions_.inspection = v1::InspectReply();
+  Held(*vdevice, "~after");
+  response = Do(request_);
+  EXPECT_EQ(sessions_.inspected.back().second.after_uid(), "0-before");
+  EXPECT_EQ(response.compared(), 4);
+  EXPECT_EQ(response.next_page_token(), "");
+  request_.set_repair(true);
+  Refused(request_, StatusCode::kInvalidArgument, v1::ERROR_REASON_PAGE_TOKEN_INVALID);
+}
+
+TEST_F(DriftTest, WhetherTheBackendCanTell) {
+  v1::Hello hello = GraceHello();
+  v1::Capability& ability = *hello.mutable_host()->add_capabilities();
+  ability.set_name("list_objects");
+  ability.set_available(true);
+  EXPECT_TRUE(FunctionCommand::Run(*committer_, [&](const Context& context, Draft& draft) {
+                return JudgeHello(hello, context, draft);
+              }).ok());
+  EXPECT_TRUE(Do(request_).backend_can_tell());
+}
+
+TEST_F(DriftTest, IsRefusedWithAReason) {
+  sessions_.inspection = Error(StatusCode::kUnavailable, v1::ERROR_REASON_HOST_DISCONNECTED).Message("gone");
+  Refused(request_, StatusCode::kUnavailable, v1::ERROR_REASON_HOST_DISCONNECTED);
+  request_.set_page_size(-1);
+  Refused(request_, StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_FIELD);
+  request_.set_host("hosts/none");
+  request_.set_page_size(0);
+  Refused(request_, StatusCode::kNotFound, v1::ERROR_REASON_HOST_NOT_FOUND);
+  request_.set_host("none");
+  Refused(request_, StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_FIELD);
+  // An agent that goes round in circles.
+  request_.set_host(kGrace);
+  sessions_.inspection = v1::InspectReply();
+  for (int i = 0; i < 2; ++i) Held(*Recorded<v1::Vdevice>("viommus/v/vdevices/1"));
+  Refused(request_, StatusCode::kInternal, v1::ERROR_REASON_PROTOCOL_VIOLATION);
 }
 
 TEST_F(OperationsTest, QuotasComeWithWhatIsUsed) {

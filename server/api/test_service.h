@@ -51,6 +51,11 @@ class FakeSessions final : public Sessions {
     }
     done(answer);
   }
+  void Inspect(const std::string& host, const v1::InspectCall& call, std::chrono::system_clock::time_point,
+               InspectCallback done) override {
+    inspected.emplace_back(host, call);
+    done(inspection);
+  }
   Stats stats() const override {
     Stats stats;
     stats.connected = 2;
@@ -79,6 +84,8 @@ class FakeSessions final : public Sessions {
   std::optional<Call> last;
   absl::StatusOr<v1::InvalidationResult> answer = v1::InvalidationResult();
   std::vector<v1::SmmuUsage> usage;  // of every host
+  std::vector<std::pair<std::string, v1::InspectCall>> inspected;
+  absl::StatusOr<v1::InspectReply> inspection = v1::InspectReply();
 
  private:
   std::atomic<bool> hold_ = false;

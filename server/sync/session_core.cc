@@ -283,7 +283,7 @@ absl::Status SessionCore::Inspect(const v1::InspectCall& call, MonotonicTime dea
   const size_t bytes = message->ByteSizeLong();
   VIOMMU_RETURN_IF_ERROR(CheckCall(deadline, bytes, now));
   if (!inspects_) {
-    return Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_NOT_OFFERED)
+    return Error(absl::StatusCode::kUnimplemented, v1::ERROR_REASON_NOT_OFFERED)
         .Message("the host's agent is of a version that does not tell what it holds; upgrade it");
   }
   if (inspect_calls_ >= limits_.max_inspect_calls) {

@@ -715,7 +715,9 @@ TEST_F(SessionCoreTest, InspectionsAreCallsOfTheirOwnKind) {
   call.set_after_uid("u");
   std::vector<absl::StatusOr<v1::InspectReply>> replies;
   const auto inspect = [&] {
-    Sessions::InspectCallback done = [&](absl::StatusOr<v1::InspectReply> reply) { replies.push_back(std::move(reply)); };
+    Sessions::InspectCallback done = [&](absl::StatusOr<v1::InspectReply> reply) {
+      replies.push_back(std::move(reply));
+    };
     const absl::Status status = core_->Inspect(call, now_ + milliseconds(1000), done, now_);
     Run();
     return status;
@@ -751,7 +753,7 @@ TEST_F(SessionCoreTest, AnAgentThatDoesNotKnowInspectionsIsNotAsked) {
   Connect();
   Sessions::InspectCallback done = [](absl::StatusOr<v1::InspectReply>) { FAIL(); };
   const absl::Status status = core_->Inspect({}, now_ + milliseconds(1000), done, now_);
-  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
   EXPECT_EQ(ReasonOf(status), v1::ERROR_REASON_NOT_OFFERED);
   EXPECT_TRUE(core_->Next(followed_, now_).empty());
 }

@@ -78,7 +78,7 @@ class Sessions : public Listener {
                           InvalidateCallback done) = 0;
 
   // Asks the agent of `host` what it holds, in `call` but for its id; calls `done` as Invalidate does, and with
-  //   FAILED_PRECONDITION, NOT_OFFERED: the agent does not answer such calls.
+  //   UNIMPLEMENTED, NOT_OFFERED: the agent does not answer such calls.
   virtual void Inspect(const std::string& host, const v1::InspectCall& call,
                        std::chrono::system_clock::time_point deadline, InspectCallback done) = 0;
 

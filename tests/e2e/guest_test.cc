@@ -109,6 +109,7 @@ TEST_F(GuestTest, AQueueOfItsOwn) {
   get.set_name("viommus/q/hwQueues/1");
   ASSERT_TRUE(Eventually(10, [&] { return Ok(&Stub::GetHwQueue, get).hw_queue().state() == v1::STATE_READY; }))
       << cluster_.Outputs();
+  CtlDoes({"drift", "grace-01"});
 
   // TLBI_NH_ASID with ASID 5; CFGI_CD_ALL, which such a queue does not carry.
   const Finished taken =

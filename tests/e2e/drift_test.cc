@@ -1,0 +1,84 @@
+// The report of drift with real processes: record, journal and the emulated SMMU's object table.
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "tests/e2e/fleet_fixture.h"
+
+namespace viommu::tests {
+namespace {
+
+class DriftTest : public FleetFixture {
+ protected:
+  void SetUp() override {
+    cluster_.StartServer();
+    StartHost(kAmpere);
+  }
+
+  void Do(const std::vector<std::string>& args) {
+    const Finished done = cluster_.Ctl(args);
+    ASSERT_EQ(done.status, 0) << args[0] << ": " << done.err << cluster_.Outputs();
+  }
+  // The report, whose exit code must be this.
+  nlohmann::json Drift(int status, std::vector<std::string> more = {}) {
+    std::vector<std::string> args = {"drift", kAmpere, "-o", "json"};
+    args.insert(args.end(), more.begin(), more.end());
+    const Finished done = cluster_.Ctl(args);
+    EXPECT_EQ(done.status, status) << done.out << done.err << cluster_.Outputs();
+    return nlohmann::json::parse(done.out, nullptr, /*allow_exceptions=*/false);
+  }
+  size_t Drifts(const nlohmann::json& report) { return report.value("drifts", nlohmann::json::array()).size(); }
+};
+
+// Nested domains of each kind, a device on the bare stage 2, one that is not made yet, two SMMUs: what the agent
+// believes is what the emulated SMMUs' object tables say, field by field.
+TEST_F(DriftTest, WhatIsAppliedIsThere) {
+  const auto devices = DevicesBySmmu(kAmpere);
+  ASSERT_GE(devices.size(), 2u);
+  CreateStage2("vm-1", kAmpere, "vm-1");
+  int viommus = 0;
+  for (const auto& [smmu, of_it] : devices) {
+    const std::string viommu = "v" + std::to_string(viommus++);
+    Ok(&Stub::CreateViommu, ViommuRequest(viommu, smmu, "vm-1"));
+    if (viommus > 2) break;  // the third one has no device: dormant
+    Ok(&Stub::SetVdevId, SetRequest(viommu, of_it[0], 16, v1::WAIT_APPLIED));
+    if (of_it.size() > 1) Ok(&Stub::SetVdevId, SetRequest(viommu, of_it[1], 17, v1::WAIT_APPLIED));
+    Do({"create", "nesteddomain", viommu + "/s1", "--translate", "--vste", "0x8000000b,0x10000000", "--wait=applied"});
+    Do({"create", "nesteddomain", viommu + "/by", "--bypass", "--wait=applied"});
+    Do({"attach", of_it[0], viommu + "/s1", "--wait=applied"});
+  }
+  const auto report = Drift(0, {"--all"});
+  EXPECT_EQ(Drifts(report), 0u) << report;
+  EXPECT_FALSE(report.contains("strays")) << report;
+  EXPECT_TRUE(report.value("backendCanTell", false)) << report;
+  EXPECT_GE(std::stoi(report.value("compared", "0")), 9) << report;
+  const int64_t revision = Revision();
+  Drift(0, {"--repair", "--yes"});
+  EXPECT_EQ(Revision(), revision) << "a repair of what is right is no news";
+}
+
+TEST_F(DriftTest, AHostThatIsAwayCannotBeAsked) {
+  cluster_.agent(kAmpere).Kill();
+  cluster_.WaitDisconnected(kAmpere);
+  const Finished refused = cluster_.Ctl({"drift", kAmpere, "--timeout", "2s"});
+  EXPECT_EQ(refused.status, 3) << refused.err;
+  EXPECT_NE(refused.err.find("HOST_DISCONNECTED"), std::string::npos) << refused.err;
+  EXPECT_EQ(cluster_.Ctl({"drift", "nobody"}).status, 4);
+}
+
+// After kill -9 nothing of the old process is left; what the journal says is made anew, and nothing differs.
+TEST_F(DriftTest, NothingIsLeftToExplainAfterARestart) {
+  const auto devices = DevicesBySmmu(kAmpere);
+  CreateStage2("vm-1", kAmpere, "vm-1");
+  Ok(&Stub::CreateViommu, ViommuRequest("a", devices.begin()->first, "vm-1"));
+  Ok(&Stub::SetVdevId, SetRequest("a", devices.begin()->second[0], 16, v1::WAIT_APPLIED));
+  cluster_.agent(kAmpere).Kill();
+  StartHost(kAmpere);
+  EXPECT_TRUE(Eventually(20, [this] { return cluster_.Ctl({"drift", kAmpere, "--all"}).out.empty(); }))
+      << cluster_.Outputs();
+  Drift(0);
+}
+
+}  // namespace
+}  // namespace viommu::tests
