@@ -318,6 +318,31 @@ struct KeptContext {
 
 enum class ObjectKind : uint8_t { kDevice, kIoas, kHwpt, kViommu, kVdevice, kNested, kVeventq, kFaultQueue, kHwQueue };
 
+// For messages.
+constexpr const char* ObjectKindName(ObjectKind kind) {
+  switch (kind) {
+    case ObjectKind::kDevice:
+      return "device";
+    case ObjectKind::kIoas:
+      return "IOAS";
+    case ObjectKind::kHwpt:
+      return "paging HWPT";
+    case ObjectKind::kViommu:
+      return "viommu";
+    case ObjectKind::kVdevice:
+      return "vdevice";
+    case ObjectKind::kNested:
+      return "nested HWPT";
+    case ObjectKind::kVeventq:
+      return "event queue";
+    case ObjectKind::kFaultQueue:
+      return "fault queue";
+    case ObjectKind::kHwQueue:
+      return "hardware queue";
+  }
+  return "?";
+}
+
 // An object as it is, whatever its maker remembers. What does not apply to its kind is left as it stands here.
 struct ObjectInfo {
   ObjectId id = 0;

@@ -70,6 +70,7 @@ class FakeBackend : public Backend {
         device.pci_address = fmt::format("0000:01:0{}.{}", bus_device, function);
         device.smmu = bus_device == 0 ? "s0" : "s1";
         device.stream_id = static_cast<uint32_t>(0x100 + 8 * bus_device + function);
+        device.iommu_group = one_group ? 1 : device.stream_id;
         inventory.devices.push_back(device);
       }
     }
@@ -88,6 +89,7 @@ class FakeBackend : public Backend {
   // Objects of a kind: "stage2", "viommu", "nested", "vdevice".
   size_t Count(const std::string& kind) const;
 
+  bool one_group = false;  // all devices are in one IOMMU group
   bool lists_objects = true;
   // The context that was opened i-th of those that are open: for what happens behind the agent's back.
   Context& OpenedContext(size_t i);

@@ -8,30 +8,6 @@
 namespace viommu::agent {
 namespace {
 
-std::string_view KindWord(ObjectKind kind) {
-  switch (kind) {
-    case ObjectKind::kDevice:
-      return "device";
-    case ObjectKind::kIoas:
-      return "ioas";
-    case ObjectKind::kHwpt:
-      return "hwpt";
-    case ObjectKind::kViommu:
-      return "viommu";
-    case ObjectKind::kVdevice:
-      return "vdevice";
-    case ObjectKind::kNested:
-      return "nested hwpt";
-    case ObjectKind::kVeventq:
-      return "veventq";
-    case ObjectKind::kFaultQueue:
-      return "fault queue";
-    case ObjectKind::kHwQueue:
-      return "hw queue";
-  }
-  return "object";
-}
-
 // Nothing goes before what stands on it has gone. A device is attached to what comes after it.
 int OrderOfEnd(ObjectKind kind) {
   switch (kind) {
@@ -76,7 +52,7 @@ ObjectKind KindOfObject(ItemKind kind) {
 }  // namespace
 
 std::string DescribeObject(const ObjectInfo& object) {
-  std::string text = fmt::format("{} {}", KindWord(object.kind), object.id);
+  std::string text = fmt::format("{} {}", ObjectKindName(object.kind), object.id);
   switch (object.kind) {
     case ObjectKind::kDevice:
       return text + fmt::format(" ({}, {})", object.pci_address,

@@ -40,6 +40,15 @@ Step Realizer::Failed(Operation operation, const absl::Status& status) {
 Realizer::Realizer(Backend& backend, Targets& targets, const HeldState& held, const Inventory& inventory, Hooks hooks)
     : backend_(backend), targets_(targets), held_(held), hooks_(std::move(hooks)) {
   for (const auto& smmu : inventory.smmus) features_[smmu.name] = smmuv3::DecodeIdRegisters(smmu.idr);
+  std::map<uint32_t, std::vector<std::string>> groups;
+  for (const auto& device : inventory.devices) groups[device.iommu_group].push_back(device.pci_address);
+  for (const auto& [group, members] : groups) {
+    if (members.size() < 2) continue;
+    for (const std::string& member : members) {
+      group_members_[member] = members;
+      std::erase(group_members_[member], member);
+    }
+  }
 }
 
 Step Realizer::Advance(const HeldItem& item) {
@@ -216,12 +225,34 @@ Step Realizer::AttachVdevice(const HeldItem& item, const Made& made, const std::
     wanted = nested->uid();
   }
   if (made.attached_to == wanted) return {.kind = Step::Kind::kApplied};
+  if (const HeldItem* other = AtOdds(item); other != nullptr) {
+    return {.kind = Step::Kind::kBlocked,
+            .reason = MakeReason(
+                v1::ERROR_REASON_DEPENDENCY_NOT_READY,
+                fmt::format("{} is in one IOMMU group with {}, and a group is attached as a whole: attach {} to the "
+                            "same; it goes on by itself then",
+                            LastSegment(item.resource.vdevice().device()),
+                            LastSegment(other->resource.vdevice().device()), other->name()))};
+  }
   const auto failure = Try(item, made.vm, Operation::kAttach,
                            [&] { return contexts_.at(made.vm).context->Attach(made.device, Find(wanted)->id); });
   if (failure) return *failure;
   objects_.SetAttached(item.uid(), wanted);
   NoteObjects(made.vm, item.uid());
   return {.kind = Step::Kind::kApplied};
+}
+
+const HeldItem* Realizer::AtOdds(const HeldItem& vdevice) const {
+  const auto members = group_members_.find(LastSegment(vdevice.resource.vdevice().device()));
+  if (members == group_members_.end()) return nullptr;
+  // Groups belong to one context, and so do their stage 2s: what is not nested goes to the same one.
+  const std::string& wanted = vdevice.resource.vdevice().nested_domain();
+  for (const std::string& pci_address : members->second) {
+    const HeldItem* other = held_.Find(objects_.HolderOf(pci_address));
+    if (other == nullptr || other->deleting || other->resource.vdevice().nested_domain() == wanted) continue;
+    return other;
+  }
+  return nullptr;
 }
 
 std::optional<Step> Realizer::Unset(const HeldItem& item, const Made& made) {

@@ -171,6 +171,9 @@ class Realizer {
   // Detaches, destroys the vdevice; nothing when done.
   std::optional<Step> Unset(const HeldItem& item, const Made& made);
   Step AttachVdevice(const HeldItem& item, const Made& made, const std::string& stage2_uid);
+  // A bound vdevice of the same IOMMU group that is to be attached to something else; null when there is none. The
+  // backend attaches whole groups: without this the last one would take the others along unasked.
+  const HeldItem* AtOdds(const HeldItem& vdevice) const;
 
   static Step Failed(Operation operation, const absl::Status& status);
   // Runs one change at the backend; nothing when it worked.
@@ -208,9 +211,10 @@ class Realizer {
   Targets& targets_;
   const HeldState& held_;
   const Hooks hooks_;
-  std::map<std::string, smmuv3::Features> features_;  // by SmmuInfo::name
-  absl::btree_map<std::string, Vm> contexts_;         // by VM name
-  Objects objects_;                                   // only of items that have some
+  std::map<std::string, smmuv3::Features> features_;               // by SmmuInfo::name
+  std::map<std::string, std::vector<std::string>> group_members_;  // the others of its IOMMU group, by PCI address
+  absl::btree_map<std::string, Vm> contexts_;                      // by VM name
+  Objects objects_;                                                // only of items that have some
   struct QueueMemory {
     std::string vm;
     uint64_t iova = 0;

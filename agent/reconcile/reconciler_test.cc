@@ -780,6 +780,29 @@ TEST_F(ReconcilerTest, CommandsWithoutEndDoNotKeepTheLastFromBeingDone) {
   EXPECT_LT(portions, 100);
 }
 
+// The backend attaches whole groups, as the kernel does.
+TEST_F(ReconcilerTest, DevicesOfOneGroupAreAttachedToOneThing) {
+  backend_.one_group = true;
+  Start();
+  MakeVm();
+  ASSERT_TRUE(Send({Vdevice("e", "v", 8, 10, 1)}).ok());
+  EXPECT_THAT(Run(), ElementsAre("e@10 FAILED DEPENDENCY_NOT_READY")) << "it is to be on the stage 2, d is nested";
+  EXPECT_NE(last_["e"].reason().message().find("viommus/v/vdevices/7"), std::string::npos);
+  EXPECT_EQ(backend_.HeldDevices().at("0000:01:00.0").attached_to, "nested");
+
+  // One after the other, as calls come: the first one waits for the second.
+  ASSERT_TRUE(Send({Vdevice("e", "v", 8, 11, 1, "n")}).ok());
+  EXPECT_THAT(Run(), ElementsAre("e@11 APPLIED"));
+  ASSERT_TRUE(Send({Vdevice("d", "v", 7, 12)}).ok());
+  EXPECT_THAT(Run(), ElementsAre("d@12 FAILED DEPENDENCY_NOT_READY"));
+  ASSERT_TRUE(Send({Vdevice("e", "v", 8, 13, 1)}).ok());
+  EXPECT_THAT(Run(), ElementsAre("d@12 APPLIED", "e@13 APPLIED"));
+
+  // What is on its way out has no say.
+  ASSERT_TRUE(Send({Deleting(Vdevice("e", "v", 8, 13, 1), 14), Vdevice("d", "v", 7, 15, 0, "n")}).ok());
+  EXPECT_THAT(Run(), ElementsAre("d@15 APPLIED", "e@14 RELEASED"));
+}
+
 // ---- Drift: what happens at the backend behind the agent's back.
 
 class DriftTest : public ReconcilerTest {
@@ -908,7 +931,7 @@ TEST_F(DriftTest, AnotherObjectUnderAKnownIdIsNotOurs) {
   ASSERT_EQ(context().AllocIoas().value(), nested) << "the lowest free id is used again";
   EXPECT_THAT(Inspect(/*repair=*/true),
               ElementsAre("d DIFFERENT nested_domain=stage2Domains/s2", "n MISSING", "s AS_BELIEVED", "v AS_BELIEVED",
-                          fmt::format("stray: ioas {} in the context of vm1", nested)));
+                          fmt::format("stray: IOAS {} in the context of vm1", nested)));
   ExpectMended();
 }
 

@@ -74,8 +74,9 @@ absl::StatusOr<ExitCode> Drift(Session& session, const DriftArguments& arguments
   if (repair) {
     const absl::Status asked = AskFirst(
         session, "drift --repair",
-        fmt::format("Have {} make anew what is missing or different, and end objects of its contexts that are nobody's?",
-                    ShortName(host)),
+        fmt::format(
+            "Have {} make anew what is missing or different, and end objects of its contexts that are nobody's?",
+            ShortName(host)),
         "changed");
     if (!asked.ok()) return asked;
   }
@@ -107,7 +108,8 @@ void DeclareDrift(Command& root) {
   const auto drift = std::make_shared<DriftArguments>();
   root.Sub("drift", "What is recorded, what a host's agent believes and what its backend holds, where they differ")
       .Details(
-          "Drift that explains itself (a change is under way, or has failed with a reason that is recorded) is left out "
+          "Drift that explains itself (a change is under way, or has failed with a reason that is recorded) is left "
+          "out "
           "without --all.\n"
           "Strays are objects of the backend that belong to nothing. Exits with 1 when anything is left to explain.\n"
           "--repair has the agent forget what is missing, take over what is different as it is, and go on from there: "

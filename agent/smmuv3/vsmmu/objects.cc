@@ -4,30 +4,6 @@
 
 namespace viommu::agent {
 
-const char* ObjectKindName(ObjectKind kind) {
-  switch (kind) {
-    case ObjectKind::kDevice:
-      return "device";
-    case ObjectKind::kIoas:
-      return "IOAS";
-    case ObjectKind::kHwpt:
-      return "paging HWPT";
-    case ObjectKind::kViommu:
-      return "viommu";
-    case ObjectKind::kVdevice:
-      return "vdevice";
-    case ObjectKind::kNested:
-      return "nested HWPT";
-    case ObjectKind::kVeventq:
-      return "event queue";
-    case ObjectKind::kFaultQueue:
-      return "fault queue";
-    case ObjectKind::kHwQueue:
-      return "hardware queue";
-  }
-  return "?";
-}
-
 ObjectId ObjectTable::Add(std::unique_ptr<Object> object) {
   MutexLock lock(mu_);
   if (free_.empty()) {

@@ -27,9 +27,6 @@
 
 namespace viommu::agent {
 
-// "vdevice" and so on, for messages.
-const char* ObjectKindName(ObjectKind kind);
-
 // Members change under the context's control lock alone, unless they say otherwise.
 struct Object {
   explicit Object(ObjectKind k) : kind(k) {}
