@@ -46,9 +46,8 @@ absl::StatusOr<v1::InspectCall> AskForDrift(const CommitCore& core, const v1::Ge
   VIOMMU_RETURN_IF_ERROR(CheckName("host", Kind::kHost, request.host()));
   if (request.page_size() < 0) return InvalidField("page_size", "{} is negative", request.page_size());
   v1::InspectCall call;
-  VIOMMU_ASSIGN_OR_RETURN(
-      *call.mutable_after_uid(),
-      ReadPageToken(core.identity().store_incarnation, QueryDigest(request), request.page_token()));
+  VIOMMU_ASSIGN_OR_RETURN(*call.mutable_after_uid(),
+                          ReadPageToken(core.identity().store_incarnation, QueryDigest(request), request.page_token()));
   call.set_max_items(request.page_size() == 0 ? kDefaultPageSize : std::min(request.page_size(), kMaxPageSize));
   call.set_repair(request.repair());
   const bool known =

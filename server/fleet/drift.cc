@@ -172,8 +172,7 @@ std::optional<v1::Drift> DriftOf(Kind kind, const Message* record, const v1::Ins
     add("presence", "yes", fmt::format("no: {}", item->reason().reason()), "no");
   }
   if (drift.fields().empty()) return std::nullopt;
-  const bool as_believed =
-      item->presence() != v1::PRESENCE_MISSING && item->presence() != v1::PRESENCE_DIFFERENT;
+  const bool as_believed = item->presence() != v1::PRESENCE_MISSING && item->presence() != v1::PRESENCE_DIFFERENT;
   drift.set_expected(as_believed && !settled);
   return drift;
 }

@@ -60,7 +60,7 @@ void Cluster::LaunchAgent(const std::string& host, const std::string& inventory,
                           const std::vector<std::string>& more_args) {
   std::vector<std::string> argv = {Runfile("agent/viommu-agent"),
                                    "--host=" + host,
-                                   "--server=" + server_address(),
+                                   "--server=" + agents_server_,
                                    "--state-dir=" + (dir_ / (as + ".state")),
                                    "--inventory=" + (inventory[0] == '/' ? inventory : Runfile(inventory)),
                                    "--listen=unix:" + socket_path(as),

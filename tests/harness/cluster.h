@@ -34,6 +34,8 @@ class Cluster {
   std::string server_address() const { return "unix:" + (dir_ / "server.sock"); }
   std::string store_path() const { return dir_ / "store"; }
 
+  // Where agents that are started from now on look for the server: a cable to it, say.
+  void RouteAgents(std::string address) { agents_server_ = std::move(address); }
   // `inventory`: a file of this tree, or an absolute path.
   void StartAgent(const std::string& host, const std::string& inventory,
                   const std::vector<std::string>& more_args = {});
@@ -74,6 +76,7 @@ class Cluster {
   void WaitState(const std::string& host, v1::HostState state);
 
   TempDir dir_;
+  std::string agents_server_ = server_address();
   std::unique_ptr<Process> server_;
   std::map<std::string, std::unique_ptr<Process>> agents_;
   std::unique_ptr<v1::FleetService::Stub> stub_;
