@@ -7,14 +7,13 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
+
+#include "server/store/rocksdb_logger.h"
 
 namespace viommu::server {
 namespace {
-
-// Of RocksDB's own log for people, files LOG and LOG.old.*.
-constexpr size_t kInfoLogBytes = size_t{4} << 20;
-constexpr size_t kInfoLogFiles = 4;
 
 constexpr size_t kBackgroundSyncBytes = size_t{1} << 20;
 constexpr uint64_t kTableFileBytes = uint64_t{16} << 20;
@@ -40,9 +39,7 @@ rocksdb::DBOptions DatabaseOptions(const RocksDbOptions& options, rocksdb::Env* 
   // Failed writes are retried by Recover alone, so that it never finds RocksDB half way through doing the same.
   db.max_bgerror_resume_count = 0;
   db.bytes_per_sync = kBackgroundSyncBytes;
-  db.max_log_file_size = kInfoLogBytes;
-  db.keep_log_file_num = kInfoLogFiles;
-  db.info_log_level = rocksdb::InfoLogLevel::INFO_LEVEL;
+  db.info_log = std::make_shared<RocksDbLogger>();
   db.stats_dump_period_sec = 0;
   db.stats_persist_period_sec = 0;
   return db;

@@ -1,16 +1,18 @@
 // kill -9 under load: what was acknowledged is there afterwards, what was not happened wholly or not at all, and a
 // watch that is resumed across all of it has seen every change once and in order.
 //
-//   VIOMMU_CRASH_KILLS   kills of the server and of the agent each, instead of the numbers below
+//   VIOMMU_CRASH_KILLS   kills of the server, of the agent, and faults of the disk, instead of the numbers below
 
 #include <grpcpp/create_channel.h>
 #include <grpcpp/security/credentials.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <cstdlib>
+#include <fstream>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -24,6 +26,7 @@
 #include "common/grpc_error.h"
 #include "common/uuid.h"
 #include "tests/harness/cluster.h"
+#include "tests/harness/faulty_disk.h"
 #include "viommu/v1/local_service.grpc.pb.h"
 
 namespace viommu::tests {
@@ -33,6 +36,7 @@ using Stub = v1::FleetService::Stub;
 
 constexpr int kServerKills = 50;
 constexpr int kAgentKills = 20;
+constexpr int kDiskFaults = 24;
 constexpr int kWorkers = 8;
 constexpr uint64_t kIdsPerWorker = 4096;  // vdev_ids of each worker's own
 constexpr char kHost[] = "grace-01";
@@ -510,6 +514,71 @@ TEST_F(CrashTest, KillingTheAgentLosesNothing) {
   for (const auto& worker : workers_) changes += worker->changes();
   std::printf("%d kills of the agent, %ld acknowledged changes\n", kills, static_cast<long>(changes));
   EXPECT_GT(changes, kills) << "the load was no load";
+}
+
+// A server on a disk that fills up, does not sync, or fails now and then, with kill -9 in the middle of it.
+class FaultyDiskTest : public CrashTest {
+ protected:
+  FaultyDiskTest() {
+    WriteFile(switch_, std::string(1, '\0'));
+    cluster_.SetServerEnvironment({"LD_PRELOAD=" + Runfile("tests/harness/libfaulty_disk.so"),
+                                   "VIOMMU_FAULTY_DISK=" + cluster_.store_path() + ":" + switch_});
+  }
+
+  // In place: the file is mapped by the server.
+  void Set(DiskFault fault) {
+    std::fstream file(switch_, std::ios::in | std::ios::out | std::ios::binary);
+    file.put(static_cast<char>(fault));
+  }
+
+  const std::string switch_ = cluster_.dir() / "disk.fault";
+};
+
+// Promise 6: what was acknowledged is there whatever the disk did, reads go on meanwhile, and once it is well again the
+// server takes changes again by itself.
+TEST_F(FaultyDiskTest, ADiskThatFailsLosesNothing) {
+  const int rounds = Kills(kDiskFaults);
+  int kills = 0;
+  Watcher watcher(cluster_, verdict_);
+  StartWorkers();
+  for (int round = 0; round < rounds && !verdict_.failed(); ++round) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20 + random_() % 300));
+    Set(std::array{DiskFault::kFull, DiskFault::kNotSynced, DiskFault::kFlaky}[static_cast<size_t>(round) % 3]);
+    std::this_thread::sleep_for(std::chrono::milliseconds(20 + random_() % 300));
+    if (!cluster_.server().running()) {
+      verdict_.Fail("the server ended");
+      break;
+    }
+    if (Revision() < acknowledged_) verdict_.Fail("a read behind what was acknowledged");
+    if (random_() % 3 == 0) {
+      cluster_.server().Kill();
+      ++kills;
+      Set(DiskFault::kNone);
+      cluster_.StartServer();
+    }
+    Set(DiskFault::kNone);
+    const int64_t before = acknowledged_;
+    if (!Eventually(20, [&] { return acknowledged_ > before || verdict_.failed(); })) {
+      verdict_.Fail("the disk is well again, and in round " + std::to_string(round) + " the server takes no changes");
+    }
+    if (const int64_t revision = Revision(); revision < before) {
+      verdict_.Fail("revision " + std::to_string(revision) + ", but " + std::to_string(before) + " was acknowledged");
+    }
+  }
+  StopWorkers();
+  ASSERT_FALSE(verdict_.failed()) << verdict_.what() << cluster_.Outputs();
+  // What the disk made of it is what a new process finds.
+  cluster_.server().Kill();
+  cluster_.StartServer();
+  ExpectConverged();
+  EXPECT_TRUE(watcher.ReachesRevision(Revision(), 20)) << "the watch does not catch up";
+  watcher.Stop();
+  ASSERT_FALSE(verdict_.failed()) << verdict_.what();
+  int64_t changes = 0;
+  for (const auto& worker : workers_) changes += worker->changes();
+  std::printf("%d faults of the disk, %d kills in the middle of them, %ld acknowledged changes\n", rounds, kills,
+              static_cast<long>(changes));
+  EXPECT_NE(cluster_.server().output().find("store takes no writes"), std::string::npos) << "no fault was felt";
 }
 
 }  // namespace

@@ -33,8 +33,13 @@ Cluster::Cluster() { stub_ = NewStub(); }
 Cluster::~Cluster() = default;
 
 void Cluster::LaunchServer(const std::vector<std::string>& more_args) {
-  std::vector<std::string> argv = {Runfile("server/viommu-server"), "--listen=" + server_address(),
-                                   "--store=rocksdb:" + store_path(), "--log-format=json"};
+  std::vector<std::string> argv;
+  if (!server_environment_.empty()) {
+    argv.emplace_back("/usr/bin/env");  // which becomes the server
+    argv.insert(argv.end(), server_environment_.begin(), server_environment_.end());
+  }
+  argv.insert(argv.end(), {Runfile("server/viommu-server"), "--listen=" + server_address(),
+                           "--store=rocksdb:" + store_path(), "--log-format=json"});
   argv.insert(argv.end(), more_args.begin(), more_args.end());
   server_ = std::make_unique<Process>(argv, dir_ / "server.log");
 }

@@ -26,6 +26,8 @@ class Cluster {
   Cluster();
   ~Cluster();
 
+  // "NAME=VALUE" for servers that are started from now on.
+  void SetServerEnvironment(std::vector<std::string> environment) { server_environment_ = std::move(environment); }
   // Starts (again) and waits until it answers. `more_args` are added to the command line.
   void StartServer(const std::vector<std::string>& more_args = {});
   // Only starts it.
@@ -76,6 +78,7 @@ class Cluster {
   void WaitState(const std::string& host, v1::HostState state);
 
   TempDir dir_;
+  std::vector<std::string> server_environment_;
   std::string agents_server_ = server_address();
   std::unique_ptr<Process> server_;
   std::map<std::string, std::unique_ptr<Process>> agents_;

@@ -26,6 +26,7 @@ class DirectWork final : public agent::HostWork {
   void EndSession() override { reconciler_.EndSession(); }
   absl::Status Accept(const v1::Desired& desired) override { return reconciler_.Accept(desired); }
   bool TakeResults(int max, v1::Results& results) override { return reconciler_.TakeResults(max, results); }
+  void Inspect(const v1::InspectCall& call, v1::InspectReply& reply) override { reconciler_.Inspect(call, reply); }
   int64_t revision() override { return reconciler_.revision(); }
 
  private:
