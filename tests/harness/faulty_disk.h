@@ -14,9 +14,9 @@ namespace viommu::tests {
 
 enum class DiskFault : uint8_t {
   kNone,
-  kFull,      // nothing more can be written: ENOSPC, at times after half of it
-  kNotSynced, // what is written is not made durable: EIO
-  kFlaky,     // one call in ten fails: EIO
+  kFull,       // nothing more can be written: ENOSPC, at times after half of it
+  kNotSynced,  // what is written is not made durable: EIO
+  kFlaky,      // one call in ten fails: EIO
 };
 
 }  // namespace viommu::tests
