@@ -93,6 +93,7 @@ class FakeBackend : public Backend {
   bool lists_objects = true;
   // The context that was opened i-th of those that are open: for what happens behind the agent's back.
   Context& OpenedContext(size_t i);
+  size_t opened() const { return open_.size(); }
 
   // Contexts that outlive their process: what was in them, by key.
   bool keeps_contexts = false;
@@ -236,6 +237,7 @@ class FakeContext : public Context, private FakeBackend::Content {
   }
   absl::Status Detach(ObjectId device) override {
     if (auto s = backend_.Fault("Detach"); !s.ok()) return s;
+    if (!Is(device, "device")) return ErrnoStatus(ENOENT, "Detach", "device");
     SetParent(objects_[device], 0);
     Log("Detach");
     return absl::OkStatus();

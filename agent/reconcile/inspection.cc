@@ -80,24 +80,28 @@ const Inspection::Context& Inspection::ContextOf(const std::string& vm) {
   return it->second;
 }
 
-bool Inspection::IsBound(const Context& context, const Made& made) const {
+bool Inspection::IsBound(const Context& context, const std::string& uid, const Made& made) const {
   const auto found = context.by_id.find(made.device);
-  return found != context.by_id.end() && found->second.kind == ObjectKind::kDevice &&
-         found->second.pci_address == made.pci_address;
+  return objects_.OwnerOf(made.vm, made.device) == uid && found != context.by_id.end() &&
+         found->second.kind == ObjectKind::kDevice && found->second.pci_address == made.pci_address;
 }
 
-bool Inspection::IsThere(const Context& context, const Made& made) const {
+bool Inspection::IsThere(const Context& context, const std::string& uid, const Made& made) const {
+  // The one whose it was given to last has it, where another one's was taken away without our doing.
+  if (objects_.OwnerOf(made.vm, made.id) != uid) return false;
   const auto found = context.by_id.find(made.id);
   if (found == context.by_id.end() || found->second.kind != KindOfObject(made.kind)) return false;
   const ObjectInfo& object = found->second;
   if (made.kind == ItemKind::kStage2Domain) return object.parent == context.ioas;
-  const Made* parent = objects_.Find(made.parent);
+  const std::string* parent_uid = &made.parent;
+  const Made* parent = objects_.Find(*parent_uid);
   // A hardware queue is held by the one before it; the kernel's objects all stand on the viommu.
   while (made.kind == ItemKind::kHwQueue && parent != nullptr && parent->kind == ItemKind::kHwQueue) {
-    parent = objects_.Find(parent->parent);
+    parent_uid = &parent->parent;
+    parent = objects_.Find(*parent_uid);
   }
-  if (parent == nullptr || object.parent != parent->id || !IsThere(context, *parent)) return false;
-  if (made.kind == ItemKind::kVdevice) return object.device == made.device && IsBound(context, made);
+  if (parent == nullptr || object.parent != parent->id || !IsThere(context, *parent_uid, *parent)) return false;
+  if (made.kind == ItemKind::kVdevice) return object.device == made.device && IsBound(context, uid, made);
   return true;
 }
 
@@ -108,10 +112,10 @@ std::string Inspection::NameOfObject(const Context& context, const std::string& 
   return found == context.by_id.end() ? fmt::format("object {}", id) : DescribeObject(found->second);
 }
 
-Finding Inspection::LookAtVdevice(const Context& context, const Made& made) const {
+Finding Inspection::LookAtVdevice(const Context& context, const std::string& uid, const Made& made) const {
   Finding finding;
-  finding.bound = IsBound(context, made);
-  finding.there = made.id != 0 && IsThere(context, made);
+  finding.bound = IsBound(context, uid, made);
+  finding.there = made.id != 0 && IsThere(context, uid, made);
   ObjectId attached = 0;
   if (finding.bound) {
     attached = context.by_id.at(made.device).parent;
@@ -142,8 +146,8 @@ Finding Inspection::Look(const HeldItem& item) {
   if (made == nullptr) return {};
   const Context& context = ContextOf(made->vm);
   if (!context.told) return {.presence = v1::PRESENCE_UNKNOWN};
-  if (made->kind == ItemKind::kVdevice) return LookAtVdevice(context, *made);
-  return {.presence = IsThere(context, *made) ? v1::PRESENCE_AS_BELIEVED : v1::PRESENCE_MISSING};
+  if (made->kind == ItemKind::kVdevice) return LookAtVdevice(context, item.uid(), *made);
+  return {.presence = IsThere(context, item.uid(), *made) ? v1::PRESENCE_AS_BELIEVED : v1::PRESENCE_MISSING};
 }
 
 std::vector<ObjectInfo> Inspection::Strays(const std::string& vm) {
@@ -151,10 +155,11 @@ std::vector<ObjectInfo> Inspection::Strays(const std::string& vm) {
   std::vector<ObjectInfo> strays;
   for (const auto& [id, object] : context.by_id) {
     if (id == context.ioas && object.kind == ObjectKind::kIoas) continue;
-    const Made* made = objects_.Find(objects_.OwnerOf(vm, id));
+    const std::string& uid = objects_.OwnerOf(vm, id);
+    const Made* made = objects_.Find(uid);
     const bool known =
-        made != nullptr && (object.kind == ObjectKind::kDevice ? made->device == id && IsBound(context, *made)
-                                                               : made->id == id && IsThere(context, *made));
+        made != nullptr && (object.kind == ObjectKind::kDevice ? made->device == id && IsBound(context, uid, *made)
+                                                               : made->id == id && IsThere(context, uid, *made));
     if (!known) strays.push_back(object);
   }
   std::sort(strays.begin(), strays.end(), [](const ObjectInfo& a, const ObjectInfo& b) {

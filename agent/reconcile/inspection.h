@@ -69,9 +69,9 @@ class Inspection {
 
   const Context& ContextOf(const std::string& vm);
   // Whether the object is what the resource has made it; of a vdevice: its own, not its device.
-  bool IsThere(const Context& context, const Made& made) const;
-  bool IsBound(const Context& context, const Made& made) const;
-  Finding LookAtVdevice(const Context& context, const Made& made) const;
+  bool IsThere(const Context& context, const std::string& uid, const Made& made) const;
+  bool IsBound(const Context& context, const std::string& uid, const Made& made) const;
+  Finding LookAtVdevice(const Context& context, const std::string& uid, const Made& made) const;
   // How people call the object.
   std::string NameOfObject(const Context& context, const std::string& vm, ObjectId id) const;
 

@@ -935,6 +935,25 @@ TEST_F(DriftTest, AnotherObjectUnderAKnownIdIsNotOurs) {
   ExpectMended();
 }
 
+// The simulation has found it: two viommus on one stage 2, and the one was given the id of the other.
+TEST_F(DriftTest, AnIdIsWhoseItWasGivenToLast) {
+  backend_.faults["AllocViommu"] = {EIO};
+  ASSERT_TRUE(Send({Viommu("w", "w", 9), Vdevice("e", "w", 8, 10, 1)}).ok());
+  Run();
+  const ObjectId viommu = IdOf("v", "viommu");
+  ASSERT_TRUE(context().Detach(IdOf("d", "device")).ok());
+  for (const ObjectId id : {IdOf("d", "vdevice"), IdOf("n", "nested"), viommu}) ASSERT_TRUE(context().Destroy(id).ok());
+  clock_.Advance(seconds(60));
+  Run();
+  ASSERT_EQ(IdOf("w", "viommu"), viommu);
+  EXPECT_THAT(Inspect(/*repair=*/true),
+              ElementsAre("d MISSING", "e AS_BELIEVED", "n MISSING", "s AS_BELIEVED", "v MISSING", "w AS_BELIEVED"));
+  Run();
+  EXPECT_THAT(Inspect(), ElementsAre("d AS_BELIEVED", "e AS_BELIEVED", "n AS_BELIEVED", "s AS_BELIEVED",
+                                     "v AS_BELIEVED", "w AS_BELIEVED"));
+  EXPECT_EQ(backend_.Count("viommu"), 2u);
+}
+
 TEST_F(DriftTest, StraysAreEndedFromTheTopDown) {
   auto device = context().BindDevice("0000:01:00.1");
   ASSERT_TRUE(device.ok());

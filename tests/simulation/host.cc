@@ -5,9 +5,11 @@
 #include <algorithm>
 #include <map>
 #include <utility>
+#include <vector>
 
 #include "agent/reconcile/backoff.h"
 #include "agent/session/hello.h"
+#include "agent/smmuv3/spec/ste.h"
 #include "common/error.h"
 
 namespace viommu::simulation {
@@ -177,6 +179,60 @@ void Host::Forget() {
   outdated_ = false;
   refused_ = v1::ERROR_REASON_UNSPECIFIED;
   synced_this_boot_ = false;
+}
+
+void Host::TamperWithObjects() {
+  if (backend_->opened() == 0) return;
+  agent::Context& context = backend_->OpenedContext(scheduler_.random.Below(backend_->opened()));
+  std::vector<agent::ObjectInfo> objects = *context.Objects();
+  if (objects.empty()) return;
+  const auto faults = std::exchange(backend_->faults, {});  // those are the agent's
+  const auto some = [&]() -> const agent::ObjectInfo& { return scheduler_.random.Pick(objects); };
+  const auto take_away = [&](const agent::ObjectInfo& object) {
+    if (object.kind != agent::ObjectKind::kDevice) return static_cast<void>(context.Destroy(object.id));
+    static_cast<void>(context.Detach(object.id));
+    if (scheduler_.random.Below(2) == 0) static_cast<void>(context.UnbindDevice(object.pci_address));
+  };
+  doubted_ = true;  // ids are used again: what the agent does now may hit another object
+  const uint64_t what = scheduler_.random.Below(4);
+  scheduler_.Trace("objects: tampered with", name_, static_cast<int64_t>(what), static_cast<int64_t>(objects.size()));
+  if (what == 0) {
+    static_cast<void>(context.AllocIoas());
+    const agent::ObjectInfo viommu = some(), device = some();
+    static_cast<void>(context.AllocNested(viommu.id, device.id, smmuv3::kAbortVste));
+  } else if (what == 1) {
+    // All of it, over and over until nothing more can go.
+    for (size_t round = 0; round < objects.size(); ++round) {
+      for (const agent::ObjectInfo& object : objects) take_away(object);
+    }
+  } else {
+    for (uint64_t i = 0; i <= what; ++i) take_away(some());
+  }
+  backend_->faults = faults;
+}
+
+void Host::MendDrift() {
+  if (process_ == nullptr || process_->reconciler == nullptr) return;
+  scheduler_.Trace("objects: to be mended", name_);
+  v1::InspectCall call;
+  call.set_repair(true);
+  for (bool more = true; more;) {
+    call.set_max_items(static_cast<int32_t>(1 + scheduler_.random.Below(5)));
+    v1::InspectReply reply;
+    process_->reconciler->Inspect(call, reply);
+    more = reply.more();
+    if (more) call.set_after_uid(agent::UidOf(reply.items().rbegin()->believed()));
+    // What was found is worked on while the rest is looked at.
+    if (scheduler_.random.Below(2) == 0) static_cast<void>(process_->reconciler->Run(4));
+    if (EndIfCrashed()) return;
+  }
+  Work();
+}
+
+uint64_t Host::drift() const {
+  if (process_ == nullptr || process_->reconciler == nullptr) return 0;
+  const agent::Reconciler::DriftCounts counts = process_->reconciler->CountDrift();
+  return counts.missing + counts.different + counts.strays;
 }
 
 void Host::BreakLink() {

@@ -50,6 +50,12 @@ class Host {
   void PauseAgent(nanoseconds how_long);
   // The operator ends the agent, moves its state directory away and starts it again (docs/store-format.md).
   void StartOver();
+  // Somebody works on the agent's objects behind its back: takes some away, detaches devices, leaves others there.
+  void TamperWithObjects();
+  // The operator has the agent mend what differs (viommuctl drift --repair), in pages of a few.
+  void MendDrift();
+  // Objects that are not as the agent believes, of one that runs.
+  uint64_t drift() const;
   void BreakLink();
   void HalfOpenLink(bool to_server, bool to_agent);
   // Another machine has answered for its name: this one is switched off at once, and what its journal says may be old.

@@ -63,7 +63,8 @@ class World {
 
   void Calm();
   bool WasReleasedForAnother(const Host& host) const;
-  void Repair();
+  // Whether anything had to be done.
+  bool Repair();
   std::string Unsettled() const;
   void CheckHosts();
   // Carries on until `until`, or something does not hold, or `done`.
@@ -268,6 +269,10 @@ void World::ChooseAgentFaults() {
       auto& faults = SomeHost().backend().faults[random().Pick(kCalls)];
       if (faults.size() < 4) faults.push_back(Often(2) ? EBUSY : EIO);
     });
+  }
+  if (Often(4)) {
+    Every(milliseconds(1200), [this] { SomeHost().TamperWithObjects(); });
+    Every(milliseconds(2000), [this] { SomeHost().MendDrift(); });
   }
   if (Often(4)) {
     Every(milliseconds(2000),
@@ -501,10 +506,16 @@ bool World::WasReleasedForAnother(const Host& host) const {
 }
 
 // An operator settles by hand what knows another store (docs/store-format.md, "After a restore").
-void World::Repair() {
+bool World::Repair() {
+  bool at_work = false;
   for (const auto& host : hosts_) {
+    if (host->drift() != 0) {
+      host->MendDrift();
+      at_work = true;
+    }
     if (checker_.forked() && WasReleasedForAnother(*host) && started_over_.insert(host.get()).second) {
       host->StartOver();
+      at_work = true;
       continue;
     }
     switch (host->refused()) {
@@ -513,6 +524,7 @@ void World::Repair() {
       case v1::ERROR_REASON_STORE_OUT_OF_DATE:
         if (checker_.forked()) {
           host->StartOver();
+          at_work = true;
         } else {
           checker_.Fail(fmt::format("{} is refused ({}), and there is only one store", host->name(),
                                     static_cast<int>(host->refused())));
@@ -522,6 +534,7 @@ void World::Repair() {
         break;
     }
   }
+  return at_work;
 }
 
 std::string World::Unsettled() const {
@@ -599,9 +612,9 @@ Outcome World::Run() {
       const MonotonicTime next = scheduler_.now() + milliseconds(500);
       RunUntil(next);
       scheduler_.After(next - scheduler_.now(), [] {});
-      Repair();
+      const bool at_work = Repair();
       if (server_ == nullptr) StartServer();
-      unsettled = Unsettled();
+      unsettled = at_work ? "the operator is at work" : Unsettled();
     }
     if (!unsettled.empty()) checker_.Fail("it does not settle: " + unsettled);
     if (!checker_.failed()) {
