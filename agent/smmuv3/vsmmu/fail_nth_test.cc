@@ -2,13 +2,16 @@
 // again works. In the manner of the kernel's iommufd_fail_nth.
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <array>
 #include <cerrno>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "agent/errno_status.h"
@@ -24,7 +27,14 @@ constexpr uint64_t kTop = TestGuest::kBase + TestGuest::kBytes;
 
 class FailNthTest : public testing::TestWithParam<Personality> {
  protected:
-  FailNthTest() : backend_(MakeTestBackend(GetParam())), memory_(backend_->GetMemoryStats()) {}
+  FailNthTest() : backend_(MakeBackend()), memory_(backend_->GetMemoryStats()) {}
+
+  // SMMU a has one interface of two queues.
+  static std::unique_ptr<EmulatedBackend> MakeBackend() {
+    EmulatedInventory inventory = MakeTestInventory(GetParam());
+    inventory.smmus[0].info.hw_queue = HwQueueInventory{.vintfs = 1, .queues_per_vintf = 2, .sid_slots = 2};
+    return *EmulatedBackend::Create(std::move(inventory));
+  }
 
   // Makes a call, once more when it fails; `failures` counts.
   template <typename Call>
@@ -83,6 +93,33 @@ class FailNthTest : public testing::TestWithParam<Personality> {
     RetriedStatus([&] { return vm.UnbindDevice(kDeviceA0); });
   }
 
+  // A guest with command queues of its own, from its interface to its end.
+  void LiveWithQueuesOnce() {
+    auto context = *Retried([&] { return backend_->OpenContext(); });
+    Context& vm = *context;
+    const ObjectId device = *Retried([&] { return vm.BindDevice(kDeviceA0); });
+    const ObjectId ioas = *Retried([&] { return vm.AllocIoas(); });
+    RetriedStatus([&] { return vm.MapIoas(ioas, TestGuest::kBase, TestGuest::kBytes, guest_.handle()); });
+    const ObjectId stage2 = *Retried([&] { return vm.AllocStage2(device, ioas); });
+    const ObjectId viommu = Retried([&] { return vm.AllocViommu(device, stage2, ViommuType::kTegra241Cmdqv); })->id;
+    const ObjectId vdevice = *Retried([&] { return vm.AllocVdevice(viommu, device, 0x10); });
+    std::array<ObjectId, 2> queues = {};
+    for (uint32_t index = 0; index < queues.size(); ++index) {
+      queues[index] = *Retried([&] {
+        return vm.AllocHwQueue(viommu, HwQueueType::kTegra241Cmdqv, index, TestGuest::kBase + index * 0x1000, 0x1000);
+      });
+    }
+    const VintfMapping mapping = *Retried([&] { return vm.MapVintf(viommu); });
+    ::close(mapping.fd);
+    RetriedStatus([&] { return vm.UnmapVintf(viommu); });
+    for (const ObjectId object : {queues[1], queues[0], vdevice, viommu, stage2}) {
+      RetriedStatus([&] { return vm.Destroy(object); });
+    }
+    static_cast<void>(Retried([&] { return vm.UnmapIoas(ioas, 0, ~uint64_t{0}); }));
+    RetriedStatus([&] { return vm.Destroy(ioas); });
+    RetriedStatus([&] { return vm.UnbindDevice(kDeviceA0); });
+  }
+
   // As far as it comes: the context is closed where the first call fails.
   void LiveUntilItFails() {
     auto opened = backend_->OpenContext();
@@ -112,6 +149,38 @@ class FailNthTest : public testing::TestWithParam<Personality> {
     EXPECT_EQ(backend_->ReadSte("a", kSidA0), smmuv3::MakeAbortSte()) << what;
   }
 
+  // Each of `ops`, the first time that `live` calls it, the second time, and so on.
+  void FailEach(std::span<const BackendOp> ops, const std::function<void()>& live) {
+    for (const BackendOp op : ops) {
+      for (uint32_t skip = 0;; ++skip) {
+        failures_ = 0;
+        backend_->FailNext(op, ENOMEM, skip);
+        live();
+        ExpectNothingLeft(std::string(BackendOpName(op)) + " " + std::to_string(skip));
+        if (failures_ == 0) {
+          EXPECT_GT(skip, 0u) << BackendOpName(op);
+          break;
+        }
+        EXPECT_EQ(failures_, 1);
+      }
+      // The wish is still there, and must not hit what comes next.
+      backend_ = MakeBackend();
+    }
+  }
+  // Each allocation of memory; returns how many there are.
+  uint32_t FailEachAllocation(const std::function<void()>& live) {
+    uint32_t skip = 0;
+    for (bool all = false; !all; ++skip) {
+      failures_ = 0;
+      backend_->FailNextAllocation(skip);
+      live();
+      all = backend_->CancelAllocationFailure();
+      EXPECT_EQ(failures_, all ? 0 : 1);
+      ExpectNothingLeft("allocation " + std::to_string(skip));
+    }
+    return skip;
+  }
+
   TestGuest guest_;
   std::unique_ptr<EmulatedBackend> backend_;
   const HostMemoryStats memory_;
@@ -126,35 +195,22 @@ TEST_P(FailNthTest, EveryCall) {
       BackendOp::kDetach,      BackendOp::kInvalidate,  BackendOp::kAllocVeventq,    BackendOp::kReadVeventq,
       BackendOp::kReadFaults,  BackendOp::kDestroy,     BackendOp::kAllocFaultQueue, BackendOp::kGetHwInfo,
   };
-  for (const BackendOp op : kOps) {
-    for (uint32_t skip = 0;; ++skip) {
-      failures_ = 0;
-      backend_->FailNext(op, ENOMEM, skip);
-      LiveOnce();
-      ExpectNothingLeft(std::string(BackendOpName(op)) + " " + std::to_string(skip));
-      if (failures_ == 0) {
-        EXPECT_GT(skip, 0u) << BackendOpName(op);
-        break;
-      }
-      EXPECT_EQ(failures_, 1);
-    }
-    // The wish is still there, and must not hit what comes next.
-    backend_ = MakeTestBackend(GetParam());
-  }
+  FailEach(kOps, [this] { LiveOnce(); });
+}
+
+TEST_P(FailNthTest, EveryCallOfAGuestWithQueues) {
+  constexpr std::array kOps = {BackendOp::kAllocViommu, BackendOp::kAllocVdevice, BackendOp::kAllocHwQueue,
+                               BackendOp::kMapVintf, BackendOp::kDestroy};
+  FailEach(kOps, [this] { LiveWithQueuesOnce(); });
 }
 
 TEST_P(FailNthTest, EveryAllocation) {
-  uint32_t skip = 0;
-  for (bool all = false; !all; ++skip) {
-    failures_ = 0;
-    backend_->FailNextAllocation(skip);
-    LiveOnce();
-    all = backend_->CancelAllocationFailure();
-    EXPECT_EQ(failures_, all ? 0 : 1);
-    ExpectNothingLeft("allocation " + std::to_string(skip));
-  }
   // Tables of several levels, three times over, files and a context descriptor.
-  EXPECT_GT(skip, 15u);
+  EXPECT_GT(FailEachAllocation([this] { LiveOnce(); }), 15u);
+}
+
+TEST_P(FailNthTest, EveryAllocationOfAGuestWithQueues) {
+  EXPECT_GT(FailEachAllocation([this] { LiveWithQueuesOnce(); }), 4u);
 }
 
 TEST_P(FailNthTest, ClosedWhereItFails) {
