@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "common/error.h"
 #include "server/store/format.h"
 #include "server/store/memory_store.h"
 #include "server/store/rocksdb_store.h"
@@ -294,6 +295,46 @@ TEST_P(StoreContractTest, RecoverOfAHealthyStoreIsFine) {
 }
 
 // Readers on several threads while the writer writes: they see every batch wholly or not, and never go back in time.
+// Backups go on beside writers, hold everything from before they began, and are whole; or the engine says that it has
+// none.
+TEST_P(StoreContractTest, BackupsAreMadeBesideWritersOrNotOffered) {
+  TempFolder folder;
+  Put(KeySpace::kResources, "before", "1");
+  std::atomic<bool> stop = false;
+  std::thread writer([&] {
+    for (int i = 0; !stop; ++i) {
+      Batch batch;
+      batch.Put(KeySpace::kResources, "during", std::to_string(i));
+      EXPECT_TRUE(store().Commit(batch, Durability::kBuffered).ok());
+    }
+  });
+  const auto first = store().Backup(folder.path(), "first", 2);
+  const auto second = store().Backup(folder.path(), "second", 2);
+  const auto third = store().Backup(folder.path(), "third", 2);
+  stop = true;
+  writer.join();
+  const auto listed = store().ListBackups(folder.path());
+  if (absl::IsUnimplemented(first.status())) {
+    for (const auto& answer : {second, third, listed}) {
+      EXPECT_EQ(ReasonOf(answer.status()), v1::ERROR_REASON_NOT_OFFERED) << answer.status();
+    }
+    return;
+  }
+  for (const auto& answer : {first, second, third, listed}) ASSERT_TRUE(answer.ok()) << answer.status();
+  EXPECT_EQ(first->size(), 1u);
+  ASSERT_EQ(third->size(), 2u) << "all but the newest two are gone";
+  EXPECT_EQ(third->at(0).metadata, "third");
+  EXPECT_EQ(third->at(1).metadata, "second");
+  EXPECT_GT(third->at(0).id, third->at(1).id);
+  EXPECT_GT(third->at(0).size_bytes, 0);
+  ASSERT_EQ(listed->size(), 2u);
+  EXPECT_EQ(listed->at(0).id, third->at(0).id);
+  EXPECT_EQ(Get(KeySpace::kResources, "before"), "1");
+  store().StopBackups();
+  EXPECT_FALSE(store().Backup(folder.path(), "late", 2).ok());
+  Put(KeySpace::kResources, "after", "1");  // which is no matter for the rest
+}
+
 TEST_P(StoreContractTest, ConcurrentReadersSeeWholeBatchesInOrder) {
   constexpr int kBatches = 300;
   constexpr int kReaders = 3;
