@@ -150,6 +150,13 @@ Finding Inspection::Look(const HeldItem& item) {
   return {.presence = IsThere(context, item.uid(), *made) ? v1::PRESENCE_AS_BELIEVED : v1::PRESENCE_MISSING};
 }
 
+bool Inspection::IoasIsMissing(const std::string& vm) {
+  const Context& context = ContextOf(vm);
+  if (!context.told || context.ioas == 0) return false;
+  const auto found = context.by_id.find(context.ioas);
+  return found == context.by_id.end() || found->second.kind != ObjectKind::kIoas;
+}
+
 std::vector<ObjectInfo> Inspection::Strays(const std::string& vm) {
   const Context& context = ContextOf(vm);
   std::vector<ObjectInfo> strays;

@@ -56,6 +56,9 @@ class Inspection {
 
   Finding Look(const HeldItem& item);
 
+  // Whether the IOAS that the realizer has made in an open context is gone.
+  bool IoasIsMissing(const std::string& vm);
+
   // Objects of an open context that are nobody's, in the order in which they can go. Empty where the backend cannot
   // tell.
   std::vector<ObjectInfo> Strays(const std::string& vm);

@@ -1,7 +1,5 @@
 // Drift: looking at what the backend holds, and going on from what was found.
 
-#include <algorithm>
-
 #include "agent/reconcile/realizer.h"
 #include "common/log.h"
 
@@ -46,22 +44,17 @@ void Realizer::Learn(const HeldItem& item, const Finding& finding) {
     objects_.Erase(uid);
     // Its memory is supplied anew with the queue.
     if (queues_.erase(uid) != 0) TidyMemory(made.vm);
-    if (made.kind == ItemKind::kStage2Domain) LoseIoas(made.vm);
   }
   NoteObjects(made.vm, uid);
   CloseIfUnused(made.vm);
 }
 
 void Realizer::LoseIoas(const std::string& vm) {
-  Vm& context = contexts_.at(vm);
-  const auto objects = context.context->Objects();
-  if (!objects.ok()) return;
-  const bool there = std::any_of(objects->begin(), objects->end(), [&](const ObjectInfo& object) {
-    return object.id == context.ioas && object.kind == ObjectKind::kIoas;
-  });
-  if (there) return;
-  context.ioas = 0;
-  context.unclaimed.clear();
+  const auto found = contexts_.find(vm);
+  if (found == contexts_.end()) return;
+  found->second.ioas = 0;
+  found->second.unclaimed.clear();
+  ++changes_;
 }
 
 size_t Realizer::EndStrays(const std::string& vm, const std::vector<ObjectInfo>& strays) {

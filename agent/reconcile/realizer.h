@@ -123,6 +123,8 @@ class Realizer {
   // Takes note of what was found of the item's objects, so that the next Advance() begins from there. Nothing is
   // changed at the backend.
   void Learn(const HeldItem& item, const Finding& finding);
+  // The same of the IOAS of a VM's context, which was found missing; the next stage 2 makes another one.
+  void LoseIoas(const std::string& vm);
   // Ends objects of a VM's context that are nobody's, in this order. Returns how many are left.
   size_t EndStrays(const std::string& vm, const std::vector<ObjectInfo>& strays);
 
@@ -163,8 +165,6 @@ class Realizer {
   // Whether the range is there from an earlier process; what else overlaps it goes.
   absl::StatusOr<bool> Claim(const std::string& vm, uint64_t iova, const VmMemory::Range& range);
   absl::Status Unmap(const std::string& vm, uint64_t iova, uint64_t length);
-  // mend.cc: after a stage 2 was found missing, whether its IOAS is, too.
-  void LoseIoas(const std::string& vm);
   Step Release(const HeldItem& item);
   // The parts of a vdevice's release; done when the Step is kReleased.
   Step ReleaseVdevice(const HeldItem& item, const Made& made);

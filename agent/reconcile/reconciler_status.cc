@@ -101,8 +101,10 @@ void Reconciler::Inspect(const v1::InspectCall& call, v1::InspectReply& reply) {
   }
   reply.set_more(next != held().items().end());
   std::vector<std::pair<std::string, std::vector<ObjectInfo>>> strays;  // by VM
-  if (!reply.more()) {
-    for (const std::string& vm : realizer_.OpenVms()) strays.emplace_back(vm, inspection.Strays(vm));
+  std::vector<std::string> without_ioas;                                // VMs
+  for (const std::string& vm : realizer_.OpenVms()) {
+    if (inspection.IoasIsMissing(vm)) without_ioas.push_back(vm);
+    if (!reply.more()) strays.emplace_back(vm, inspection.Strays(vm));
   }
   for (const auto& [vm, objects] : strays) {
     for (const ObjectInfo& object : objects) {
@@ -111,6 +113,8 @@ void Reconciler::Inspect(const v1::InspectCall& call, v1::InspectReply& reply) {
     }
   }
   if (!call.repair()) return;
+  // Before the stage 2s on it, which went first.
+  for (const std::string& vm : without_ioas) realizer_.LoseIoas(vm);
   for (const auto& [uid, finding] : found) {
     realizer_.Learn(*held().Find(uid), finding);
     Activate(uid);
@@ -137,7 +141,10 @@ Reconciler::DriftCounts Reconciler::CountDrift() const {
         break;
     }
   }
-  for (const std::string& vm : realizer_.OpenVms()) counts.strays += inspection.Strays(vm).size();
+  for (const std::string& vm : realizer_.OpenVms()) {
+    counts.missing += inspection.IoasIsMissing(vm) ? 1 : 0;
+    counts.strays += inspection.Strays(vm).size();
+  }
   return counts;
 }
 

@@ -954,6 +954,28 @@ TEST_F(DriftTest, AnIdIsWhoseItWasGivenToLast) {
   EXPECT_EQ(backend_.Count("viommu"), 2u);
 }
 
+// No resource is an IOAS, and what failed for want of it is mended all the same.
+TEST_F(DriftTest, AMissingIoasIsMadeAnew) {
+  const ObjectId stage2 = IdOf("s", "stage2");
+  ASSERT_TRUE(context().Detach(IdOf("d", "device")).ok());
+  for (const ObjectId id : {IdOf("d", "vdevice"), IdOf("n", "nested"), IdOf("v", "viommu"), stage2}) {
+    ASSERT_TRUE(context().Destroy(id).ok());
+  }
+  Inspect(/*repair=*/true);
+  const auto objects = *context().Objects();
+  const auto ioas = std::find_if(objects.begin(), objects.end(),
+                                 [](const ObjectInfo& object) { return object.kind == ObjectKind::kIoas; });
+  ASSERT_NE(ioas, objects.end());
+  ASSERT_TRUE(context().Destroy(ioas->id).ok());
+  Run();
+  EXPECT_EQ(reconciler_->CountDrift().missing, 1u);
+  EXPECT_EQ(last_["s"].outcome(), v1::OUTCOME_FAILED);
+  Inspect(/*repair=*/true);
+  Run();
+  EXPECT_EQ(reconciler_->CountDrift().missing, 0u);
+  ExpectMended();
+}
+
 TEST_F(DriftTest, StraysAreEndedFromTheTopDown) {
   auto device = context().BindDevice("0000:01:00.1");
   ASSERT_TRUE(device.ok());
