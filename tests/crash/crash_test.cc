@@ -423,7 +423,12 @@ class CrashTest : public testing::Test {
       v1::InvalidateResponse response;
       request.set_target(vdevice.viommu());
       request.add_commands()->mutable_cfgi_cd_all()->set_vdev_id(static_cast<uint32_t>(vdevice.vdev_id()));
-      const grpc::Status status = Cluster::Call(cluster_.stub(), &Stub::Invalidate, request, &response);
+      grpc::Status status;
+      // After a start of the server the host counts as connected for a while before its agent is back.
+      Eventually(30, [&] {
+        status = Cluster::Call(cluster_.stub(), &Stub::Invalidate, request, &response);
+        return status.error_code() != grpc::StatusCode::UNAVAILABLE;
+      });
       EXPECT_TRUE(status.ok()) << FromGrpcStatus(status);
       EXPECT_EQ(response.result().handled(), 1u) << name << ": " << response.result().ShortDebugString();
     }
