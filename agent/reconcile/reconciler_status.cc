@@ -112,6 +112,10 @@ void Reconciler::Inspect(const v1::InspectCall& call, v1::InspectReply& reply) {
       reply.add_strays(fmt::format("{} in the context of {}", DescribeObject(object), vm));
     }
   }
+  if (!reply.more()) {
+    for (const std::string& vm : without_ioas)
+      reply.add_strays(fmt::format("no IOAS any more in the context of {}", vm));
+  }
   if (!call.repair()) return;
   // Before the stage 2s on it, which went first.
   for (const std::string& vm : without_ioas) realizer_.LoseIoas(vm);
