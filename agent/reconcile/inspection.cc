@@ -90,7 +90,7 @@ bool Inspection::IsThere(const Context& context, const std::string& uid, const M
   // The one whose it was given to last has it, where another one's was taken away without our doing.
   if (objects_.OwnerOf(made.vm, made.id) != uid) return false;
   const auto found = context.by_id.find(made.id);
-  if (found == context.by_id.end() ) return false;
+  if (found == context.by_id.end() || found->second.kind != KindOfObject(made.kind)) return false;
   const ObjectInfo& object = found->second;
   if (made.kind == ItemKind::kStage2Domain) return object.parent == context.ioas;
   const std::string* parent_uid = &made.parent;
