@@ -128,7 +128,8 @@ TEST_F(AppTest, PlacesAreFound) {
   refusal.set_message("it is cordoned");
   response.set_hosts(2);
   operations_.Answer(response);
-  EXPECT_EQ(Run({"place", "2,kind=gpu,ats", "pasid=4", "--host-label", "zone=a", "--hw-queue"}), 0) << err();
+  EXPECT_EQ(Run({"place", "2,kind=gpu,ats", "pasid=4", "--host-label", "zone=a", "--hw-queue", "--vm", "blue"}), 0)
+      << err();
   const auto request = operations_.Last<v1::FindPlacementRequest>();
   ASSERT_EQ(request.devices_size(), 2);
   EXPECT_EQ(request.devices(0).count(), 2);
@@ -137,6 +138,7 @@ TEST_F(AppTest, PlacesAreFound) {
   EXPECT_EQ(request.devices(1).min_pasid_log2(), 4U);
   EXPECT_EQ(request.host_labels().at("zone"), "a");
   EXPECT_EQ(request.type(), v1::VIOMMU_TYPE_TEGRA241_CMDQV);
+  EXPECT_EQ(request.vm(), "blue");
   EXPECT_THAT(out(), HasSubstr("a/smmu0"));
   EXPECT_THAT(out(), HasSubstr("HOST_CORDONED"));
 }

@@ -49,6 +49,8 @@ const std::vector<HintRow>& HintTable() {
       {ERROR_REASON_HW_QUEUE_ORDER, {"viommuctl get hwqueues --field viommu={viommu|VIOMMU}"}},
       {ERROR_REASON_NAME_TAKEN, {"viommuctl describe {resource|NAME}   # whose it is", "the same with another name"}},
       {ERROR_REASON_DEVICE_TAKEN, {"viommuctl unset vdev-id {owner|VDEVICE} --wait=applied"}},
+      {ERROR_REASON_IOMMU_GROUP_TAKEN,
+       {"viommuctl unset vdev-id {owner|VDEVICE} --wait=applied", "viommuctl place 1 --host={host|HOST} --vm={vm|VM}"}},
       {ERROR_REASON_VDEV_ID_TAKEN,
        {"viommuctl describe {resource|VDEVICE}", "viommuctl get vdevices --field viommu={viommu|VIOMMU}"}},
       {ERROR_REASON_VDEV_ID_OUT_OF_RANGE, {"a vdev_id below 0x100000000: StreamIDs have at most 32 bits"}},

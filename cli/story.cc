@@ -198,7 +198,8 @@ void TellDevice(Session& session, Teller& teller, const v1::Device& device) {
   teller.Fact("StreamID", HexAndDecimal(device.stream_id()));
   teller.Fact("ATS", device.ats() ? "yes" : "no");
   teller.Fact("PASIDs", device.max_pasid_log2() == 0 ? "none" : fmt::format("2^{}", device.max_pasid_log2()));
-  teller.Fact("group", fmt::format("{} (of this boot)", device.iommu_group()));
+  teller.Fact("group", fmt::format("{} (of this boot){}", device.iommu_group(),
+                                   device.iommu_group_shared() ? ", with other devices: one VM has them all" : ""));
   teller.SmmuSays(device.smmu());
   const std::vector<std::string> segments = Split(device.name(), '/');
   teller.HostSays(segments[0] + "/" + segments[1]);

@@ -21,6 +21,7 @@ namespace {
 struct PlaceArguments {
   std::vector<std::string> wishes;
   std::string host;
+  std::string vm;
   std::vector<std::string> host_labels;
   bool hw_queue = false;
   std::string max_vdev_id;
@@ -64,6 +65,7 @@ absl::StatusOr<ExitCode> Place(Session& session, const PlaceArguments& arguments
   if (!arguments.host.empty()) {
     VIOMMU_ASSIGN_OR_RETURN(*request.mutable_host(), FullName(Kind::kHost, arguments.host));
   }
+  request.set_vm(arguments.vm);
   VIOMMU_ASSIGN_OR_RETURN(const auto labels, ParsePairs(arguments.host_labels, "--host-label"));
   for (const auto& [key, value] : labels) (*request.mutable_host_labels())[key] = value;
   if (arguments.hw_queue) request.set_type(v1::VIOMMU_TYPE_TEGRA241_CMDQV);
@@ -163,6 +165,7 @@ void DeclarePlan(Command& root) {
       .WithExample("place 4 --host-label zone=a", "any four devices of one zone")
       .Positionals("WISH", &place->wishes, "devices that are wanted", /*required=*/true)
       .Flag("--host", &place->host, "HOST", "only on this host", {.names_of = Kind::kHost})
+      .Flag("--vm", &place->vm, "VM", "for this VM: devices that share an IOMMU group with its own count as free")
       .Flags("--host-label", &place->host_labels, "KEY=VALUE", "only hosts with this label")
       .Switch("--hw-queue", &place->hw_queue, "for a viommu with hardware queues (TEGRA241_CMDQV)")
       .Flag("--max-vdev-id", &place->max_vdev_id, "VDEV_ID", "the largest vdev_id that has to fit")

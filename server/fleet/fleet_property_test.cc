@@ -33,6 +33,8 @@ const std::array<std::string, 3> kViommus = {"v0", "v1", "v2"};
 // Where each viommu is at first; most requests fit that, so that histories get somewhere.
 const std::string& HomeHost(int viommu) { return viommu == 2 ? kSmall : kGrace; }
 std::string HomeSmmu(int viommu) { return SmmuOf(HomeHost(viommu), viommu == 1 ? 1 : 0); }
+// Two VMs, so that they meet in an IOMMU group.
+std::string VmOf(int stage2) { return stage2 % 2 == 0 ? "vm" : "other"; }
 
 // Everything that a view says about records and relations.
 std::string Dump(const View& view) {
@@ -131,7 +133,7 @@ class History {
     HelloFrom(0, 0);
     HelloFrom(1, 0);
     for (const int i : {0, 1, 2}) {
-      Do(CreateStage2(kStage2s[i], HomeHost(i), i == 2 ? HomeSmmu(i) : ""));
+      Do(CreateStage2(kStage2s[i], HomeHost(i), i == 2 ? HomeSmmu(i) : "", VmOf(i)));
       Do(CreateViommu(kViommus[i], HomeSmmu(i), kStage2s[i]));
     }
   }
@@ -233,10 +235,25 @@ class History {
     }
   }
 
+  // Nobody else has a device of its IOMMU group.
+  void CheckGroup(const v1::Vdevice& vdevice) {
+    const auto device = tables_.Find<v1::Device>(vdevice.device());
+    for (const auto& other : tables_.Scan<v1::Device>(DevicePrefix(vdevice.host()))) {
+      if (other->missing() || other->iommu_group() != device->iommu_group() || other->owner().empty()) continue;
+      RC_ASSERT(tables_.Find<v1::Vdevice>(other->owner())->vm() == vdevice.vm());
+    }
+  }
+
+  void Assigned(const v1::Vdevice& vdevice) {
+    ledger_.Assign(vdevice);
+    CheckGroup(vdevice);
+  }
+
   // A host comes back with some devices out of sight or behind another SMMU, holding nothing or everything.
   void HelloFrom(uint8_t which, uint8_t gone, uint8_t moved = 0) {
     v1::Hello hello = which % 2 == 0 ? GraceHello() : SmallHello();
     for (v1::Smmu& smmu : *hello.mutable_host()->mutable_smmus()) smmu.set_vmid_bits(1);
+    hello.mutable_devices(2)->set_iommu_group(hello.devices(1).iommu_group());
     for (int i = hello.devices_size() - 1; i >= 0; --i) {
       if ((moved >> i & 1) != 0) {
         const bool first = hello.devices(i).smmu() == hello.host().smmus(0).name();
@@ -305,7 +322,7 @@ void History::Take(const Step& step) {
   const bool cascade = step[4] % 2 == 0;
   switch (step[0] % 22) {
     case 0:
-      return Do(CreateStage2(stage2, host, step[4] % 3 == 0 ? "" : smmu));
+      return Do(CreateStage2(stage2, host, step[4] % 3 == 0 ? "" : smmu, VmOf(step[1] % 4)));
     case 1:
       return Do(CreateViommu(viommu, smmu, kStage2s[at_home ? step[1] % 3 : step[4] % 4],
                              step[4] % 5 == 0 ? v1::VIOMMU_TYPE_TEGRA241_CMDQV : v1::VIOMMU_TYPE_UNSPECIFIED));
@@ -313,7 +330,7 @@ void History::Take(const Step& step) {
     case 3:
     case 4: {
       const auto set = TryDo(SetVdevId(viommu, device, vdev_id));
-      if (set.ok()) ledger_.Assign(set->vdevice());
+      if (set.ok()) Assigned(set->vdevice());
       return;
     }
     case 5: {
@@ -325,7 +342,7 @@ void History::Take(const Step& step) {
       }
       const auto set = TryDo(batch);
       if (set.ok()) {
-        for (const v1::Vdevice& vdevice : set->vdevices()) ledger_.Assign(vdevice);
+        for (const v1::Vdevice& vdevice : set->vdevices()) Assigned(vdevice);
       }
       return;
     }

@@ -135,20 +135,30 @@ void Report(const v1::Host& reported, v1::Host& host) {
   host.set_boot_id(reported.boot_id());
 }
 
-void Report(const v1::Device& reported, v1::Device& device) {
+// What an agent reports of a device, and what follows from all that it reports.
+struct ReportedDevice {
+  const v1::Device& device;
+  bool iommu_group_shared;
+};
+
+void Report(const ReportedDevice& report, v1::Device& device) {
+  const v1::Device& reported = report.device;
   *device.mutable_labels() = reported.labels();
   device.set_smmu(reported.smmu());
   device.set_stream_id(reported.stream_id());
   device.set_ats(reported.ats());
   device.set_max_pasid_log2(reported.max_pasid_log2());
   device.set_iommu_group(reported.iommu_group());
+  device.set_iommu_group_shared(report.iommu_group_shared);
   device.set_missing(false);
 }
 
-bool IsAsReported(const v1::Device& reported, const v1::Device& device) {
+bool IsAsReported(const ReportedDevice& report, const v1::Device& device) {
+  const v1::Device& reported = report.device;
   return !device.missing() && device.smmu() == reported.smmu() && device.stream_id() == reported.stream_id() &&
          device.ats() == reported.ats() && device.max_pasid_log2() == reported.max_pasid_log2() &&
-         device.iommu_group() == reported.iommu_group() && SameLabels(device.labels(), reported.labels());
+         device.iommu_group() == reported.iommu_group() && device.iommu_group_shared() == report.iommu_group_shared &&
+         SameLabels(device.labels(), reported.labels());
 }
 
 void RecordHost(const v1::Hello& hello, const Context& context, Draft& draft) {
@@ -176,17 +186,17 @@ std::shared_ptr<const v1::Vdevice> HolderOf(const View& view, const v1::Device& 
   return device.owner().empty() ? nullptr : MustFind<v1::Vdevice>(view, device.owner());
 }
 
-void RecordDevice(const v1::Device& reported, const v1::Device* present, const Context& context, Draft& draft) {
+void RecordDevice(const ReportedDevice& report, const v1::Device* present, const Context& context, Draft& draft) {
   v1::Device device;
   if (present != nullptr) {
-    if (IsAsReported(reported, *present)) return;
+    if (IsAsReported(report, *present)) return;
     device = *present;
   } else {
-    device.set_name(reported.name());
+    device.set_name(report.device.name());
     Begin(device, context);
     DesireSettled(device, context);
   }
-  Report(reported, device);
+  Report(report, device);
   const auto holder = HolderOf(draft, device);
   SetDeviceState(device, holder != nullptr && holder->state() == v1::STATE_DELETING);
   Touch(device, context);
@@ -208,13 +218,16 @@ void RecordDevices(const v1::Hello& hello, const Context& context, Draft& draft)
   absl::flat_hash_map<std::string, std::shared_ptr<const v1::Device>> present;
   for (auto& device : draft.Scan<v1::Device>(DevicePrefix(hello.host().name())))
     present.emplace(device->name(), device);
+  absl::flat_hash_map<uint32_t, int> group_sizes;
+  for (const v1::Device& reported : hello.devices()) ++group_sizes[reported.iommu_group()];
   for (const v1::Device& reported : hello.devices()) {
     const auto found = present.find(reported.name());
     // Its viommu is on the SMMU where it was: there it is missing, until its vdevice lets go of it.
     const bool moved =
         found != present.end() && !found->second->owner().empty() && found->second->smmu() != reported.smmu();
     if (moved) continue;
-    RecordDevice(reported, found == present.end() ? nullptr : found->second.get(), context, draft);
+    RecordDevice({reported, group_sizes[reported.iommu_group()] > 1},
+                 found == present.end() ? nullptr : found->second.get(), context, draft);
     if (found != present.end()) present.erase(found);
   }
   for (const auto& [name, gone] : present) {

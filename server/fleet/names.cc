@@ -132,4 +132,8 @@ std::string HwQueueName(std::string_view viommu, uint32_t index) {
 }
 std::string QuotaName(std::string_view owner) { return fmt::format("{}{}", kQuotas, owner); }
 
+std::string IommuGroupName(std::string_view host, uint32_t group) {
+  return fmt::format("{}/iommuGroups/{}", host, group);
+}
+
 }  // namespace viommu::server

@@ -64,6 +64,9 @@ std::string NestedDomainName(std::string_view viommu, std::string_view id);
 std::string HwQueueName(std::string_view viommu, uint32_t index);
 std::string QuotaName(std::string_view owner);
 
+// "hosts/{host}/iommuGroups/{group}": no resource, but the parent in Relation::kGroupTakenDevices.
+std::string IommuGroupName(std::string_view host, uint32_t group);
+
 }  // namespace viommu::server
 
 #endif  // VIOMMU_SERVER_FLEET_NAMES_H_

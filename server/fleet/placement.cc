@@ -10,6 +10,7 @@
 #include <tuple>
 #include <utility>
 
+#include "absl/container/flat_hash_set.h"
 #include "common/error.h"
 #include "server/fleet/names.h"
 #include "server/fleet/record.h"
@@ -126,6 +127,17 @@ std::optional<v1::Refusal> RefuseSmmu(const View& view, const v1::FindPlacementR
   return std::nullopt;
 }
 
+// IOMMU groups that a VM other than `vm` has devices of.
+absl::flat_hash_set<uint32_t> GroupsOfOthers(const View& view, const std::string& vm,
+                                             absl::Span<const std::shared_ptr<const v1::Device>> devices) {
+  absl::flat_hash_set<uint32_t> groups;
+  for (const auto& device : devices) {
+    if (!device->iommu_group_shared() || device->missing() || device->owner().empty()) continue;
+    if (MustFind<v1::Vdevice>(view, device->owner())->vm() != vm) groups.insert(device->iommu_group());
+  }
+  return groups;
+}
+
 // How many of the devices that a wish could have are held by somebody, for the words of the refusal.
 v1::Refusal RefuseDevices(const std::string& smmu, const v1::DeviceWish& wish, int index, int64_t fitting,
                           int64_t free) {
@@ -167,6 +179,7 @@ absl::Status CheckFindPlacement(const v1::FindPlacementRequest& request) {
   }
   if (request.host_labels_size() > kMaxLabels) return too_many("host_labels", kMaxLabels);
   if (!request.host().empty()) VIOMMU_RETURN_IF_ERROR(CheckName(Kind::kHost, "host", request.host()));
+  if (!request.vm().empty()) VIOMMU_RETURN_IF_ERROR(CheckVm("vm", request.vm()));
   if (request.max_placements() < 0) {
     return InvalidField("max_placements", "{} is negative", request.max_placements());
   }
@@ -197,6 +210,7 @@ void PlaceOnHost(const View& view, const v1::FindPlacementRequest& request, cons
   const int wishes = request.devices_size();
   int wanted = 0;
   for (const v1::DeviceWish& wish : request.devices()) wanted += CountOf(wish);
+  const absl::flat_hash_set<uint32_t> others = GroupsOfOthers(view, request.vm(), devices);
   for (const v1::Smmu& smmu : host.smmus()) {
     if (auto refused = RefuseSmmu(view, request, host, smmu, wanted); refused.has_value()) {
       refusals.push_back(*std::move(refused));
@@ -210,7 +224,8 @@ void PlaceOnHost(const View& view, const v1::FindPlacementRequest& request, cons
       if (device->smmu() != smmu.name() || device->missing()) continue;
       Wishes granted;
       for (int w = 0; w < wishes; ++w) granted.set(static_cast<size_t>(w), Grants(*device, request.devices(w)));
-      const bool is_free = device->state() == v1::DEVICE_STATE_FREE;
+      const bool is_free = device->state() == v1::DEVICE_STATE_FREE &&
+                           (!device->iommu_group_shared() || !others.contains(device->iommu_group()));
       if (is_free) ++all_free;
       for (int w = 0; w < wishes; ++w) {
         if (!granted.test(static_cast<size_t>(w))) continue;

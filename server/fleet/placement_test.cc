@@ -61,6 +61,23 @@ TEST_F(PlacementTest, EverySmmuIsAPlaceOrHasAReason) {
   EXPECT_EQ(ReasonFor(SmmuOf(kSmall, 1)), "DEVICE_NOT_FOUND");
 }
 
+TEST_F(PlacementTest, DevicesOfAGroupThatAnotherVmHasAreNotFree) {
+  v1::Hello hello = GraceHello();
+  for (int i = 0; i < 2; ++i) hello.mutable_devices(i)->set_iommu_group(7);
+  ASSERT_TRUE(fleet_.Hello(hello).ok());
+  auto request = Wishing(1);
+  request.set_host(kGrace);
+  Find(request);
+  EXPECT_EQ(Places().size(), 2U);
+  Accepted(SetVdevId("v", DeviceOf(kGrace, 0), 1));
+  Find(request);
+  EXPECT_EQ(Places(), std::vector<std::string>{SmmuOf(kGrace, 1)});
+  EXPECT_EQ(ReasonFor(SmmuOf(kGrace, 0)), "DEVICE_TAKEN");
+  request.set_vm("vm");
+  Find(request);
+  EXPECT_EQ(Places().size(), 2U) << "it has the group already";
+}
+
 TEST_F(PlacementTest, TheTightestFitIsFirst) {
   Accepted(SetVdevId("v", DeviceOf(kGrace, 0), 1));
   Find(Wishing(1));

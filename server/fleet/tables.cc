@@ -57,7 +57,12 @@ void ForEachEdge(Kind kind, const google::protobuf::Message& record,
     case Kind::kDevice: {
       const auto& device = static_cast<const v1::Device&>(record);
       visit(Relation::kSmmuDevices, device.smmu());
-      if (!device.owner().empty()) visit(Relation::kSmmuTakenDevices, device.smmu());
+      if (device.owner().empty()) return;
+      visit(Relation::kSmmuTakenDevices, device.smmu());
+      // Most devices are alone in their group: those need no memory. Nobody knows the group of one that is missing.
+      if (device.iommu_group_shared() && !device.missing()) {
+        visit(Relation::kGroupTakenDevices, IommuGroupName(ParentName(device.name()), device.iommu_group()));
+      }
       return;
     }
     case Kind::kStage2Domain: {

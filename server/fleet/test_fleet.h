@@ -50,6 +50,7 @@ inline v1::Hello HelloOf(const std::string& name, v1::Stage2Sharing sharing, uin
       device.set_name(DeviceOf(name, i * devices_per_smmu + j));
       device.set_smmu(smmu.name());
       device.set_stream_id(static_cast<uint32_t>(0x100 * (i * devices_per_smmu + j)));
+      device.set_iommu_group(static_cast<uint32_t>(i * devices_per_smmu + j));
     }
   }
   return hello;

@@ -104,6 +104,29 @@ absl::Status CheckNameFree(const View& view, const std::string& field, const std
                            holder));
 }
 
+// The hardware cannot keep the devices of an IOMMU group apart, and Linux gives a group to one iommufd context.
+absl::Status CheckGroup(const View& view, const Target& target, const Wanted& wanted, const v1::Device& device) {
+  if (!device.iommu_group_shared()) return absl::OkStatus();
+  const std::string group = IommuGroupName(target.viommu->host(), device.iommu_group());
+  for (const std::string& mate : view.Children(Relation::kGroupTakenDevices, group)) {
+    const auto holder = MustFind<v1::Vdevice>(view, MustFind<v1::Device>(view, mate)->owner());
+    if (holder->vm() == target.viommu->vm()) continue;
+    const std::string field = wanted.Field(wanted.device_field);
+    const bool releasing = holder->state() == v1::STATE_DELETING;
+    return Refusal(v1::ERROR_REASON_IOMMU_GROUP_TAKEN, device.name(),
+                   "{}: {} is in IOMMU group {} with {}, which {} {} of VM '{}'{}", field, device.name(),
+                   device.iommu_group(), mate, releasing ? "is still held by" : "belongs to", holder->name(),
+                   holder->vm(),
+                   releasing ? ", whose host has not confirmed the release; wait for that, or use another device"
+                             : "; a group goes to one VM: use another device, or unset that vdevice first")
+        .Meta("field", field)
+        .Meta("device", device.name())
+        .Meta("holder", holder->name())
+        .Resource("viommu.v1.Device", mate, holder->name());
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckDevice(const View& view, const Target& target, const Wanted& wanted, const v1::Device& device) {
   const std::string field = wanted.Field(wanted.device_field);
   const v1::Viommu& viommu = *target.viommu;
@@ -142,7 +165,7 @@ absl::Status CheckDevice(const View& view, const Target& target, const Wanted& w
         .Meta("field", field)
         .Meta("device", device.name());
   }
-  return absl::OkStatus();
+  return CheckGroup(view, target, wanted, device);
 }
 
 // A hardware queue interface translates a fixed number of StreamIDs.

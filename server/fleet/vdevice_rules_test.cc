@@ -107,6 +107,79 @@ TEST_F(VdeviceRulesTest, ADeviceIsFreeOnlyWhenItsHostHasConfirmed) {
   Accepted(SetVdevId("v2", device0_, 1));
 }
 
+// Two devices of one IOMMU group, on one SMMU.
+v1::Hello GraceHelloWithAGroup() {
+  v1::Hello hello = GraceHello();
+  for (int i = 0; i < 2; ++i) hello.mutable_devices(i)->set_iommu_group(7);
+  return hello;
+}
+
+// Promise 3.
+TEST_F(VdeviceRulesTest, AnIommuGroupGoesToOneVm) {
+  ASSERT_TRUE(fleet_.Hello(GraceHelloWithAGroup()).ok());
+  EXPECT_TRUE(fleet_.device(device0_).iommu_group_shared());
+  EXPECT_FALSE(fleet_.device(DeviceOf(kGrace, 2)).iommu_group_shared());
+  Accepted(CreateStage2("other", kGrace, "", "other-vm"));
+  Accepted(CreateViommu("o", SmmuOf(kGrace, 0), "other"));
+
+  const absl::Status status =
+      Refused(SetVdevId("o", device1_, 1), StatusCode::kFailedPrecondition, v1::ERROR_REASON_IOMMU_GROUP_TAKEN);
+  EXPECT_EQ(MetaOf(status, "holder"), "viommus/v/vdevices/8");
+  EXPECT_EQ(DetailOf<google::rpc::ResourceInfo>(status).resource_name(), device0_)
+      << "it names the device of the group";
+  EXPECT_EQ(DetailOf<google::rpc::ResourceInfo>(status).owner(), "viommus/v/vdevices/8");
+  Accepted(SetVdevId("v2", device1_, 1));  // another viommu of the same VM
+  Accepted(UnsetVdevId("v2", 1));
+  ASSERT_TRUE(fleet_.Answer(fleet_.vdevice("v2", 1), v1::OUTCOME_RELEASED).ok());
+
+  Accepted(UnsetVdevId("v", 8));
+  Refused(SetVdevId("o", device1_, 1), StatusCode::kFailedPrecondition, v1::ERROR_REASON_IOMMU_GROUP_TAKEN);
+  ASSERT_TRUE(fleet_.Answer(fleet_.vdevice("v", 8), v1::OUTCOME_RELEASED).ok());
+  Accepted(SetVdevId("o", device1_, 1));
+  Refused(SetVdevId("v", device0_, 8), StatusCode::kFailedPrecondition, v1::ERROR_REASON_IOMMU_GROUP_TAKEN);
+}
+
+// Promise 3.
+TEST_F(VdeviceRulesTest, AnIommuGroupGoesToOneVmInABatchToo) {
+  ASSERT_TRUE(fleet_.Hello(GraceHelloWithAGroup()).ok());
+  Accepted(CreateStage2("other", kGrace, "", "other-vm"));
+  Accepted(CreateViommu("o", SmmuOf(kGrace, 0), "other"));
+  v1::BatchSetVdevIdsRequest batch;
+  batch.set_viommu(ViommuName("o"));
+  batch.add_assignments()->set_device(device1_);
+  Refused(batch, StatusCode::kFailedPrecondition, v1::ERROR_REASON_IOMMU_GROUP_TAKEN);
+}
+
+// Groups may change with a reboot; what is assigned then stays so, and the host refuses what it cannot do.
+TEST_F(VdeviceRulesTest, GroupsAreThoseOfTheLastHello) {
+  Accepted(CreateStage2("other", kGrace, "", "other-vm"));
+  Accepted(CreateViommu("o", SmmuOf(kGrace, 0), "other"));
+  Accepted(SetVdevId("o", device1_, 1));
+  ASSERT_TRUE(fleet_.Hello(GraceHelloWithAGroup()).ok());
+  EXPECT_EQ(fleet_.device(device1_).owner(), "viommus/o/vdevices/1");
+  Accepted(UnsetVdevId("o", 1));
+  ASSERT_TRUE(fleet_.Answer(fleet_.vdevice("o", 1), v1::OUTCOME_RELEASED).ok());
+  Refused(SetVdevId("o", device1_, 1), StatusCode::kFailedPrecondition, v1::ERROR_REASON_IOMMU_GROUP_TAKEN);
+  ASSERT_TRUE(fleet_.Hello(GraceHello()).ok());
+  EXPECT_FALSE(fleet_.device(device1_).iommu_group_shared());
+  Accepted(SetVdevId("o", device1_, 1));
+}
+
+// Its number may be another group's by now.
+TEST_F(VdeviceRulesTest, AMissingDeviceIsInNoGroup) {
+  v1::Hello hello = GraceHelloWithAGroup();
+  ASSERT_TRUE(fleet_.Hello(hello).ok());
+  v1::Device& third = *hello.add_devices();
+  third = hello.devices(1);
+  third.set_name(DeviceOf(kGrace, 9));
+  hello.mutable_devices()->erase(hello.devices().begin());  // device 0, which "v" has
+  ASSERT_TRUE(fleet_.Hello(hello).ok());
+  EXPECT_EQ(fleet_.device(device0_).state(), v1::DEVICE_STATE_MISSING);
+  Accepted(CreateStage2("other", kGrace, "", "other-vm"));
+  Accepted(CreateViommu("o", SmmuOf(kGrace, 0), "other"));
+  Accepted(SetVdevId("o", device1_, 1));
+}
+
 TEST_F(VdeviceRulesTest, UnsetTwiceIsUnsetOnce) {
   Accepted(UnsetVdevId("v", 8));
   const int64_t revision = fleet_.revision();

@@ -90,13 +90,14 @@ enum class Relation : uint8_t {
   kSmmuHwQueueViommus,  // SMMU -> those of its viommus that take a hardware queue interface
   kStage2Viommus,       // stage-2 domain -> viommus on it
   kNestedVdevices,      // nested domain -> vdevices attached to it
+  kGroupTakenDevices,   // IOMMU group of several devices -> those of them that a vdevice holds
   kReservedNames,       // name a vdevice had before a rebind that is not confirmed -> its present name
   kSmmuDevices,         // SMMU -> devices behind it; counted only
   kSmmuTakenDevices,    // SMMU -> devices behind it that a vdevice holds; counted only
   kOwnerViommus,        // owner -> viommus that count against its quota; counted only
   kOwnerVdevices,       // owner -> vdevices that count against its quota; counted only
 };
-inline constexpr size_t kRelations = 11;
+inline constexpr size_t kRelations = 12;
 
 // Relations of which only Count is kept: there may be as many children as devices in the fleet.
 constexpr bool IsCountedOnly(Relation relation) { return relation >= Relation::kSmmuDevices; }

@@ -196,6 +196,7 @@ class World {
       device.set_name(DeviceName(number, i));
       device.set_smmu(smmu);
       device.set_stream_id(static_cast<uint32_t>(i));
+      device.set_iommu_group(static_cast<uint32_t>(i));
     }
     grpc::ClientContext context;
     auto stream = v1::AgentService::NewStub(channels_[0])->Connect(&context);

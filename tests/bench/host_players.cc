@@ -116,6 +116,7 @@ class HostPlayer {
       device.set_name(PlayedDevice(number_, i));
       device.set_smmu(smmu.name());
       device.set_stream_id(static_cast<uint32_t>(i));
+      device.set_iommu_group(static_cast<uint32_t>(i));
     }
     for (const auto& [uid, generation] : held_) {
       v1::HeldItem& held = *hello.add_held();
