@@ -11,6 +11,8 @@
 #include <iterator>
 #include <span>
 
+#include "agent/smmuv3/vsmmu/lent_memory.h"
+
 namespace viommu::agent {
 namespace {
 
@@ -108,8 +110,13 @@ std::optional<uint64_t> HostMemory::AddRegion(uint64_t size) {
 void HostMemory::RemoveRegion(uint64_t address) {
   const auto found = regions_.find(address);
   if (found == regions_.end() || !memory_.Remove(address)) std::abort();
-  munmap(found->second.data, found->second.size);
-  ReturnAddresses(address, found->second.size);
+  const Region& region = found->second;
+  if (region.file) {
+    UnmapLent(region.data);
+  } else {
+    munmap(region.data, region.size);
+  }
+  ReturnAddresses(address, region.size);
   regions_.erase(found);
 }
 
@@ -176,22 +183,21 @@ int HostMemory::MapFile(int fd, uint64_t offset, uint64_t length, bool writable,
     const auto size = static_cast<uint64_t>(status.st_size);
     if (offset > size || length > size - offset) return EINVAL;
   }
-  const int protection = PROT_READ | (writable ? PROT_WRITE : 0);
-  void* data = mmap(nullptr, length, protection, MAP_SHARED, fd, static_cast<off_t>(offset));
-  if (data == MAP_FAILED) return errno;
+  std::byte* data = nullptr;
+  if (const int error = MapLent(fd, offset, length, writable, &data); error != 0) return error;
   MutexLock lock(mu_);
   if (TakeFailure()) {
-    munmap(data, length);
+    UnmapLent(data);
     return ENOMEM;
   }
   const uint64_t best = std::min(kMaxBlock, std::max(std::bit_floor(length), kFileAlignment));
   for (const uint64_t alignment : {best, kFileAlignment}) {
-    if (!Publish(static_cast<std::byte*>(data), length, alignment, like, writable, /*file=*/true, address)) continue;
+    if (!Publish(data, length, alignment, like, writable, /*file=*/true, address)) continue;
     stats_.file_bytes += length;
     ++stats_.files;
     return 0;
   }
-  munmap(data, length);
+  UnmapLent(data);
   return ENOMEM;
 }
 

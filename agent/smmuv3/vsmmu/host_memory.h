@@ -60,7 +60,7 @@ class HostMemory {
 
   // Makes `length` bytes of a file appear at a physical address that is as `like` in as many low bits as help to use
   // large blocks. `length` and `offset` are multiples of 4 KiB. Returns 0 or an errno: EBADF, EACCES, ENODEV, ENOMEM of
-  // mmap(2), EINVAL where the file is too short.
+  // mmap(2), EINVAL where the file is too short. Where it becomes so later, it is zeros (lent_memory.h).
   int MapFile(int fd, uint64_t offset, uint64_t length, bool writable, uint64_t like, uint64_t* address)
       ABSL_LOCKS_EXCLUDED(mu_);
   // Takes the file that was mapped at `address` away; waits for accesses that are using it.
