@@ -7,7 +7,7 @@
 #include <optional>
 #include <utility>
 
-#include "agent/reconcile/crc32c.h"
+#include "common/crc32c.h"
 #include "common/error.h"
 #include "common/mutation.h"
 

@@ -8,8 +8,8 @@
 #include <iterator>
 #include <string>
 
-#include "agent/reconcile/crc32c.h"
 #include "agent/reconcile/testing.h"
+#include "common/crc32c.h"
 
 namespace viommu::agent {
 namespace {

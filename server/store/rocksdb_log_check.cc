@@ -1,8 +1,9 @@
 #include "server/store/rocksdb_log_check.h"
 
 #include <algorithm>
-#include <array>
 #include <cstddef>
+
+#include "common/crc32c.h"
 
 namespace viommu::server {
 namespace {
@@ -15,24 +16,10 @@ constexpr size_t kSectorBytes = 512;  // what a disk writes as a whole
 
 enum FragmentType : unsigned { kFull = 1, kFirst = 2, kMiddle = 3, kLast = 4 };
 
-constexpr uint32_t kCastagnoli = 0x82f63b78;  // the polynomial of CRC-32C, reflected
-constexpr uint32_t kMaskDelta = 0xa282ead8;   // stored checksums are rotated and shifted by this
-
-constexpr std::array<uint32_t, 256> MakeCrcTable() {
-  std::array<uint32_t, 256> table{};
-  for (uint32_t i = 0; i < table.size(); ++i) {
-    uint32_t value = i;
-    for (int bit = 0; bit < 8; ++bit) value = (value >> 1) ^ ((value & 1) != 0 ? kCastagnoli : 0);
-    table[i] = value;
-  }
-  return table;
-}
-constexpr std::array<uint32_t, 256> kCrcTable = MakeCrcTable();
+constexpr uint32_t kMaskDelta = 0xa282ead8;  // stored checksums are rotated and shifted by this
 
 uint32_t MaskedCrc(std::string_view bytes) {
-  uint32_t crc = ~uint32_t{0};
-  for (const char c : bytes) crc = (crc >> 8) ^ kCrcTable[(crc ^ static_cast<unsigned char>(c)) & 0xff];
-  crc = ~crc;
+  const uint32_t crc = Crc32c(bytes);
   return ((crc >> 15) | (crc << 17)) + kMaskDelta;
 }
 
