@@ -168,13 +168,13 @@ absl::Status Agent::StartLocal() {
   auto local_server = LocalServer::Start(config_.listen, *local_service_, metrics_.set());
   VIOMMU_RETURN_IF_ERROR(In("local service", local_server.status()));
   local_server_ = *std::move(local_server);
-  handover_ = std::make_unique<Handover>(*driver_);
+  handover_ = std::make_unique<Handover>(*driver_, vmms_);
   HandoverServer::Options handover_options;
   VIOMMU_ASSIGN_OR_RETURN(handover_options.allowed_uids, HandoverUids(config_));
   auto handover_server = HandoverServer::Start(HandoverPath(config_), *handover_, std::move(handover_options));
   VIOMMU_RETURN_IF_ERROR(In("handover", handover_server.status()));
   handover_server_ = *std::move(handover_server);
-  metrics_.Attach(*backend_, *driver_, *client_, [this] { return workers_->waiting(); });
+  metrics_.Attach(*backend_, *driver_, *client_, vmms_, [this] { return workers_->waiting(); });
   if (config_.metrics_listen) {
     auto exporter = MetricsExporter::Start(*config_.metrics_listen, metrics_.set(), config_.metrics_allow_insecure);
     VIOMMU_RETURN_IF_ERROR(In("metrics", exporter.status()));
@@ -188,6 +188,7 @@ void Agent::Stop(std::chrono::milliseconds grace) {
   if (local_server_ != nullptr) local_server_->Stop(grace);
   // Before connections end: it is not their VMMs that go.
   if (driver_ != nullptr) driver_->Stop();
+  if (handover_ != nullptr) handover_->Leave();
   handover_server_.reset();
   if (workers_ != nullptr) workers_->Stop();
   exporter_.reset();
@@ -210,6 +211,7 @@ void Agent::FillStatus(v1::GetAgentStatusResponse& status) {
   status.set_revision(driver_->revision());
   const auto counts = driver_->Counts();
   status.mutable_held()->insert(counts.begin(), counts.end());
+  for (v1::VmmStatus& vmm : vmms_.List()) *status.add_vmms() = std::move(vmm);
 }
 
 std::string Agent::StatusLine() {

@@ -24,6 +24,7 @@
 #include "agent/local/invalidator.h"
 #include "agent/local/local_server.h"
 #include "agent/local/local_service.h"
+#include "agent/local/vmms.h"
 #include "agent/reconcile/driver.h"
 #include "agent/reconcile/journal.h"
 #include "agent/reconcile/targets.h"
@@ -66,6 +67,7 @@ class Agent {
   HostFacts facts_;
   Targets targets_;
   AgentMetrics metrics_;
+  Vmms vmms_{RealClock()};
   std::unique_ptr<FdStore> fd_store_;
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Journal> journal_;

@@ -71,7 +71,7 @@ void AgentMetrics::CountInvalidation(int commands, std::chrono::nanoseconds time
   (it != invalidate_stops_.end() ? it : invalidate_stops_.find(v1::ERROR_REASON_BACKEND_FAILED))->second->Add();
 }
 
-void AgentMetrics::Attach(const Backend& backend, Driver& driver, const SessionClient& client,
+void AgentMetrics::Attach(const Backend& backend, Driver& driver, const SessionClient& client, const Vmms& vmms,
                           std::function<size_t()> waiting_calls) {
   const auto one = [](double value) { return std::vector<MetricSample>{{{}, value}}; };
   set_->AddCallback("viommu_agent_held_items", "Held resources by where they stand", MetricKind::kGauge, [&driver] {
@@ -117,6 +117,15 @@ void AgentMetrics::Attach(const Backend& backend, Driver& driver, const SessionC
                     MetricKind::kGauge,
                     [waiting = std::move(waiting_calls), one] { return one(static_cast<double>(waiting())); });
   AttachBackend(backend);
+  AttachVmms(vmms);
+}
+
+void AgentMetrics::AttachVmms(const Vmms& vmms) {
+  const auto one = [](uint64_t value) { return std::vector<MetricSample>{{{}, static_cast<double>(value)}}; };
+  set_->AddCallback("viommu_agent_vmms", "VMs whose VMM has handed memory over and is there", MetricKind::kGauge,
+                    [&vmms, one] { return one(vmms.connected()); });
+  set_->AddCallback("viommu_agent_vmm_restarts_total", "Times that another process took over as the VMM of a VM",
+                    MetricKind::kCounter, [&vmms, one] { return one(vmms.restarts()); });
 }
 
 void AgentMetrics::AttachBackend(const Backend& backend) {
@@ -160,6 +169,15 @@ void AgentMetrics::AttachBackend(const Backend& backend) {
            &SmmuStats::queue_pushed);
   per_smmu("viommu_agent_queue_full_waits_total", "Times that a producer waited for room in the queue",
            MetricKind::kCounter, &SmmuStats::queue_full_waits);
+  set_->AddCallback("viommu_agent_queue_stalled_seconds",
+                    "Time that the queue has waited for a producer that took room in it and has not filled it",
+                    MetricKind::kGauge, [&backend] {
+                      std::vector<MetricSample> samples;
+                      for (const SmmuStats& stats : backend.GetStats()) {
+                        samples.push_back({{{"smmu", stats.smmu}}, duration<double>(stats.queue_stalled_for).count()});
+                      }
+                      return samples;
+                    });
   per_smmu("viommu_agent_command_errors_total", "Commands that the SMMU itself refused", MetricKind::kCounter,
            &SmmuStats::command_errors);
   per_smmu("viommu_agent_atc_timeouts_total", "Syncs that failed because a device did not answer ATC invalidations",

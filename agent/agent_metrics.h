@@ -10,6 +10,7 @@
 #include <memory>
 
 #include "agent/backend.h"
+#include "agent/local/vmms.h"
 #include "agent/reconcile/driver.h"
 #include "agent/reconcile/resource.h"
 #include "agent/session/client.h"
@@ -30,7 +31,7 @@ class AgentMetrics {
   void CountInvalidation(int commands, std::chrono::nanoseconds time, v1::ErrorReason stop);
 
   // Has these asked at every scrape, until Detach(). They must live until then.
-  void Attach(const Backend& backend, Driver& driver, const SessionClient& client,
+  void Attach(const Backend& backend, Driver& driver, const SessionClient& client, const Vmms& vmms,
               std::function<size_t()> waiting_calls);
   void Detach() { set_->RemoveCallbacks(); }
 
@@ -38,6 +39,7 @@ class AgentMetrics {
 
  private:
   void AttachBackend(const Backend& backend);
+  void AttachVmms(const Vmms& vmms);
 
   std::shared_ptr<MetricSet> set_;
   std::array<std::array<Counter*, v1::Outcome_ARRAYSIZE>, kItemKinds> outcomes_ = {};

@@ -365,6 +365,7 @@ TEST_F(AgentTest, Metrics) {
   // Queue depth and latency.
   EXPECT_EQ(value("viommu_agent_queue_depth{smmu=\"s0\"}"), 0);
   EXPECT_GT(value("viommu_agent_queue_capacity{smmu=\"s0\"}"), 0);
+  EXPECT_EQ(value("viommu_agent_queue_stalled_seconds{smmu=\"s0\"}"), 0);
   EXPECT_GT(value("viommu_agent_sync_seconds_count{smmu=\"s0\"}"), 0);
   EXPECT_GT(value("viommu_agent_sync_seconds_sum{smmu=\"s0\"}"), 0);
   EXPECT_EQ(value("viommu_agent_sync_seconds_bucket{smmu=\"s0\",le=\"+Inf\"}"),

@@ -164,13 +164,14 @@ struct LatencyHistogram {
 // Counters of one SMMU since the backend was opened. Numbers are read one by one: they are each exact, not a snapshot.
 struct SmmuStats {
   std::string smmu;
-  std::vector<InvalidationCount> invalidations;  // by opcode; opcodes never seen are left out
-  uint64_t queue_depth = 0;                      // commands waiting now
-  uint64_t queue_capacity = 0;                   // commands
-  uint64_t queue_pushed = 0;                     // commands
-  uint64_t queue_full_waits = 0;                 // times that a producer had to wait for room
-  uint64_t command_errors = 0;                   // commands that the SMMU itself refused (CERROR_ILL)
-  uint64_t atc_timeouts = 0;                     // syncs that a device's silence made fail (CERROR_ATC_INV_SYNC)
+  std::vector<InvalidationCount> invalidations;   // by opcode; opcodes never seen are left out
+  uint64_t queue_depth = 0;                       // commands waiting now
+  uint64_t queue_capacity = 0;                    // commands
+  uint64_t queue_pushed = 0;                      // commands
+  uint64_t queue_full_waits = 0;                  // times that a producer had to wait for room
+  std::chrono::nanoseconds queue_stalled_for{0};  // waited for a producer that has room in it and has not filled it
+  uint64_t command_errors = 0;                    // commands that the SMMU itself refused (CERROR_ILL)
+  uint64_t atc_timeouts = 0;                      // syncs that a device's silence made fail (CERROR_ATC_INV_SYNC)
   LatencyHistogram sync_latency;
   uint64_t sync_timeouts = 0;   // syncs that did not complete in time
   uint64_t tlb_entries = 0;     // 0 where the backend cannot look
@@ -382,8 +383,8 @@ class Context {
   virtual absl::StatusOr<ObjectId> AllocIoas() = 0;
 
   // Maps `length` bytes of `memory` at guest-physical address `iova`: devices attached to a HWPT over it reach them at
-  // once. The pages stay as they are until unmapped; an emulated backend, which cannot pin them, needs the file not to
-  // shrink.
+  // once. The pages stay as they are until unmapped; an emulated backend, which cannot pin them, has zeros where the
+  // file shrinks.
   //   ENOENT     ioas
   //   EINVAL     nothing to map, neither readable nor writable; not aligned to 4096 bytes, or to the pages of a HWPT;
   //              above what a HWPT can translate; where attached devices write interrupts (Arm: 1 MiB at 0x8000000);

@@ -7,6 +7,8 @@
 
 namespace viommu::agent {
 
+void Handover::Opened(Connection connection, pid_t pid) { vmms_.Opened(connection, pid); }
+
 absl::Status Handover::Map(Connection connection, const v1::MapMemory& request, FileDescriptor file) {
   if (request.vm().empty() || request.vm().size() > kMaxVmBytes) {
     return InvalidField("vm", "must be the name of the VM: 1 to {} bytes", kMaxVmBytes);
@@ -18,11 +20,16 @@ absl::Status Handover::Map(Connection connection, const v1::MapMemory& request, 
   range.writable = request.writable();
   range.owner = connection;
   range.file = std::make_shared<const FileDescriptor>(std::move(file));
-  return driver_.MapMemory(request.vm(), request.iova(), std::move(range));
+  VIOMMU_RETURN_IF_ERROR(driver_.MapMemory(request.vm(), request.iova(), std::move(range)));
+  vmms_.Mapped(connection, request.vm(), request.length());
+  return absl::OkStatus();
 }
 
 absl::StatusOr<uint64_t> Handover::Unmap(Connection connection, const v1::UnmapMemory& request) {
-  return driver_.UnmapMemory(connection, request.vm(), request.iova(), request.length());
+  VIOMMU_ASSIGN_OR_RETURN(const uint64_t unmapped,
+                          driver_.UnmapMemory(connection, request.vm(), request.iova(), request.length()));
+  vmms_.Unmapped(connection, request.vm(), unmapped);
+  return unmapped;
 }
 
 absl::StatusOr<HandoverHandler::HwQueue> Handover::OpenHwQueue(Connection connection, const std::string& name) {
@@ -38,6 +45,9 @@ absl::StatusOr<HandoverHandler::HwQueue> Handover::OpenHwQueue(Connection connec
   return queue;
 }
 
-void Handover::Closed(Connection connection) { driver_.ForgetOwner(connection); }
+void Handover::Closed(Connection connection) {
+  driver_.ForgetOwner(connection);
+  if (!leaving_) vmms_.Closed(connection);
+}
 
 }  // namespace viommu::agent

@@ -3,9 +3,11 @@
 #ifndef VIOMMU_AGENT_LOCAL_HANDOVER_H_
 #define VIOMMU_AGENT_LOCAL_HANDOVER_H_
 
+#include <atomic>
 #include <string>
 
 #include "agent/local/handover_server.h"
+#include "agent/local/vmms.h"
 #include "agent/reconcile/driver.h"
 
 namespace viommu::agent {
@@ -15,9 +17,13 @@ class Handover final : public HandoverHandler {
  public:
   static constexpr size_t kMaxVmBytes = 128;  // length of a VM's name, as at the server
 
-  // `driver` must outlive it.
-  explicit Handover(Driver& driver) : driver_(driver) {}
+  // Both must outlive it.
+  Handover(Driver& driver, Vmms& vmms) : driver_(driver), vmms_(vmms) {}
 
+  // From now on connections end because the agent does, and not because their VMMs do.
+  void Leave() { leaving_ = true; }
+
+  void Opened(Connection connection, pid_t pid) override;
   absl::Status Map(Connection connection, const v1::MapMemory& request, FileDescriptor file) override;
   absl::StatusOr<uint64_t> Unmap(Connection connection, const v1::UnmapMemory& request) override;
   absl::StatusOr<HwQueue> OpenHwQueue(Connection connection, const std::string& name) override;
@@ -25,6 +31,8 @@ class Handover final : public HandoverHandler {
 
  private:
   Driver& driver_;
+  Vmms& vmms_;
+  std::atomic<bool> leaving_{false};
 };
 
 }  // namespace viommu::agent

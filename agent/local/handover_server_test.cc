@@ -33,6 +33,7 @@ std::string Contents(int fd) {
 // Remembers what each connection has mapped.
 class FakeHandler : public HandoverHandler {
  public:
+  void Opened(Connection, pid_t pid) override { EXPECT_EQ(pid, ::getpid()); }
   absl::Status Map(Connection connection, const v1::MapMemory& request, FileDescriptor file) override {
     MutexLock lock(mu_);
     mapped_[connection].push_back(request.vm() + ":" + Contents(file.get()));

@@ -58,6 +58,21 @@ void PrintAgent(Session& session, const v1::GetAgentStatusResponse& agent) {
     }
     out << "\n" << table.Print(colour);
   }
+  if (agent.vmms_size() > 0) {
+    Table table({{"VM"},
+                 {"VMM"},
+                 {"PID", Align::kRight},
+                 {"SINCE", Align::kRight},
+                 {"MEMORY", Align::kRight},
+                 {"RESTARTS", Align::kRight}});
+    for (const v1::VmmStatus& vmm : agent.vmms()) {
+      const std::string vmm_state = EnumWord(*v1::VmmState_descriptor(), vmm.state());
+      table.Add({vmm.vm(), Cell(vmm_state, vmm.state() == v1::VMM_STATE_CONNECTED ? Style::kGood : Style::kBusy),
+                 std::to_string(vmm.pid()), FormatAge(FromTimestamp(vmm.since()), session.terminal().clock->Now()),
+                 fmt::format("{} MiB", vmm.mapped_bytes() >> 20), std::to_string(vmm.restarts())});
+    }
+    out << "\n" << table.Print(colour);
+  }
   Facts facts{{"host", agent.host()}};
   for (const std::string& hint : HintsFor(ReasonFromName(agent.session_reason().reason()), facts)) {
     *session.terminal().err << fmt::format("try: {}\n", hint);

@@ -2,6 +2,7 @@
 
 #include <csignal>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -48,6 +49,15 @@ class GuestTest : public FleetFixture {
     return done.out;
   }
 
+  // What `viommuctl local status` says of the VM's VMM: its state, and how often it was restarted.
+  std::string Vmm() {
+    const Finished done = cluster_.Ctl({"local", "status", "-o", "json", "--socket", cluster_.socket_path(kGrace)});
+    const auto status = nlohmann::json::parse(done.out, nullptr, /*allow_exceptions=*/false);
+    if (!status.contains("vmms") || status["vmms"].size() != 1) return done.out + done.err;
+    const auto& vmm = status["vmms"][0];
+    return vmm.value("state", "") + " " + vmm.value("restarts", "0");
+  }
+
   int guests_ = 0;
   std::unique_ptr<Process> guest_;
 };
@@ -85,6 +95,9 @@ TEST_F(GuestTest, ADeviceReadsThroughItsOldMappingUntilTheInvalidation) {
     Dma("0x10000", &status);
     return status == 1;
   }));
+  EXPECT_TRUE(Eventually(10, [&] { return Vmm() == "VMM_STATE_GONE 0"; })) << Vmm();
+  StartGuest();
+  EXPECT_EQ(Vmm(), "VMM_STATE_CONNECTED 1") << "another process";
 
   // An agent that comes back has the objects of its journal, and the memory when the VM hands it over again.
   cluster_.agent(kGrace).Kill();
@@ -94,6 +107,7 @@ TEST_F(GuestTest, ADeviceReadsThroughItsOldMappingUntilTheInvalidation) {
   }));
   StartGuest();
   EXPECT_TRUE(Eventually(10, [&] { return Dma("0x10000", &status).find("|new page") != std::string::npos; }));
+  EXPECT_EQ(Vmm(), "VMM_STATE_CONNECTED 0") << "the agent was restarted, not the VMM";
 }
 
 TEST_F(GuestTest, AQueueOfItsOwn) {

@@ -140,6 +140,7 @@ SmmuStats HostSmmu::GetStats() const {
   stats.queue_capacity = queue.capacity;
   stats.queue_pushed = queue.pushed;
   stats.queue_full_waits = queue.full_waits;
+  stats.queue_stalled_for = queue.stalled_for;
   const smmuv3::SmmuCounters counters = hardware_.GetCounters();
   stats.tlb_entries = counters.tlb_entries;
   stats.atc_entries = counters.atc_entries;
