@@ -20,7 +20,7 @@ grpc::ServerWriteReactor<v1::WatchResponse>* FleetService::Watch(Context* contex
     if (!taken.ok()) return new RefusedWatch<v1::WatchResponse>(taken.status());
     place = *std::move(taken);
   }
-  return StartWatch<v1::WatchResponse>(parts_.watches, parts_.clock,
+  return StartWatch<v1::WatchResponse>(parts_.watches, parts_.clock, context,
                                        WatchFeed::Open(core(), *request, parts_.clock.Monotonic(), std::move(place)));
 }
 

@@ -334,6 +334,24 @@ TEST_F(AgingWatchTest, ACompactedRevisionIsToldOverTheWire) {
   EXPECT_TRUE(Reader(*stub_, request).Next().has_events());
 }
 
+// One that kept its place for good would keep others from having one.
+TEST_F(AgingWatchTest, AReaderThatTakesNothingIsBrokenOff) {
+  MakeViommu();
+  Reader silent(*stub_, v1::WatchRequest());
+  Reader idle(*stub_, v1::WatchRequest());
+  while (!idle.Next().has_sync_mark()) {
+  }
+  // Its time begins when its first message is under way.
+  while (watches_->count() == 2) {
+    clock_.Advance(kMaxWatchSend);
+    std::this_thread::yield();
+  }
+  EXPECT_EQ(silent.End().code(), StatusCode::kCancelled);
+  EXPECT_EQ(watches_->count(), 1);
+  const int64_t revision = Do(SetVdevId("v", DeviceOf(kGrace, 0), 8)).revision();
+  EXPECT_EQ(idle.NextEvents().revision(), revision) << "who waits for changes takes what there is";
+}
+
 TEST_F(WatchTest, TooManyWatchesAreRefused) {
   std::vector<std::unique_ptr<Reader>> readers;
   for (int i = 0; i < 4; ++i) {

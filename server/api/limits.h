@@ -32,6 +32,7 @@ inline constexpr size_t kWatchReadSets = 64;                      // change sets
 inline constexpr int64_t kWatchScanSets = 8192;                   // looked at before others have their turn
 inline constexpr size_t kMaxWatches = 1000;                       // at the same time
 inline constexpr size_t kMaxSnapshots = 64;                       // watches that read what is there, at the same time
+inline constexpr std::chrono::seconds kMaxWatchSend{60};          // for one message to be taken by its reader
 inline constexpr int64_t kSnapshotChunkRecords = 1024;            // looked at while the writer is kept waiting
 inline constexpr std::chrono::seconds kWatchProgressInterval{5};  // between progress marks of an idle watch
 

@@ -54,7 +54,7 @@ grpc::ServerWriteReactor<v1::WatchDrainResponse>* OperationsService::WatchDrain(
   if (const absl::Status refused = CheckCaller(parts_, *context); !refused.ok()) {
     return new RefusedWatch<v1::WatchDrainResponse>(refused);
   }
-  return StartWatch<v1::WatchDrainResponse>(parts_.watches, parts_.clock,
+  return StartWatch<v1::WatchDrainResponse>(parts_.watches, parts_.clock, context,
                                             DrainFeed::Open(core(), parts_.clock, *request));
 }
 

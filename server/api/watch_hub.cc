@@ -8,7 +8,7 @@
 namespace viommu::server {
 namespace {
 
-// Progress marks are exact to this.
+// Progress marks and deadlines are exact to this.
 constexpr std::chrono::seconds kTick(1);
 
 absl::Status ShuttingDown() {
@@ -84,14 +84,20 @@ void WatchHub::OnCommit(const std::vector<ChangeSetPtr>& /*sets*/) {
   work_.NotifyOne();
 }
 
+std::vector<std::shared_ptr<WatchHub::Watch>> WatchHub::All() const {
+  std::vector<std::shared_ptr<Watch>> all;
+  for (const auto& entry : watches_) {
+    if (auto watch = entry.second.lock()) all.push_back(std::move(watch));
+  }
+  return all;
+}
+
 void WatchHub::EndAll() {
   std::vector<std::shared_ptr<Watch>> watches;
   {
     MutexLock lock(mu_);
     ending_ = true;
-    for (const auto& entry : watches_) {
-      if (auto watch = entry.second.lock()) watches.push_back(std::move(watch));
-    }
+    watches = All();
   }
   for (const auto& watch : watches) watch->End(ShuttingDown());
 }
@@ -102,8 +108,10 @@ int64_t WatchHub::count() const {
 }
 
 void WatchHub::Loop() {
+  auto ticked = std::chrono::steady_clock::now();
   while (true) {
     std::vector<std::shared_ptr<Watch>> woken;
+    std::vector<std::shared_ptr<Watch>> all;
     {
       MutexLock lock(mu_);
       while (!stop_ && !due_ && work_.WaitFor(mu_, kTick)) {
@@ -111,8 +119,13 @@ void WatchHub::Loop() {
       if (stop_) return;
       due_ = false;
       woken.swap(parked_);
+      if (const auto now = std::chrono::steady_clock::now(); now - ticked >= kTick) {
+        ticked = now;
+        all = All();
+      }
     }
     for (const auto& watch : woken) watch->Wake();
+    for (const auto& watch : all) watch->Tick();
   }
 }
 

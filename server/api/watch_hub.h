@@ -1,5 +1,7 @@
 // Wakes the watches that have nothing to send when there is something new.
 //
+// It also lets each watch look at the time.
+//
 // A commit costs the writer's thread one flag; a thread of the hub's own lets the watches look. A watch that is sending
 // looks by itself when it is done and does not concern the hub.
 //
@@ -31,6 +33,8 @@ class WatchHub final : public Listener {
     virtual ~Watch() = default;
     // There may be something to send, or it is time for a progress mark.
     virtual void Wake() = 0;
+    // About once a second.
+    virtual void Tick() = 0;
     // Ends the watch with `status` as soon as no message is under way. Any number of times.
     virtual void End(const absl::Status& status) = 0;
   };
@@ -60,6 +64,7 @@ class WatchHub final : public Listener {
 
  private:
   void Loop();
+  std::vector<std::shared_ptr<Watch>> All() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const size_t max_watches_;
   const size_t max_snapshots_;

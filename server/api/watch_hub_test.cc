@@ -21,6 +21,7 @@ class Follower final : public WatchHub::Watch, public std::enable_shared_from_th
     position_.notify_all();
     hub_.Park(shared_from_this(), commits);
   }
+  void Tick() override {}
   void End(const absl::Status& status) override {
     reason_ = ReasonOf(status);
     ++ends_;

@@ -13,7 +13,9 @@
 #include "absl/status/statusor.h"
 #include "common/clock.h"
 #include "common/grpc_error.h"
+#include "common/log.h"
 #include "common/mutex.h"
+#include "server/api/limits.h"
 #include "server/api/watch_feed.h"
 #include "server/api/watch_hub.h"
 
@@ -25,8 +27,8 @@ class WatchReactor final : public grpc::ServerWriteReactor<Message>,
                            public WatchHub::Watch,
                            public std::enable_shared_from_this<WatchReactor<Message, Feed>> {
  public:
-  WatchReactor(WatchHub& hub, const Clock& clock, std::unique_ptr<Feed> feed)
-      : hub_(hub), clock_(clock), feed_(std::move(feed)) {}
+  WatchReactor(WatchHub& hub, const Clock& clock, grpc::CallbackServerContext* context, std::unique_ptr<Feed> feed)
+      : hub_(hub), clock_(clock), context_(context), feed_(std::move(feed)) {}
 
   // Begins to send. gRPC owns the reactor from here to OnDone; the hub keeps it while it is parked.
   void Begin() {
@@ -53,7 +55,33 @@ class WatchReactor final : public grpc::ServerWriteReactor<Message>,
     this->Finish(ToGrpcStatus(status));
   }
 
+  // A reader that takes nothing would keep a message's memory, and a place for watches, for good.
+  void Tick() override {
+    {
+      MutexLock lock(mu_);
+      if (breaking_off_ || !sending_since_.has_value()) return;
+      if (clock_.Monotonic() - *sending_since_ < kMaxWatchSend) return;
+      breaking_off_ = true;
+    }
+    VIOMMU_LOG(kWarning, "watch broken off: its reader takes nothing", {{"peer", context_->peer()}});
+    // The context is there until Finish(), which is nobody else's meanwhile. Without the lock: what is broken off may
+    // end on this thread.
+    context_->TryCancel();
+    {
+      MutexLock lock(mu_);
+      breaking_off_ = false;
+      if (sending_since_.has_value()) return;  // OnWriteDone() is still to come
+      finished_ = true;
+    }
+    this->Finish(ToGrpcStatus(absl::CancelledError("nothing was read")));
+  }
+
   void OnWriteDone(bool ok) override {
+    {
+      MutexLock lock(mu_);
+      sending_since_.reset();
+      if (breaking_off_) return;
+    }
     if (!ok) return Close(absl::CancelledError("the caller went away"));
     SendNext();
   }
@@ -81,8 +109,16 @@ class WatchReactor final : public grpc::ServerWriteReactor<Message>,
     const absl::StatusOr<WatchFeed::Step> step = feed_->Next(clock_.Monotonic(), &message_);
     if (!step.ok()) return Close(step.status());
     if (*step == WatchFeed::Step::kEnd) return Close(absl::OkStatus());
-    if (*step == WatchFeed::Step::kMessage) return this->StartWrite(&message_);
+    if (*step == WatchFeed::Step::kMessage) return Send();
     Rest(*step == WatchFeed::Step::kIdle ? commits : commits - 1);
+  }
+
+  void Send() {
+    {
+      MutexLock lock(mu_);
+      sending_since_ = clock_.Monotonic();
+    }
+    this->StartWrite(&message_);
   }
 
   // Gives the turn back and waits for the hub.
@@ -109,6 +145,7 @@ class WatchReactor final : public grpc::ServerWriteReactor<Message>,
 
   WatchHub& hub_;
   const Clock& clock_;
+  grpc::CallbackServerContext* const context_;
   const std::unique_ptr<Feed> feed_;  // of whoever has the turn
   Message message_;                   // of whoever has the turn; gRPC's while it is sent
   std::shared_ptr<WatchReactor> self_;
@@ -117,6 +154,8 @@ class WatchReactor final : public grpc::ServerWriteReactor<Message>,
   bool busy_ ABSL_GUARDED_BY(mu_) = true;       // somebody has the turn, or a message is under way
   bool finished_ ABSL_GUARDED_BY(mu_) = false;  // Finish was called or is about to be, once
   std::optional<absl::Status> end_ ABSL_GUARDED_BY(mu_);
+  std::optional<MonotonicTime> sending_since_ ABSL_GUARDED_BY(mu_);  // a message is under way
+  bool breaking_off_ ABSL_GUARDED_BY(mu_) = false;                   // Tick() has the turn of the message under way
 };
 
 // A watch that is refused.
@@ -129,10 +168,10 @@ class RefusedWatch final : public grpc::ServerWriteReactor<Message> {
 
 // Begins the stream of `feed`, or refuses it.
 template <typename Message, typename Feed>
-grpc::ServerWriteReactor<Message>* StartWatch(WatchHub& hub, const Clock& clock,
+grpc::ServerWriteReactor<Message>* StartWatch(WatchHub& hub, const Clock& clock, grpc::CallbackServerContext* context,
                                               absl::StatusOr<std::unique_ptr<Feed>> feed) {
   if (!feed.ok()) return new RefusedWatch<Message>(feed.status());
-  const auto watch = std::make_shared<WatchReactor<Message, Feed>>(hub, clock, *std::move(feed));
+  const auto watch = std::make_shared<WatchReactor<Message, Feed>>(hub, clock, context, *std::move(feed));
   if (const absl::Status refused = hub.Add(watch); !refused.ok()) return new RefusedWatch<Message>(refused);
   watch->Begin();
   return watch.get();

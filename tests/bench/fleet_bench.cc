@@ -8,6 +8,8 @@
 //   latency          from a call to its agent's confirmation (SetVdevId with wait = APPLIED), at rest and beside
 //                    16 callers that write without pause; rival at rest: the same call answered when it is recorded
 //   watches          100 watchers of everything, and one change after the other: until the last of them has it
+//   silent readers   100 watchers of everything that never read: what each costs the server, and writers beside them;
+//                    rival: the same writers without them
 //   a large record   memory, time from the start of a server to its first answer, and the cost of SetVdevId, with a
 //                    thousand and with a million vdevices
 //
@@ -239,6 +241,73 @@ class Watcher {
   std::thread reader_;
 };
 
+// Asks for all changes from now on, and never reads. The server gives it up after a minute.
+class SilentWatcher {
+ public:
+  explicit SilentWatcher(RealServer& server) : stub_(Fleet::NewStub(server.NewChannel())) {
+    v1::WatchRequest request;
+    request.set_start_revision(Do(*stub_, &Fleet::Stub::GetServerStatus, v1::GetServerStatusRequest()).revision());
+    stream_ = stub_->Watch(&context_, request);
+  }
+  ~SilentWatcher() {
+    context_.TryCancel();
+    stream_->Finish();
+  }
+
+ private:
+  const std::unique_ptr<Fleet::Stub> stub_;
+  grpc::ClientContext context_;
+  std::unique_ptr<grpc::ClientReader<v1::WatchResponse>> stream_;
+};
+
+// Changes the labels of one viommu after the other.
+LoadResult RunLabels(RealServer& server, int hosts, int callers, double seconds) {
+  std::atomic<int> next = 0;
+  return Load<v1::UpdateViommuLabelsRequest, v1::UpdateViommuLabelsResponse>(
+             [&](int, grpc::ClientContext* context, const v1::UpdateViommuLabelsRequest* request,
+                 v1::UpdateViommuLabelsResponse* response,
+                 auto done) { server.stub().async()->UpdateViommuLabels(context, request, response, std::move(done)); },
+             [&](int, v1::UpdateViommuLabelsRequest* request) {
+               const int number = next++;
+               request->set_name(ViommuOf(number % hosts));
+               (*request->mutable_labels())["number"] = std::to_string(number);
+               request->set_request_id(NewUuid());
+               return true;
+             })
+      .Run(callers, seconds);
+}
+
+void RunSilentReaders(Report& report, RealServer& server, int hosts, double seconds) {
+  RunLabels(server, hosts, kWriters, seconds);  // fills the change log and what is kept of request ids
+  const double at_first = server.Rss();
+  const LoadResult alone = RunLabels(server, hosts, kWriters, seconds);
+  const double grown_alone = server.Rss() - at_first;
+  const double before = server.Rss();
+  std::vector<std::unique_ptr<SilentWatcher>> silent;
+  for (int i = 0; i < kWatchers; ++i) silent.push_back(std::make_unique<SilentWatcher>(server));
+  const LoadResult beside = RunLabels(server, hosts, kWriters, seconds);
+  const double grown = server.Rss() - before;
+  const std::string who = fmt::format("{} writers beside {} watchers that never read", kWriters, kWatchers);
+  report.Add({.subject = who,
+              .metric = "throughput",
+              .unit = "1/s",
+              .value = beside.calls_per_s,
+              .rival = "without them",
+              .rival_value = alone.calls_per_s});
+  report.Add({.subject = who,
+              .metric = "p99",
+              .unit = "us",
+              .value = beside.p99_us,
+              .better = Better::kLower,
+              .rival = "without them",
+              .rival_value = alone.p99_us});
+  report.Add({.subject = "a watcher that never reads",
+              .metric = "server memory each",
+              .unit = "KiB",
+              .value = (grown - grown_alone) / 1024 / kWatchers,
+              .better = Better::kLower});
+}
+
 void RunFleet(Report& report) {
   const int hosts = report.quick() ? 200 : 10'000;
   const std::string fleet_text = fmt::format("{} agents", hosts);
@@ -331,6 +400,8 @@ void RunFleet(Report& report) {
                 .value = latencies.empty() ? 0 : latencies[latencies.size() / 2],
                 .better = Better::kLower});
   }
+
+  RunSilentReaders(report, server, hosts, seconds);
 
   begin = Clock::now();
   server.Kill();
