@@ -16,6 +16,7 @@
 #include "common/credentials.h"
 #include "common/error.h"
 #include "common/log.h"
+#include "common/timestamp.h"
 #include "common/version.h"
 
 namespace viommu::agent {
@@ -211,7 +212,18 @@ void Agent::FillStatus(v1::GetAgentStatusResponse& status) {
   status.set_revision(driver_->revision());
   const auto counts = driver_->Counts();
   status.mutable_held()->insert(counts.begin(), counts.end());
-  for (v1::VmmStatus& vmm : vmms_.List()) *status.add_vmms() = std::move(vmm);
+  std::map<std::string, uint64_t> awaited = driver_->UnclaimedBytes();
+  for (v1::VmmStatus& vmm : vmms_.List()) {
+    if (vmm.state() == v1::VMM_STATE_CONNECTED) awaited.erase(vmm.vm());
+    if (!awaited.contains(vmm.vm())) *status.add_vmms() = std::move(vmm);
+  }
+  for (const auto& [vm, bytes] : awaited) {
+    v1::VmmStatus& vmm = *status.add_vmms();
+    vmm.set_vm(vm);
+    vmm.set_state(v1::VMM_STATE_AWAITED);
+    *vmm.mutable_since() = ToTimestamp(start_time_);
+    vmm.set_mapped_bytes(bytes);
+  }
 }
 
 std::string Agent::StatusLine() {

@@ -134,6 +134,10 @@ std::map<std::string, uint64_t> Driver::Counts() {
   return Call([](Reconciler& r) { return r.Counts(); });
 }
 
+std::map<std::string, uint64_t> Driver::UnclaimedBytes() {
+  return Call([](Reconciler& r) { return r.UnclaimedBytes(); });
+}
+
 Reconciler::DriftCounts Driver::CountDrift() {
   return Call([](Reconciler& r) { return r.CountDrift(); });
 }

@@ -74,6 +74,14 @@ absl::Status Realizer::MapMemory(const std::string& vm, uint64_t iova, VmMemory:
   return absl::OkStatus();
 }
 
+std::map<std::string, uint64_t> Realizer::UnclaimedBytes() const {
+  std::map<std::string, uint64_t> bytes;
+  for (const auto& [name, vm] : contexts_) {
+    for (const auto& [iova, range] : vm.unclaimed) bytes[name] += range.length();
+  }
+  return bytes;
+}
+
 absl::StatusOr<bool> Realizer::Claim(const std::string& vm, uint64_t iova, const VmMemory::Range& range) {
   auto& unclaimed = contexts_.at(vm).unclaimed;
   if (const auto same = unclaimed.find(iova); same != unclaimed.end() && SameRange(same->second, range)) {

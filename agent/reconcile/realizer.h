@@ -113,6 +113,8 @@ class Realizer {
   //   FAILED_PRECONDITION  NOT_REALIZED
   //   UNAVAILABLE          BACKEND_FAILED
   absl::StatusOr<OpenedHwQueue> OpenHwQueue(VmMemory::Owner owner, const std::string& name);
+  // By VM: bytes that are mapped in a context that was adopted, and that nobody has handed over again.
+  std::map<std::string, uint64_t> UnclaimedBytes() const;
   // Takes back what it has mapped and what was handed out to it.
   void ForgetOwner(VmMemory::Owner owner);
 

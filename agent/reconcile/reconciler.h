@@ -109,6 +109,7 @@ class Reconciler {
   absl::StatusOr<OpenedHwQueue> OpenHwQueue(VmMemory::Owner owner, const std::string& name) {
     return realizer_.OpenHwQueue(owner, name);
   }
+  std::map<std::string, uint64_t> UnclaimedBytes() const { return realizer_.UnclaimedBytes(); }
   void ForgetOwner(VmMemory::Owner owner) {
     ++bumps_;
     realizer_.ForgetOwner(owner);

@@ -24,6 +24,7 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 using testing::ElementsAre;
 using testing::IsEmpty;
+using testing::Pair;
 
 TEST_F(ReconcilerTest, MakesThingsInTheOrderOfTheirDependencies) {
   Connect();
@@ -448,13 +449,17 @@ TEST_F(KeptContextTest, NothingOfAnotherBootIsBelieved) {
 TEST_F(KeptContextTest, MemoryStaysMappedUntilItsOwnerIsBack) {
   ASSERT_TRUE(reconciler_->MapMemory("vm1", 0x40000000, Memory()).ok());
   ASSERT_TRUE(reconciler_->MapMemory("vm1", 0x50000000, Memory()).ok());
+  EXPECT_THAT(reconciler_->UnclaimedBytes(), IsEmpty());
   Start();
+  EXPECT_THAT(reconciler_->UnclaimedBytes(), ElementsAre(Pair("vm1", 0x20000)));
   ASSERT_TRUE(reconciler_->MapMemory("vm1", 0x40000000, Memory()).ok());
   EXPECT_THAT(backend_.log, ElementsAre("AdoptContext")) << "the same memory is not mapped again";
+  EXPECT_THAT(reconciler_->UnclaimedBytes(), ElementsAre(Pair("vm1", 0x10000)));
   // Something else where memory was: of another VMM, say.
   file_ = std::make_shared<const FileDescriptor>(::memfd_create("other", MFD_CLOEXEC));
   ASSERT_TRUE(reconciler_->MapMemory("vm1", 0x50001000, Memory(0x1000)).ok());
   EXPECT_THAT(backend_.log, ElementsAre("AdoptContext", "UnmapIoas 0x50000000", "MapIoas 0x50001000"));
+  EXPECT_THAT(reconciler_->UnclaimedBytes(), IsEmpty());
   // What was handed over again is its new owner's, and goes with him.
   backend_.log.clear();
   reconciler_->ForgetOwner(1);

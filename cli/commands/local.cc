@@ -68,7 +68,8 @@ void PrintAgent(Session& session, const v1::GetAgentStatusResponse& agent) {
     for (const v1::VmmStatus& vmm : agent.vmms()) {
       const std::string vmm_state = EnumWord(*v1::VmmState_descriptor(), vmm.state());
       table.Add({vmm.vm(), Cell(vmm_state, vmm.state() == v1::VMM_STATE_CONNECTED ? Style::kGood : Style::kBusy),
-                 std::to_string(vmm.pid()), FormatAge(FromTimestamp(vmm.since()), session.terminal().clock->Now()),
+                 vmm.pid() == 0 ? "" : std::to_string(vmm.pid()),
+                 FormatAge(FromTimestamp(vmm.since()), session.terminal().clock->Now()),
                  fmt::format("{} MiB", vmm.mapped_bytes() >> 20), std::to_string(vmm.restarts())});
     }
     out << "\n" << table.Print(colour);

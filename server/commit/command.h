@@ -15,7 +15,7 @@
 namespace viommu::server {
 
 // Owned by whoever submits it; must live until Done was called. Judge, Response and Replay run on the writer's thread,
-// Done on the answering thread: exactly once, after Judge or instead of it (a full store, a repeated request).
+// Done there or on the answering thread: exactly once, after Judge or instead of it (a full store, a repeated request).
 class Command {
  public:
   virtual ~Command() = default;

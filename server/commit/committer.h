@@ -1,7 +1,7 @@
 // The one writer: a thread that gathers waiting commands into batches for the CommitCore, and a thread that answers.
 //
 // Callers share a sync: while one batch is being written, the next one gathers. Answers are given on a thread of their
-// own, so that sending them does not hold up the next batch.
+// own, so that sending them does not hold up the next batch; that of a batch of one is given by the writer itself.
 //
 // Thread-safe.
 

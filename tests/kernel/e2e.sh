@@ -166,6 +166,23 @@ moved_page_is_seen() {
   guest "/run/viommu/viommu-edu $pci copy $from $to 64; /run/viommu/viommu-guest get $ram $to_page" | grep -qx "after *" || return 1
   guest "/run/viommu/viommu-guest map $ram $from $from_page" && ctl invalidate v1 tlbi-nh-asid:asid=5
 }
+# The init of the guest has handed the devices to vfio-pci; a machine's own have another driver, or none, at first.
+take_drivers() {
+  guest 'for pci in 0000:00:02.0 0000:00:03.0; do echo $pci >/sys/bus/pci/drivers/vfio-pci/unbind && \
+    echo >/sys/bus/pci/devices/$pci/driver_override || exit 1; done' && no_drivers
+}
+no_drivers() {
+  guest 'cd /sys/bus/pci/devices; for pci in 0000:00:02.0 0000:00:03.0; do [ ! -e $pci/driver ] && \
+    [ "$(cat $pci/driver_override)" = "(null)" ] || { ls -l $pci; exit 1; }; done'
+}
+vfio_drivers() {
+  guest 'cd /sys/bus/pci/devices; for pci in 0000:00:02.0 0000:00:03.0; do \
+    [ "$(basename "$(readlink $pci/driver)")" = vfio-pci ] || { ls -l $pci; exit 1; }; done'
+}
+stop_agent() {
+  guest 'kill -TERM $(cat /tmp/agent.pid)' &&
+    within 20 guest '[ ! -e /proc/$(cat /tmp/agent.pid)/exe ] || ! readlink /proc/$(cat /tmp/agent.pid)/exe'
+}
 boot_id() { guest 'cat /proc/sys/kernel/random/boot_id'; }
 another_boot() {
   local now
@@ -208,6 +225,11 @@ within 30 ctl status
 
 viommu_say "With CANWBS"
 start_guest
+check "its devices have no driver at first" take_drivers
+start_agent
+check "an agent that is told to binds them" within 30 vfio_drivers
+check "it ends" stop_agent
+check "and gives them back" no_drivers
 start_agent
 check "the agent connects" within 30 is host "$host" state HOST_STATE_CONNECTED
 check "its devices have their StreamIDs" is device "$device" streamId 16
