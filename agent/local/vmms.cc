@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <fstream>
 #include <iterator>
-#include <numeric>
 #include <sstream>
 #include <utility>
 
@@ -84,8 +83,8 @@ void Vmms::ForgetOldest() {
     if (vm->second.mapped.empty()) gone.push_back(vm);
   }
   if (gone.size() <= kMaxGone) return;
-  vms_.erase(*std::min_element(gone.begin(), gone.end(),
-                               [](const auto& a, const auto& b) { return a->second.since < b->second.since; }));
+  std::sort(gone.begin(), gone.end(), [](const auto& a, const auto& b) { return a->second.since < b->second.since; });
+  for (size_t i = 0; i < gone.size() - kMaxGone; ++i) vms_.erase(gone[i]);
 }
 
 std::vector<v1::VmmStatus> Vmms::List() const {
