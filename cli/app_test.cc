@@ -29,6 +29,7 @@ v1::WatchResponse Put(int64_t revision, const std::string& name, const std::stri
   response.set_revision(revision);
   v1::Event* event = response.mutable_events()->add_events();
   event->set_type(v1::EVENT_TYPE_PUT);
+  event->set_revision(revision);
   event->mutable_resource()->mutable_viommu()->set_name(name);
   event->mutable_resource()->mutable_viommu()->set_uid(uid);
   event->mutable_resource()->mutable_viommu()->set_state(v1::STATE_READY);

@@ -113,10 +113,10 @@ absl::StatusOr<History> ReadHistory(Session& session, const Message& resource) {
       const Message* changed = Inside(event.resource());
       if (changed == nullptr || CommonOf(*changed).uid != common.uid) continue;
       // A rebind deletes one name and puts another one, at once: to the resource that is one change.
-      const bool renamed = !history.changes.empty() && history.changes.back().revision == response.revision();
+      const bool renamed = !history.changes.empty() && history.changes.back().revision == event.revision();
       if (renamed && event.type() == v1::EVENT_TYPE_DELETED) continue;
       if (renamed) history.changes.pop_back();
-      history.changes.push_back({response.revision(), event});
+      history.changes.push_back({event.revision(), event});
     }
     history.complete = response.revision() >= common.revision && !response.events().more();
     return !history.complete;

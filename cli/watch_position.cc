@@ -17,7 +17,7 @@ std::vector<v1::Event> WatchPosition::Accept(const v1::WatchResponse& response) 
         if (resource == nullptr) continue;  // a kind of a newer server
         const CommonFields common = CommonOf(*resource);
         if (synced_) {
-          if (said_of_next_.insert(common.name).second) news.push_back(event);
+          if (said_of_next_.emplace(event.revision(), common.name).second) news.push_back(event);
           continue;
         }
         if (event.type() == v1::EVENT_TYPE_DELETED) {
@@ -33,7 +33,7 @@ std::vector<v1::Event> WatchPosition::Accept(const v1::WatchResponse& response) 
       }
       if (synced_ && !response.events().more()) {
         revision_ = response.revision();
-        said_of_next_.clear();
+        said_of_next_.erase(said_of_next_.begin(), said_of_next_.upper_bound({revision_ + 1, ""}));
       }
       break;
     case v1::WatchResponse::kSyncMark:

@@ -1,9 +1,9 @@
 // Where a watch stands, so that a broken stream is taken up again without a gap and without saying anything twice.
 //
 // A stream begins either after a revision, or with everything that is there (EXISTING events up to a sync mark). A
-// revision's changes may come in several messages. When the stream breaks:
+// revision's changes may come in several messages, and a message may have those of several. When the stream breaks:
 //   - after a complete revision: the next stream begins after it;
-//   - inside a revision: the next stream begins before it, and what was said of it already is left out;
+//   - inside a revision: the next stream begins before the message, and what was said already is left out;
 //   - before the sync mark: the next stream begins anew; what was said already and is still the same is left out, and
 //     what has gone in between is said to be deleted when the new sync mark comes.
 // Pure; one thread.
@@ -15,6 +15,7 @@
 #include <map>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "viommu/v1/fleet_service.pb.h"
@@ -48,8 +49,8 @@ class WatchPosition {
 
   int64_t revision_;
   bool synced_;
-  // Names that were said of the revision after revision_, of which more was to come.
-  std::set<std::string> said_of_next_;
+  // Revisions and names that were said after revision_, when more of the last of them was to come.
+  std::set<std::pair<int64_t, std::string>> said_of_next_;
   // Before the sync mark: what was said, and the names of this stream's part of it.
   std::map<std::string, Said> existing_;
   std::set<std::string> seen_in_this_stream_;

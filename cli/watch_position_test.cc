@@ -17,6 +17,7 @@ v1::WatchResponse Events(int64_t revision, const std::vector<std::string>& names
   for (const std::string& name : names) {
     v1::Event* event = response.mutable_events()->add_events();
     event->set_type(type);
+    event->set_revision(changed == 0 ? revision : changed);
     event->mutable_resource()->mutable_viommu()->set_name(name);
     event->mutable_resource()->mutable_viommu()->set_revision(changed == 0 ? revision : changed);
   }
@@ -68,6 +69,20 @@ TEST(WatchPosition, ABreakInsideARevisionLosesAndRepeatsNothing) {
   EXPECT_EQ(position.StartRevision(), 11);
   // The next revision speaks of the same names again.
   EXPECT_THAT(Names(position.Accept(Events(12, {"a"}))), ElementsAre("a"));
+}
+
+TEST(WatchPosition, AMessageMayHaveSeveralRevisions) {
+  WatchPosition position(10);
+  position.BeginStream();
+  // 11 is complete and 12 is not: the next stream begins before the message.
+  v1::WatchResponse message = Events(12, {"a", "b"}, true);
+  message.mutable_events()->mutable_events(0)->set_revision(11);
+  EXPECT_THAT(Names(position.Accept(message)), ElementsAre("a", "b"));
+  EXPECT_EQ(position.StartRevision(), 10);
+  position.BeginStream();
+  EXPECT_THAT(Names(position.Accept(Events(11, {"a"}))), IsEmpty());
+  EXPECT_THAT(Names(position.Accept(Events(12, {"a", "b"}))), ElementsAre("a")) << "which 12 changed once more";
+  EXPECT_EQ(position.StartRevision(), 12);
 }
 
 TEST(WatchPosition, ProgressMovesOnButNotInsideARevision) {

@@ -87,7 +87,7 @@ class EventPrinter {
  public:
   explicit EventPrinter(Session& session) : session_(session), out_(*session.terminal().out) {}
 
-  void Print(const v1::Event& event, int64_t revision) {
+  void Print(const v1::Event& event) {
     const google::protobuf::Message& resource = *Inside(event.resource());
     const CommonFields common = CommonOf(resource);
     const std::string type = EnumWord(*v1::EventType_descriptor(), event.type());
@@ -96,7 +96,7 @@ class EventPrinter {
       case OutputFormat::kYaml: {
         Json document = Json::object();
         document["type"] = type;
-        document["revision"] = revision;
+        document["revision"] = event.revision();
         document["kind"] = std::string(InfoOf(KindOf(resource)).singular);
         document["resource"] = ToJson(resource);
         PrintDocument(document);
@@ -107,7 +107,7 @@ class EventPrinter {
         break;
       case OutputFormat::kTable:
       case OutputFormat::kWide:
-        PrintRow(revision, type, common, Detail(event.resource()));
+        PrintRow(event.revision(), type, common, Detail(event.resource()));
         break;
     }
     out_.flush();
@@ -210,7 +210,7 @@ class Watcher {
     if (!response.origin().empty()) request_.set_origin(response.origin());
     const bool was_synced = position_.synced();
     for (const v1::Event& event : position_.Accept(response)) {
-      printer_.Print(event, response.revision());
+      printer_.Print(event);
       if (left_.has_value() && --*left_ == 0) ended_ = true;
       if (ended_) return false;
     }

@@ -429,6 +429,40 @@ TEST_F(WatchTest, LongRevisionsComeInParts) {
   }
 }
 
+// A reader that is behind is sent many revisions in a message, up to a size, each with its own number.
+TEST_F(WatchTest, WhatHasGatheredComesTogether) {
+  MakeViommu();
+  v1::WatchRequest request;
+  request.add_kinds(v1::RESOURCE_KIND_VIOMMU);
+  request.set_start_revision(core_->revision());
+  std::vector<int64_t> revisions;
+  for (int i = 0; i < 300; ++i) {
+    v1::UpdateViommuLabelsRequest labels;
+    labels.set_name("viommus/v");
+    (*labels.mutable_labels())["tier"] = std::to_string(i);
+    for (int j = 0; j < 10; ++j) (*labels.mutable_labels())["k" + std::to_string(j)] = std::string(60, 'x');
+    revisions.push_back(Do(labels).revision());
+  }
+  auto feed = WatchFeed::Open(*core_, request, MonotonicTime{}).value();
+  std::vector<int64_t> told;
+  int messages = 0;
+  v1::WatchResponse message;
+  while (feed->Next(MonotonicTime{}, &message).value() == WatchFeed::Step::kMessage) {
+    ++messages;
+    EXPECT_FALSE(message.events().more());
+    EXPECT_LT(message.ByteSizeLong(), kWatchBatchBytes + 4096);
+    for (const v1::Event& event : message.events().events()) {
+      EXPECT_EQ(event.revision(), event.resource().viommu().revision());
+      told.push_back(event.revision());
+    }
+    ASSERT_FALSE(told.empty());
+    EXPECT_EQ(message.revision(), told.back()) << "a reader goes on from there";
+  }
+  EXPECT_EQ(told, revisions);
+  EXPECT_GT(messages, 1);
+  EXPECT_LT(messages, 30);
+}
+
 TEST_F(WatchTest, ASlowReaderIsToldWhenItsPlaceIsGone) {
   MakeViommu();
   v1::WatchRequest request;

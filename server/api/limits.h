@@ -28,6 +28,7 @@ inline constexpr int kMaxInspections = 64;                 // calls of GetDrift 
 inline constexpr std::chrono::minutes kMaxInspectWait{1};  // of a call without a deadline or with a later one
 
 inline constexpr size_t kMaxWatchMessageBytes = size_t{1} << 20;  // events of one message, unless one alone is longer
+inline constexpr size_t kWatchBatchBytes = size_t{64} << 10;      // no more revisions are added to a message of these
 inline constexpr size_t kWatchReadSets = 64;                      // change sets that a watch reads at a time
 inline constexpr int64_t kWatchScanSets = 8192;                   // looked at before others have their turn
 inline constexpr size_t kMaxWatches = 1000;                       // at the same time

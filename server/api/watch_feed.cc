@@ -173,6 +173,7 @@ bool WatchFeed::ScanKind(const Tables& tables, int64_t& left, size_t& bytes, v1:
     if (RevisionOf(kind, *record) > position_ || !Matches(kind, *record)) return true;
     auto* event = events->add_events();
     event->set_type(v1::EVENT_TYPE_EXISTING);
+    event->set_revision(RevisionOf(kind, *record));
     *event->mutable_resource() = ToResource(kind, *record);
     bytes += event->ByteSizeLong();
     return true;
@@ -198,7 +199,7 @@ void WatchFeed::ReadChunk(v1::WatchResponse* message) {
   place_.reset();
 }
 
-size_t WatchFeed::AddEvent(const Change& change, v1::WatchResponse::Events* events) const {
+size_t WatchFeed::AddEvent(const Change& change, int64_t revision, v1::WatchResponse::Events* events) const {
   const bool matched = change.before != nullptr && Matches(change.kind, *change.before);
   const bool matches = change.after != nullptr && Matches(change.kind, *change.after);
   if (!matched && !matches) return 0;
@@ -206,27 +207,28 @@ size_t WatchFeed::AddEvent(const Change& change, v1::WatchResponse::Events* even
   auto* event = events->add_events();
   event->set_type(matches ? v1::EVENT_TYPE_PUT : v1::EVENT_TYPE_DELETED);
   *event->mutable_resource() = ToResource(change.kind, matches ? *change.after : *change.before);
+  event->set_revision(revision);
   return event->ByteSizeLong();
 }
 
-bool WatchFeed::TakeChanges(v1::WatchResponse* message) {
+void WatchFeed::TakeChanges(size_t& bytes, v1::WatchResponse* message) {
   const ChangeSet& set = *ahead_.front();
   auto* events = message->mutable_events();
-  size_t bytes = 0;
-  while (changes_done_ < set.changes.size()) {
-    const size_t added = AddEvent(set.changes[changes_done_], events);
-    bytes += added;
-    if (added > 0 && bytes > kMaxWatchMessageBytes && events->events_size() > 1) {
+  const int others = events->events_size();
+  for (; changes_done_ < set.changes.size(); ++changes_done_) {
+    const size_t added = AddEvent(set.changes[changes_done_], set.revision, events);
+    if (added > 0 && bytes + added > kMaxWatchMessageBytes && events->events_size() > others + 1) {
       events->mutable_events()->RemoveLast();
       events->set_more(true);
-      return true;
+      break;
     }
-    ++changes_done_;
+    bytes += added;
   }
+  if (events->events_size() > others) message->set_revision(set.revision);
+  if (events->more()) return;
   position_ = set.revision;
   changes_done_ = 0;
   ahead_.pop_front();
-  return events->events_size() > 0;
 }
 
 absl::StatusOr<WatchFeed::Step> WatchFeed::Next(MonotonicTime now, v1::WatchResponse* message) {
@@ -252,8 +254,10 @@ absl::StatusOr<WatchFeed::Step> WatchFeed::NextStep(MonotonicTime now, v1::Watch
   }
 
   int64_t scanned = 0;
-  for (; scanned < kWatchScanSets; ++scanned) {
+  size_t bytes = 0;
+  for (; scanned < kWatchScanSets && bytes < kWatchBatchBytes && !message->events().more(); ++scanned) {
     if (sync_mark_due_ && position_ >= sync_mark_at_) {
+      if (bytes > 0) break;  // what comes before the mark
       sync_mark_due_ = false;
       message->mutable_sync_mark();
       message->set_revision(position_);
@@ -264,13 +268,10 @@ absl::StatusOr<WatchFeed::Step> WatchFeed::NextStep(MonotonicTime now, v1::Watch
       ahead_.assign(sets.begin(), sets.end());
     }
     if (ahead_.empty()) break;
-    const int64_t revision = ahead_.front()->revision;
-    if (TakeChanges(message)) {
-      message->set_revision(revision);
-      return Step::kMessage;
-    }
-    message->Clear();
+    TakeChanges(bytes, message);
   }
+  if (bytes > 0) return Step::kMessage;
+  message->Clear();
   const bool caught_up = ahead_.empty() && scanned < kWatchScanSets;
   if (request_.progress() && !sync_mark_due_ && (!caught_up || now - last_message_ >= kWatchProgressInterval)) {
     message->mutable_progress();

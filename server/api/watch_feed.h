@@ -1,5 +1,6 @@
 // What one watch is sent, message by message: what is there, a mark, then changes. It pulls: nothing is queued for a
-// reader that is slow, except the change sets of one read (kWatchReadSets), which are shared.
+// reader that is slow, except the change sets of one read (kWatchReadSets), which are shared; what has gathered meanwhile
+// comes in one message (up to kWatchBatchBytes), so that whoever is behind catches up at a lower cost a change.
 //
 // What is there is read in chunks, like a list, so that the writer is never kept waiting for long. What changes while
 // that goes on is left to the log, which is read from the revision at which the watch began; the mark comes when the
@@ -55,9 +56,9 @@ class WatchFeed {
   bool Matches(Kind kind, const google::protobuf::Message& record) const;
   bool WantsKind(Kind kind) const { return (kinds_ & (1U << static_cast<unsigned>(kind))) != 0; }
   // Adds what the change means under the filter; returns how many bytes that are.
-  size_t AddEvent(const Change& change, v1::WatchResponse::Events* events) const;
-  // Whether the set at the head has something to send (or more of it).
-  bool TakeChanges(v1::WatchResponse* message);
+  size_t AddEvent(const Change& change, int64_t revision, v1::WatchResponse::Events* events) const;
+  // Adds what the set at the head has to send, or the next part of it; `bytes` are those of the message's events.
+  void TakeChanges(size_t& bytes, v1::WatchResponse* message);
 
   const CommitCore& core_;
   const v1::WatchRequest request_;

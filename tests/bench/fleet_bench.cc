@@ -8,6 +8,8 @@
 //   latency          from a call to its agent's confirmation (SetVdevId with wait = APPLIED), at rest and beside
 //                    16 callers that write without pause; rival at rest: the same call answered when it is recorded
 //   watches          100 watchers of everything, and one change after the other: until the last of them has it
+//   busy watches     16 callers that write without pause beside 1 and 100 watchers of everything, which read: what they
+//                    cost the writers (rival: none of them), and the server for each event that it sends
 //   silent readers   100 watchers of everything that never read: what each costs the server, and writers beside them;
 //                    rival: the same writers without them
 //   a large record   memory, time from the start of a server to its first answer, and the cost of SetVdevId, with a
@@ -20,6 +22,7 @@
 #include <grpcpp/create_channel.h>
 #include <grpcpp/security/credentials.h>
 #include <signal.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -113,6 +116,16 @@ class RealServer {
   // Resident memory in bytes now, and the most since it started.
   double Rss() const { return StatusKib("VmRSS:") * 1024; }
   double PeakRss() const { return StatusKib("VmHWM:") * 1024; }
+  // Processor time in seconds, of all its threads since it started.
+  double CpuSeconds() const {
+    std::ifstream stat(fmt::format("/proc/{}/stat", process_->pid()));
+    std::string word;
+    for (int field = 1; field < 14; ++field) stat >> word;
+    double user = 0;
+    double system = 0;
+    if (!(stat >> user >> system)) Die("no processor time of the server");
+    return (user + system) / static_cast<double>(sysconf(_SC_CLK_TCK));
+  }
 
  private:
   double StatusKib(const std::string& key) const {
@@ -226,7 +239,10 @@ class Watcher {
     stream_ = stub_->Watch(&context_, request);
     reader_ = std::thread([this] {
       v1::WatchResponse response;
-      while (stream_->Read(&response)) revision_ = response.revision();
+      while (stream_->Read(&response)) {
+        events_ += response.events().events_size();
+        revision_ = response.revision();
+      }
     });
   }
   ~Watcher() {
@@ -234,12 +250,14 @@ class Watcher {
     reader_.join();
   }
   int64_t revision() const { return revision_; }
+  int64_t events() const { return events_; }
 
  private:
   const std::unique_ptr<Fleet::Stub> stub_;
   grpc::ClientContext context_;
   std::unique_ptr<grpc::ClientReader<v1::WatchResponse>> stream_;
   std::atomic<int64_t> revision_ = 0;
+  std::atomic<int64_t> events_ = 0;
   std::thread reader_;
 };
 
@@ -277,6 +295,46 @@ LoadResult RunLabels(RealServer& server, int hosts, int callers, double seconds)
                return true;
              })
       .Run(callers, seconds);
+}
+
+void RunBusyWatches(Report& report, RealServer& server, int hosts, double seconds) {
+  RunLabels(server, hosts, kWriters, seconds);  // fills the change log and what is kept of request ids
+  double cpu = server.CpuSeconds();
+  const LoadResult alone = RunLabels(server, hosts, kWriters, seconds);
+  const double cpu_of_change = (server.CpuSeconds() - cpu) / (alone.calls_per_s * seconds);
+  for (const int count : {1, kWatchers}) {
+    std::vector<std::unique_ptr<Watcher>> watchers;
+    for (int i = 0; i < count; ++i) watchers.push_back(std::make_unique<Watcher>(server));
+    cpu = server.CpuSeconds();
+    const LoadResult beside = RunLabels(server, hosts, kWriters, seconds);
+    const auto begin = Clock::now();
+    const int64_t last =
+        Do(server.stub(), &Fleet::Stub::GetServerStatus, v1::GetServerStatusRequest()).revision();
+    Await("the watchers", [&] {
+      return std::all_of(watchers.begin(), watchers.end(),
+                         [&](const auto& watcher) { return watcher->revision() >= last; });
+    });
+    const double late = Since(begin);
+    double events = 0;
+    for (const auto& watcher : watchers) events += static_cast<double>(watcher->events());
+    const std::string who = fmt::format("{} writers beside {} that watch", kWriters, count);
+    report.Add({.subject = who,
+                .metric = "throughput",
+                .unit = "1/s",
+                .value = beside.calls_per_s,
+                .rival = "without them",
+                .rival_value = alone.calls_per_s});
+    report.Add({.subject = who,
+                .metric = "server's processor time an event",
+                .unit = "us",
+                .value = 1e6 * (server.CpuSeconds() - cpu - cpu_of_change * beside.calls_per_s * seconds) / events,
+                .better = Better::kLower});
+    report.Add({.subject = who,
+                .metric = "last change to last watcher",
+                .unit = "ms",
+                .value = late * 1e3,
+                .better = Better::kLower});
+  }
 }
 
 void RunSilentReaders(Report& report, RealServer& server, int hosts, double seconds) {
@@ -402,6 +460,7 @@ void RunFleet(Report& report) {
                 .better = Better::kLower});
   }
 
+  RunBusyWatches(report, server, hosts, seconds);
   RunSilentReaders(report, server, hosts, seconds);
 
   begin = Clock::now();

@@ -76,10 +76,7 @@ class HostPlayer {
       StartRead(&response);
     }
     void OnWriteDone(bool ok) override { host.Said(*this, ok); }
-    void OnDone(const grpc::Status& status) override {
-      host.Ended(status);
-      delete this;
-    }
+    void OnDone(const grpc::Status& /*status*/) override { host.Ended(); }
 
     HostPlayer& host;
     grpc::ClientContext context;
@@ -193,11 +190,12 @@ class HostPlayer {
     }
   }
 
-  void Ended(const grpc::Status& /*status*/) {
+  void Ended() {
     std::lock_guard lock(mu_);
     if (stream_->synced) --owner_.synced_;
     if (wanted_) ++owner_.lost_;
-    stream_ = nullptr;
+    // Before anybody knows: were its context the last to hold the channel, gRPC would join its own thread, this one.
+    delete std::exchange(stream_, nullptr);
     lease_ = Clock::duration::zero();
     // Full jitter, as agents have it: nobody comes back at the same moment.
     std::uniform_int_distribution<int64_t> jitter(0, pause_.count());

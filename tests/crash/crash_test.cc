@@ -245,6 +245,7 @@ class Watcher {
       }
       v1::WatchRequest request;
       request.set_start_revision(revision_);
+      last_ = 0;
       request.add_kinds(v1::RESOURCE_KIND_VDEVICE);
       request.set_progress(true);
       auto reader = stub_->Watch(context.get(), request);
@@ -273,10 +274,11 @@ class Watcher {
           vdevices_[vdevice.name()] = vdevice.revision();
           continue;
         }
-        if (response.revision() <= revision_ && !(response.revision() == revision_ && more_)) {
-          verdict_.Fail("watch: revision " + std::to_string(response.revision()) + " after " +
-                        std::to_string(revision_));
+        if (event.revision() < last_ || event.revision() <= revision_) {
+          verdict_.Fail("watch: revision " + std::to_string(event.revision()) + " after " + std::to_string(revision_) +
+                        " and " + std::to_string(last_));
         }
+        last_ = event.revision();
         if (event.type() == v1::EVENT_TYPE_DELETED) {
           if (vdevices_.erase(vdevice.name()) == 0) {
             verdict_.Fail("watch: " + vdevice.name() + " deleted at revision " + std::to_string(response.revision()) +
@@ -287,8 +289,7 @@ class Watcher {
         }
       }
       if (existing_from_ == context_ && revision_ == 0) return;  // part of what was there: not resumable from
-      more_ = response.events().more();
-      if (!more_) revision_ = response.revision();
+      if (!response.events().more()) revision_ = response.revision();
       return;
     }
     revision_ = std::max<int64_t>(revision_, response.revision());  // a sync or progress mark
@@ -299,7 +300,7 @@ class Watcher {
   Verdict& verdict_;
   std::atomic<bool> stop_ = false;
   std::atomic<int64_t> revision_ = 0;
-  bool more_ = false;
+  int64_t last_ = 0;  // revision of this stream's last event
   const grpc::ClientContext* existing_from_ = nullptr;
   std::map<std::string, int64_t> vdevices_;  // name -> revision of its last change
   int64_t resumed_ = 0;
