@@ -33,6 +33,7 @@ enum class Mutation {
   kForgetChange,         // a change that comes while a message is being written is not sent
   kForgetGoneWaiter,     // who waits for something to be gone is not told
   kIgnoreQuota,          // owners get more than their quota allows
+  kIgnoreGroups,         // two VMs get devices of one IOMMU group
   kMissDeadline,         // a drain's deadline passes, and nothing is evicted
   // In the agent.
   kForgetTombstone,      // what was released is forgotten

@@ -70,7 +70,7 @@ class FakeBackend : public Backend {
         device.pci_address = fmt::format("0000:01:0{}.{}", bus_device, function);
         device.smmu = bus_device == 0 ? "s0" : "s1";
         device.stream_id = static_cast<uint32_t>(0x100 + 8 * bus_device + function);
-        device.iommu_group = one_group ? 1 : device.stream_id;
+        device.iommu_group = static_cast<uint32_t>(device.stream_id - device.stream_id % group_size);
         inventory.devices.push_back(device);
       }
     }
@@ -89,7 +89,8 @@ class FakeBackend : public Backend {
   // Objects of a kind: "stage2", "viommu", "nested", "vdevice".
   size_t Count(const std::string& kind) const;
 
-  bool one_group = false;  // all devices are in one IOMMU group
+  uint32_t group_size = 1;    // functions .0 on of a device that are in one IOMMU group
+  int refused_for_group = 0;  // binds of a device of whose group another context has one
   bool lists_objects = true;
   // The context that was opened i-th of those that are open: for what happens behind the agent's back.
   Context& OpenedContext(size_t i);
@@ -156,6 +157,11 @@ class FakeContext : public Context, private FakeBackend::Content {
     if (auto s = backend_.Fault("BindDevice"); !s.ok()) return s;
     if (pci.substr(0, 6) != "0000:0") return ErrnoStatus(ENODEV, "BindDevice", pci);
     if (backend_.broken.contains(pci)) return ErrnoStatus(EIO, "BindDevice", pci);
+    for (const FakeContext* other : backend_.open_) {
+      if (other == this || !other->HasOfGroup(pci)) continue;
+      ++backend_.refused_for_group;
+      return ErrnoStatus(EBUSY, "BindDevice", pci + ", whose IOMMU group another context has");
+    }
     if (!backend_.bound.insert(pci).second) return ErrnoStatus(EBUSY, "BindDevice", pci);
     const ObjectId id = Add({.kind = "device", .smmu = pci[9] == '0' ? "s0" : "s1"});
     devices_[pci] = id;
@@ -339,6 +345,13 @@ class FakeContext : public Context, private FakeBackend::Content {
     SetParent(it->second, 0);
     lowest_ = std::min(lowest_, it->first);
     objects_.erase(it);
+  }
+  bool HasOfGroup(const std::string& pci) const {
+    const auto group = [this](const std::string& of) {
+      return std::make_pair(of.substr(0, of.size() - 1), static_cast<uint32_t>(of.back() - '0') / backend_.group_size);
+    };
+    return std::any_of(devices_.begin(), devices_.end(),
+                       [&](const auto& device) { return group(device.first) == group(pci); });
   }
   bool Is(ObjectId id, const std::string& kind) const {
     const auto it = objects_.find(id);

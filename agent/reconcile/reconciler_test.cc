@@ -680,9 +680,9 @@ TEST_F(ReconcilerTest, CommandsWithoutEndDoNotKeepTheLastFromBeingDone) {
   EXPECT_LT(portions, 100);
 }
 
-// The backend attaches whole groups, as the kernel does.
+// As the kernel would: it attaches whole groups.
 TEST_F(ReconcilerTest, DevicesOfOneGroupAreAttachedToOneThing) {
-  backend_.one_group = true;
+  backend_.group_size = 2;
   Start();
   MakeVm();
   ASSERT_TRUE(Send({Vdevice("e", "v", 8, 10, 1)}).ok());

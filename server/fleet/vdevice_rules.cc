@@ -106,7 +106,7 @@ absl::Status CheckNameFree(const View& view, const std::string& field, const std
 
 // The hardware cannot keep the devices of an IOMMU group apart, and Linux gives a group to one iommufd context.
 absl::Status CheckGroup(const View& view, const Target& target, const Wanted& wanted, const v1::Device& device) {
-  if (!device.iommu_group_shared()) return absl::OkStatus();
+  if (!device.iommu_group_shared() || Mutated(Mutation::kIgnoreGroups)) return absl::OkStatus();
   const std::string group = IommuGroupName(target.viommu->host(), device.iommu_group());
   for (const std::string& mate : view.Children(Relation::kGroupTakenDevices, group)) {
     const auto holder = MustFind<v1::Vdevice>(view, MustFind<v1::Device>(view, mate)->owner());

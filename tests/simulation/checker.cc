@@ -130,6 +130,21 @@ void Checker::CheckQuota(const Timeline& timeline, Kind kind, const std::string&
   if (used > total) Fail(fmt::format("{} was given its number {}, and {} allows {}", owner, used, quota.name(), total));
 }
 
+void Checker::CheckGroups(const Timeline& timeline) {
+  std::map<std::pair<std::string, uint32_t>, const v1::Vdevice*> holders;  // by host and group
+  for (auto it = timeline.state.lower_bound({Kind::kVdevice, ""});
+       it != timeline.state.end() && it->first.first == Kind::kVdevice; ++it) {
+    const auto& vdevice = static_cast<const v1::Vdevice&>(*it->second);
+    const auto device = timeline.state.find({Kind::kDevice, vdevice.device()});
+    if (device == timeline.state.end()) continue;
+    const uint32_t group = static_cast<const v1::Device&>(*device->second).iommu_group();
+    const v1::Vdevice* const holder = holders.emplace(std::pair(vdevice.host(), group), &vdevice).first->second;
+    if (holder->vm() == vdevice.vm()) continue;
+    return Fail(fmt::format("{} of {} and {} of {} are in one IOMMU group", holder->name(), holder->vm(),
+                            vdevice.name(), vdevice.vm()));
+  }
+}
+
 void Checker::CheckEvicted(const Timeline& timeline, const std::string& host) {
   for (const auto& [key, record] : timeline.state) {
     const bool on_host = key.first != Kind::kHost && key.first != Kind::kDevice && key.first != Kind::kQuota &&
@@ -207,6 +222,7 @@ void Checker::Published(Timeline& timeline, const CommitCore& core, const std::v
   ++checks_;
   const absl::Status holds = core.Read([](const Tables& tables, int64_t) { return server::CheckInvariants(tables); });
   if (!holds.ok()) return Fail(fmt::format("a rule is broken: {}", std::string(holds.message())));
+  CheckGroups(timeline);
   const auto& [revision, hash] = *timeline.published.rbegin();
   const auto attempted = timeline.attempted.find(revision);
   if (attempted == timeline.attempted.end() || !attempted->second.contains(hash)) {

@@ -305,6 +305,14 @@ std::shared_ptr<const Request> Client::ChooseOperation(const Timeline& timeline,
   return RequestOf(request, id, false);
 }
 
+void Client::Detach(const std::string& vdevice) {
+  v1::DetachDeviceRequest request;
+  request.set_vdevice(vdevice);
+  request_ = RequestOf(request, scheduler_.random.Uuid(), false);
+  scheduler_.Trace(request_->method, request_->id);
+  Try();
+}
+
 void Client::Try() {
   const uint64_t number = ++tries_;
   Send(request_);

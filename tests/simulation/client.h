@@ -41,6 +41,8 @@ class Client {
   // No new changes; what was asked for is still tried again.
   void Quiesce() { quiet_ = true; }
   bool idle() const { return quiet_ && request_ == nullptr; }
+  // Detaches a vdevice; of one that is idle.
+  void Detach(const std::string& vdevice);
   // What it waits for, for people.
   std::string Pending() const { return request_ == nullptr ? "" : request_->method + " " + request_->id; }
   uint64_t answered() const { return answered_; }

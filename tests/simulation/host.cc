@@ -148,9 +148,10 @@ void Host::Reboot() {
   KillAgent();
   scheduler_.Trace("host: reboot", name_);
   disk_.AfterPowerLoss();
-  const std::set<std::string> broken = backend_->broken;
-  backend_ = std::make_unique<agent::FakeBackend>();
-  backend_->broken = broken;
+  auto rebooted = std::make_unique<agent::FakeBackend>();
+  rebooted->broken = backend_->broken;
+  rebooted->group_size = backend_->group_size;
+  backend_ = std::move(rebooted);
   boot_id_ = scheduler_.random.Uuid();
   synced_this_boot_ = false;
 }
@@ -529,6 +530,9 @@ bool Host::ConnectedTo(const ServerProcess& server, nanoseconds within) const {
 }
 
 void Host::Check(const Timeline& timeline) {
+  if (backend_->refused_for_group > 0 && !doubted_ && !outdated_ && Obeys(timeline)) {
+    return checker_.Fail(fmt::format("{} would give an IOMMU group to two VMs at once", name_));
+  }
   if (const Looked now = Look(timeline); std::exchange(looked_, now) == now) return;
   const auto held = backend_->HeldDevices();
   if (!synced_this_boot_ && backend_->contexts > 0) {

@@ -48,6 +48,8 @@ std::string_view MutationName(Mutation mutation) {
       return "forget-gone-waiter";
     case Mutation::kIgnoreQuota:
       return "ignore-quota";
+    case Mutation::kIgnoreGroups:
+      return "ignore-groups";
     case Mutation::kMissDeadline:
       return "miss-deadline";
     case Mutation::kForgetTombstone:

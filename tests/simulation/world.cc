@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <map>
 #include <set>
 #include <utility>
 
@@ -63,6 +64,9 @@ class World {
 
   void Calm();
   bool WasReleasedForAnother(const Host& host) const;
+  // A nested vdevice whose IOMMU group has one that is not attached because of what the others are to be attached to;
+  // empty when there is none.
+  std::string AtOdds() const;
   // Whether anything had to be done.
   bool Repair();
   std::string Unsettled() const;
@@ -114,6 +118,7 @@ void World::BuildFleet() {
   for (uint64_t i = 1; i <= hosts; ++i) {
     hosts_.push_back(std::make_unique<Host>(
         scheduler_, checker_, weather_, [this] { return SomeServer(); }, fmt::format("hosts/h{}", i)));
+    if (Often(2)) hosts_.back()->backend().group_size = 2;
     if (options_.faults && Often(4)) {
       hosts_.back()->backend().broken.insert(fmt::format("0000:01:0{}.{}", random().Below(2), random().Below(4)));
     }
@@ -341,6 +346,7 @@ void World::StartRival(bool copied) {
   rivals_host_ = &host;
   rival_ = std::make_unique<Host>(
       scheduler_, checker_, weather_, [this] { return server_.get(); }, host.name());
+  rival_->backend().group_size = host.backend().group_size;
   if (copied) {
     rival_->disk().CopyFrom(host.disk());
     rival_->Doubt();
@@ -505,9 +511,36 @@ bool World::WasReleasedForAnother(const Host& host) const {
   });
 }
 
+std::string World::AtOdds() const {
+  std::set<std::pair<std::string, uint32_t>> stuck;  // hosts and groups
+  std::map<std::pair<std::string, uint32_t>, std::string> nested;
+  for (auto it = timeline_->state.lower_bound({Kind::kVdevice, ""});
+       it != timeline_->state.end() && it->first.first == Kind::kVdevice; ++it) {
+    const auto& vdevice = static_cast<const v1::Vdevice&>(*it->second);
+    const auto device = timeline_->state.find({Kind::kDevice, vdevice.device()});
+    if (device == timeline_->state.end()) continue;
+    const auto& taken = static_cast<const v1::Device&>(*device->second);
+    if (!taken.iommu_group_shared()) continue;
+    const auto group = std::pair(vdevice.host(), taken.iommu_group());
+    if (!vdevice.nested_domain().empty()) nested[group] = vdevice.name();
+    if (vdevice.state() == v1::STATE_FAILED &&
+        vdevice.state_reason().reason() == ReasonName(v1::ERROR_REASON_DEPENDENCY_NOT_READY)) {
+      stuck.insert(group);
+    }
+  }
+  for (const auto& group : stuck) {
+    if (const auto found = nested.find(group); found != nested.end()) return found->second;
+  }
+  return "";
+}
+
 // An operator settles by hand what knows another store (docs/store-format.md, "After a restore").
 bool World::Repair() {
   bool at_work = false;
+  if (const std::string odd = AtOdds(); !odd.empty() && clients_.front()->idle()) {
+    clients_.front()->Detach(odd);
+    at_work = true;
+  }
   for (const auto& host : hosts_) {
     if (host->drift() != 0) {
       host->MendDrift();
