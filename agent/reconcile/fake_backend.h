@@ -82,7 +82,8 @@ class FakeBackend : public Backend {
 
   // What is there now, over all contexts, by PCI address.
   struct HeldDevice {
-    std::string attached_to;          // "nested", "stage2" or nothing
+    std::string attached_to;  // "nested", "stage2" or nothing
+    ObjectId attached_id = 0;
     std::optional<uint64_t> virt_id;  // of its vdevice, if it has one
   };
   std::map<std::string, HeldDevice> HeldDevices() const;
@@ -315,6 +316,7 @@ class FakeContext : public Context, private FakeBackend::Content {
     for (const auto& [pci, id] : devices_) {
       const auto attached = objects_.find(objects_.at(id).parent);
       held[pci].attached_to = attached == objects_.end() ? "" : attached->second.kind;
+      held[pci].attached_id = objects_.at(id).parent;
       for (const auto& [other, object] : objects_) {
         if (object.kind == "vdevice" && object.device == id) held[pci].virt_id = object.virt_id;
       }

@@ -16,6 +16,7 @@ namespace viommu::agent {
 namespace {
 
 using std::chrono::seconds;
+using testing::Contains;
 using testing::ElementsAre;
 using testing::IsEmpty;
 
@@ -179,6 +180,18 @@ TEST_F(DriftTest, AnIdIsWhoseItWasGivenToLast) {
   EXPECT_THAT(Inspect(), ElementsAre("d AS_BELIEVED", "e AS_BELIEVED", "n AS_BELIEVED", "s AS_BELIEVED",
                                      "v AS_BELIEVED", "w AS_BELIEVED"));
   EXPECT_EQ(backend_.Count("viommu"), 2u);
+}
+
+// Likewise: the one behind the other SMMU has the same stage 2.
+TEST_F(DriftTest, AViommuOnAnotherSmmuIsNotOurs) {
+  const ObjectId viommu = IdOf("v", "viommu"), device = context().BindDevice("0000:01:01.0").value();
+  ASSERT_TRUE(context().Detach(IdOf("d", "device")).ok());
+  for (const ObjectId id : {IdOf("d", "vdevice"), IdOf("n", "nested"), viommu}) ASSERT_TRUE(context().Destroy(id).ok());
+  ASSERT_EQ(context().AllocViommu(device, IdOf("s", "stage2"), ViommuType::kArmSmmuv3)->id, viommu);
+  EXPECT_THAT(Inspect(), Contains("v MISSING"));
+  EXPECT_EQ(reply_.strays_size(), 2);
+  Inspect(/*repair=*/true);
+  ExpectMended();
 }
 
 // No resource is an IOAS, and what failed for want of it is mended all the same.

@@ -226,13 +226,18 @@ Step Realizer::AttachVdevice(const HeldItem& item, const Made& made, const std::
   }
   if (made.attached_to == wanted) return {.kind = Step::Kind::kApplied};
   if (const HeldItem* other = AtOdds(item); other != nullptr) {
-    return {.kind = Step::Kind::kBlocked,
-            .reason = MakeReason(
-                v1::ERROR_REASON_DEPENDENCY_NOT_READY,
-                fmt::format("{} is in one IOMMU group with {}, and a group is attached as a whole: attach {} to the "
-                            "same; it goes on by itself then",
-                            LastSegment(item.resource.vdevice().device()),
-                            LastSegment(other->resource.vdevice().device()), other->name()))};
+    const bool same_viommu = other->resource.vdevice().viommu() == item.resource.vdevice().viommu();
+    return {
+        .kind = Step::Kind::kBlocked,
+        .reason = MakeReason(
+            v1::ERROR_REASON_DEPENDENCY_NOT_READY,
+            fmt::format("{} is in one IOMMU group with {}, and a group is attached as a whole: {}; it goes on by "
+                        "itself then",
+                        LastSegment(item.resource.vdevice().device()), LastSegment(other->resource.vdevice().device()),
+                        same_viommu ? fmt::format("attach {} to the same", other->name())
+                                    : fmt::format("{} is in another viommu: set both in one, or detach both where "
+                                                  "one stage 2 serves both",
+                                                  other->name())))};
   }
   const auto failure = Try(item, made.vm, Operation::kAttach,
                            [&] { return contexts_.at(made.vm).context->Attach(made.device, Find(wanted)->id); });
@@ -242,14 +247,20 @@ Step Realizer::AttachVdevice(const HeldItem& item, const Made& made, const std::
   return {.kind = Step::Kind::kApplied};
 }
 
+std::string Realizer::AttachmentOf(const HeldItem& vdevice) const {
+  const v1::Vdevice& resource = vdevice.resource.vdevice();
+  if (!resource.nested_domain().empty()) return resource.nested_domain();
+  const HeldItem* viommu = held_.FindLive(resource.viommu());
+  return viommu == nullptr ? "" : viommu->resource.viommu().stage2_domain();
+}
+
 const HeldItem* Realizer::AtOdds(const HeldItem& vdevice) const {
   const auto members = group_members_.find(LastSegment(vdevice.resource.vdevice().device()));
   if (members == group_members_.end()) return nullptr;
-  // Groups belong to one context, and so do their stage 2s: what is not nested goes to the same one.
-  const std::string& wanted = vdevice.resource.vdevice().nested_domain();
+  const std::string wanted = AttachmentOf(vdevice);
   for (const std::string& pci_address : members->second) {
     const HeldItem* other = held_.Find(objects_.HolderOf(pci_address));
-    if (other == nullptr || other->deleting || other->resource.vdevice().nested_domain() == wanted) continue;
+    if (other == nullptr || other->deleting || AttachmentOf(*other) == wanted) continue;
     return other;
   }
   return nullptr;

@@ -173,6 +173,8 @@ class Realizer {
   // Detaches, destroys the vdevice; nothing when done.
   std::optional<Step> Unset(const HeldItem& item, const Made& made);
   Step AttachVdevice(const HeldItem& item, const Made& made, const std::string& stage2_uid);
+  // The name of what a vdevice is to be attached to: its nested domain, or its viommu's stage 2.
+  std::string AttachmentOf(const HeldItem& vdevice) const;
   // A bound vdevice of the same IOMMU group that is to be attached to something else; null when there is none. The
   // backend attaches whole groups: without this the last one would take the others along unasked.
   const HeldItem* AtOdds(const HeldItem& vdevice) const;

@@ -22,6 +22,7 @@ namespace {
 
 using std::chrono::milliseconds;
 using std::chrono::seconds;
+using testing::Contains;
 using testing::ElementsAre;
 using testing::IsEmpty;
 using testing::Pair;
@@ -701,6 +702,25 @@ TEST_F(ReconcilerTest, DevicesOfOneGroupAreAttachedToOneThing) {
   // What is on its way out has no say.
   ASSERT_TRUE(Send({Deleting(Vdevice("e", "v", 8, 13, 1), 14), Vdevice("d", "v", 7, 15, 0, "n")}).ok());
   EXPECT_THAT(Run(), ElementsAre("d@15 APPLIED", "e@14 RELEASED"));
+
+  // In another viommu there is the stage 2 for both of them, if it is one for both.
+  ASSERT_TRUE(Send({Viommu("w", "w", 16), Vdevice("f", "w", 9, 17, 1)}).ok());
+  EXPECT_THAT(Run(), ElementsAre("f@17 FAILED DEPENDENCY_NOT_READY", "w@16 APPLIED"));
+  EXPECT_NE(last_["f"].reason().message().find("set both in one"), std::string::npos);
+  ASSERT_TRUE(Send({Vdevice("d", "v", 7, 18)}).ok());
+  EXPECT_THAT(Run(), ElementsAre("d@18 APPLIED", "f@17 APPLIED"));
+}
+
+TEST_F(ReconcilerTest, DevicesOfOneGroupAreNotAttachedToTwoStage2s) {
+  backend_.group_size = 2;
+  Start();
+  Connect();
+  ASSERT_TRUE(Send({Stage2("s", "s2", 2), Viommu("v", "v", 3), Vdevice("d", "v", 7, 4), Stage2("t", "t2", 5),
+                    Viommu("w", "w", 6, "t2")})
+                  .ok());
+  Run();
+  ASSERT_TRUE(Send({Vdevice("e", "w", 8, 7, 1)}).ok());
+  EXPECT_THAT(Run(), Contains("e@7 FAILED DEPENDENCY_NOT_READY"));
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // What one watch is sent, message by message: what is there, a mark, then changes. It pulls: nothing is queued for a
-// reader that is slow, except the change sets of one read (kWatchReadSets), which are shared; what has gathered meanwhile
-// comes in one message (up to kWatchBatchBytes), so that whoever is behind catches up at a lower cost a change.
+// reader that is slow, except the change sets of one read (kWatchReadSets), which are shared; what has gathered
+// meanwhile comes in one message (up to kWatchBatchBytes), so that whoever is behind catches up at a lower cost a
+// change.
 //
 // What is there is read in chunks, like a list, so that the writer is never kept waiting for long. What changes while
 // that goes on is left to the log, which is read from the revision at which the watch began; the mark comes when the

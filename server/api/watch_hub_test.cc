@@ -21,7 +21,10 @@ class Follower final : public WatchHub::Watch, public std::enable_shared_from_th
     position_.notify_all();
     hub_.Park(shared_from_this(), commits);
   }
-  void Tick() override {}
+  void Tick() override {
+    ++ticks_;
+    ticks_.notify_all();
+  }
   void End(const absl::Status& status) override {
     reason_ = ReasonOf(status);
     ++ends_;
@@ -30,6 +33,10 @@ class Follower final : public WatchHub::Watch, public std::enable_shared_from_th
   void AwaitPosition(int wanted) const {
     for (int at = position_; at < wanted; at = position_) position_.wait(at);
   }
+  void AwaitTicks(int wanted) const {
+    for (int at = ticks_; at < wanted; at = ticks_) ticks_.wait(at);
+  }
+  int ticks() const { return ticks_; }
   int ends() const { return ends_; }
   v1::ErrorReason reason() const { return reason_; }
 
@@ -37,6 +44,7 @@ class Follower final : public WatchHub::Watch, public std::enable_shared_from_th
   WatchHub& hub_;
   const std::atomic<int>& head_;
   std::atomic<int> position_ = 0;
+  std::atomic<int> ticks_ = 0;
   std::atomic<int> ends_ = 0;
   v1::ErrorReason reason_ = v1::ERROR_REASON_UNSPECIFIED;
 };
@@ -58,6 +66,21 @@ TEST(WatchHubTest, NoCommitIsSleptThrough) {
   EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(kCommits / 20));
   hub.Remove(follower.get());
   EXPECT_EQ(hub.count(), 0);
+}
+
+// Also one that is never parked: its reader may take nothing.
+TEST(WatchHubTest, LetsEachWatchLookAtTheTime) {
+  std::atomic<int> head = 0;
+  WatchHub hub(8);
+  const auto parked = std::make_shared<Follower>(hub, head);
+  const auto sending = std::make_shared<Follower>(hub, head);
+  const auto gone = std::make_shared<Follower>(hub, head);
+  for (const auto& watch : {parked, sending, gone}) ASSERT_TRUE(hub.Add(watch).ok());
+  hub.Remove(gone.get());
+  parked->Wake();
+  parked->AwaitTicks(2);
+  sending->AwaitTicks(2);
+  EXPECT_EQ(gone->ticks(), 0);
 }
 
 TEST(WatchHubTest, EndsAllAndTakesNoMore) {

@@ -308,8 +308,7 @@ void RunBusyWatches(Report& report, RealServer& server, int hosts, double second
     cpu = server.CpuSeconds();
     const LoadResult beside = RunLabels(server, hosts, kWriters, seconds);
     const auto begin = Clock::now();
-    const int64_t last =
-        Do(server.stub(), &Fleet::Stub::GetServerStatus, v1::GetServerStatusRequest()).revision();
+    const int64_t last = Do(server.stub(), &Fleet::Stub::GetServerStatus, v1::GetServerStatusRequest()).revision();
     Await("the watchers", [&] {
       return std::all_of(watchers.begin(), watchers.end(),
                          [&](const auto& watcher) { return watcher->revision() >= last; });

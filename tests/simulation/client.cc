@@ -308,7 +308,17 @@ std::shared_ptr<const Request> Client::ChooseOperation(const Timeline& timeline,
 void Client::Detach(const std::string& vdevice) {
   v1::DetachDeviceRequest request;
   request.set_vdevice(vdevice);
-  request_ = RequestOf(request, scheduler_.random.Uuid(), false);
+  Ask(RequestOf(request, scheduler_.random.Uuid(), false));
+}
+
+void Client::Unset(const std::string& vdevice) {
+  v1::UnsetVdevIdRequest request;
+  request.set_name(vdevice);
+  Ask(RequestOf(request, scheduler_.random.Uuid(), false));
+}
+
+void Client::Ask(std::shared_ptr<const Request> request) {
+  request_ = std::move(request);
   scheduler_.Trace(request_->method, request_->id);
   Try();
 }

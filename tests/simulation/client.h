@@ -41,8 +41,9 @@ class Client {
   // No new changes; what was asked for is still tried again.
   void Quiesce() { quiet_ = true; }
   bool idle() const { return quiet_ && request_ == nullptr; }
-  // Detaches a vdevice; of one that is idle.
+  // A request of an operator's; of one that is idle.
   void Detach(const std::string& vdevice);
+  void Unset(const std::string& vdevice);
   // What it waits for, for people.
   std::string Pending() const { return request_ == nullptr ? "" : request_->method + " " + request_->id; }
   uint64_t answered() const { return answered_; }
@@ -51,6 +52,8 @@ class Client {
   void Think();
   std::shared_ptr<const Request> Choose(const Timeline& timeline);
   std::shared_ptr<const Request> ChooseOperation(const Timeline& timeline, const std::string& id);
+  // Of one that is idle.
+  void Ask(std::shared_ptr<const Request> request);
   void Try();
   void Send(const std::shared_ptr<const Request>& request);
   void Hear(const std::shared_ptr<const Request>& request, const absl::Status& status);

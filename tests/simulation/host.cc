@@ -572,6 +572,16 @@ void Host::Check(const Timeline& timeline) {
 void Host::CheckSettled(const Timeline& timeline) {
   size_t stage2s = 0, viommus = 0, nested = 0, vdevices = 0;
   const auto held = backend_->HeldDevices();
+  std::map<uint32_t, agent::ObjectId> groups;
+  const agent::Inventory inventory = backend_->Discover().value();
+  for (const agent::DeviceInfo& device : inventory.devices) {
+    const auto found = held.find(device.pci_address);
+    if (found == held.end()) continue;
+    const agent::ObjectId attached = found->second.attached_id;
+    if (groups.emplace(device.iommu_group, attached).first->second == attached) continue;
+    checker_.Fail(
+        fmt::format("{} of {} is attached to something else than its IOMMU group", device.pci_address, name_));
+  }
   for (const auto& [key, record] : timeline.state) {
     if (!IsForHosts(key.first) || server::HostOf(key.first, *record) != name_) continue;
     const auto check = [&](const auto& resource, size_t& count) {

@@ -64,9 +64,9 @@ class World {
 
   void Calm();
   bool WasReleasedForAnother(const Host& host) const;
-  // A nested vdevice whose IOMMU group has one that is not attached because of what the others are to be attached to;
-  // empty when there is none.
-  std::string AtOdds() const;
+  // Has the vdevices of an IOMMU group attached to one thing, where one waits for that: without nested domains, or,
+  // where they are on two stage 2s, without one of them. Whether there was such a group.
+  bool SettleGroup();
   // Whether anything had to be done.
   bool Repair();
   std::string Unsettled() const;
@@ -511,9 +511,10 @@ bool World::WasReleasedForAnother(const Host& host) const {
   });
 }
 
-std::string World::AtOdds() const {
-  std::set<std::pair<std::string, uint32_t>> stuck;  // hosts and groups
-  std::map<std::pair<std::string, uint32_t>, std::string> nested;
+bool World::SettleGroup() {
+  using Group = std::pair<std::string, uint32_t>;  // host and number
+  std::map<Group, std::string> stuck;
+  std::map<Group, std::string> nested;
   for (auto it = timeline_->state.lower_bound({Kind::kVdevice, ""});
        it != timeline_->state.end() && it->first.first == Kind::kVdevice; ++it) {
     const auto& vdevice = static_cast<const v1::Vdevice&>(*it->second);
@@ -521,26 +522,27 @@ std::string World::AtOdds() const {
     if (device == timeline_->state.end()) continue;
     const auto& taken = static_cast<const v1::Device&>(*device->second);
     if (!taken.iommu_group_shared()) continue;
-    const auto group = std::pair(vdevice.host(), taken.iommu_group());
+    const Group group(vdevice.host(), taken.iommu_group());
     if (!vdevice.nested_domain().empty()) nested[group] = vdevice.name();
     if (vdevice.state() == v1::STATE_FAILED &&
         vdevice.state_reason().reason() == ReasonName(v1::ERROR_REASON_DEPENDENCY_NOT_READY)) {
-      stuck.insert(group);
+      stuck[group] = vdevice.name();
     }
   }
-  for (const auto& group : stuck) {
-    if (const auto found = nested.find(group); found != nested.end()) return found->second;
+  Client& client = *clients_.front();
+  if (stuck.empty() || !client.idle()) return false;
+  const auto& [group, vdevice] = *stuck.begin();
+  if (const auto found = nested.find(group); found != nested.end()) {
+    client.Detach(found->second);
+  } else {
+    client.Unset(vdevice);
   }
-  return "";
+  return true;
 }
 
 // An operator settles by hand what knows another store (docs/store-format.md, "After a restore").
 bool World::Repair() {
-  bool at_work = false;
-  if (const std::string odd = AtOdds(); !odd.empty() && clients_.front()->idle()) {
-    clients_.front()->Detach(odd);
-    at_work = true;
-  }
+  bool at_work = SettleGroup();
   for (const auto& host : hosts_) {
     if (host->drift() != 0) {
       host->MendDrift();
