@@ -82,6 +82,15 @@ Step Realizer::Bind(const HeldItem& item) {
     return WaitFor(held_.Find(holder), holder);  // its release comes first
   }
   const std::string& vm = lineage.stage2->resource.stage2_domain().vm();
+  // Likewise of a device of its IOMMU group in another VM: a backend gives a group to one context.
+  if (const auto members = group_members_.find(pci_address); members != group_members_.end()) {
+    for (const std::string& mate : members->second) {
+      const std::string& holder = objects_.HolderOf(mate);
+      if (const Made* made = Find(holder); made != nullptr && made->vm != vm) {
+        return WaitFor(held_.Find(holder), holder);
+      }
+    }
+  }
   Vm& context = contexts_[vm];
   std::optional<Step> failure;
   if (context.context == nullptr) failure = OpenContext(item, vm, context);

@@ -711,6 +711,23 @@ TEST_F(ReconcilerTest, DevicesOfOneGroupAreAttachedToOneThing) {
   EXPECT_THAT(Run(), ElementsAre("d@18 APPLIED", "f@17 APPLIED"));
 }
 
+// A host that was declared dead comes back with the VM that had the group before.
+TEST_F(ReconcilerTest, AGroupGoesToAnotherVmWhenTheFirstHasLetGo) {
+  backend_.group_size = 2;
+  Start();
+  MakeVm();
+  v1::Resource other = Stage2("t", "t2", 10);
+  other.mutable_stage2_domain()->set_vm("vm2");
+  backend_.faults["UnbindDevice"] = {EIO};
+  ASSERT_TRUE(Send({Deleting(Vdevice("d", "v", 7, 0, 0, "n"), 9), other, Viommu("w", "w", 11, "t2"),
+                    Vdevice("e", "w", 8, 12, 1)})
+                  .ok());
+  EXPECT_THAT(Run(), Contains("e@12 FAILED DEPENDENCY_NOT_READY"));
+  EXPECT_EQ(backend_.refused_for_group, 0);
+  clock_.Advance(seconds(60));
+  EXPECT_THAT(Run(), Contains("e@12 APPLIED"));
+}
+
 TEST_F(ReconcilerTest, DevicesOfOneGroupAreNotAttachedToTwoStage2s) {
   backend_.group_size = 2;
   Start();
