@@ -235,12 +235,15 @@ class History {
     }
   }
 
-  // Nobody else has a device of its IOMMU group.
+  // No other stage 2, and so no other VM, has a device of its IOMMU group.
   void CheckGroup(const v1::Vdevice& vdevice) {
+    const auto stage2_of = [this](const v1::Vdevice& each) {
+      return tables_.Find<v1::Viommu>(each.viommu())->stage2_domain();
+    };
     const auto device = tables_.Find<v1::Device>(vdevice.device());
     for (const auto& other : tables_.Scan<v1::Device>(DevicePrefix(vdevice.host()))) {
       if (other->missing() || other->iommu_group() != device->iommu_group() || other->owner().empty()) continue;
-      RC_ASSERT(tables_.Find<v1::Vdevice>(other->owner())->vm() == vdevice.vm());
+      RC_ASSERT(stage2_of(*tables_.Find<v1::Vdevice>(other->owner())) == stage2_of(vdevice));
     }
   }
 

@@ -104,20 +104,24 @@ absl::Status CheckNameFree(const View& view, const std::string& field, const std
                            holder));
 }
 
-// The hardware cannot keep the devices of an IOMMU group apart, and Linux gives a group to one iommufd context.
+// The hardware cannot keep the devices of an IOMMU group apart, and Linux gives a group to one iommufd context and
+// attaches it as a whole: to one stage 2.
 absl::Status CheckGroup(const View& view, const Target& target, const Wanted& wanted, const v1::Device& device) {
   if (!device.iommu_group_shared() || Mutated(Mutation::kIgnoreGroups)) return absl::OkStatus();
   const std::string group = IommuGroupName(target.viommu->host(), device.iommu_group());
   for (const std::string& mate : view.Children(Relation::kGroupTakenDevices, group)) {
     const auto holder = MustFind<v1::Vdevice>(view, MustFind<v1::Device>(view, mate)->owner());
-    if (holder->vm() == target.viommu->vm()) continue;
+    const std::string stage2 = MustFind<v1::Viommu>(view, holder->viommu())->stage2_domain();
+    if (stage2 == target.viommu->stage2_domain()) continue;
     const std::string field = wanted.Field(wanted.device_field);
     const bool releasing = holder->state() == v1::STATE_DELETING;
+    const bool same_vm = holder->vm() == target.viommu->vm();
     return Refusal(v1::ERROR_REASON_IOMMU_GROUP_TAKEN, device.name(),
-                   "{}: {} is in IOMMU group {} with {}, which {} {} of VM '{}'{}", field, device.name(),
+                   "{}: {} is in IOMMU group {} with {}, which {} {} of VM '{}'{}{}", field, device.name(),
                    device.iommu_group(), mate, releasing ? "is still held by" : "belongs to", holder->name(),
-                   holder->vm(),
+                   holder->vm(), same_vm ? " on " + stage2 : "",
                    releasing ? ", whose host has not confirmed the release; wait for that, or use another device"
+                   : same_vm ? "; a group is attached to one stage 2: use a viommu on that one, or unset that vdevice"
                              : "; a group goes to one VM: use another device, or unset that vdevice first")
         .Meta("field", field)
         .Meta("device", device.name())

@@ -140,6 +140,18 @@ TEST_F(VdeviceRulesTest, AnIommuGroupGoesToOneVm) {
 }
 
 // Promise 3.
+TEST_F(VdeviceRulesTest, AnIommuGroupGoesToOneStage2) {
+  ASSERT_TRUE(fleet_.Hello(GraceHelloWithAGroup()).ok());
+  Accepted(CreateStage2("second", kGrace, "", fleet_.vdevice("v", 8).vm()));
+  Accepted(CreateViommu("s", SmmuOf(kGrace, 0), "second"));
+  const absl::Status status =
+      Refused(SetVdevId("s", device1_, 1), StatusCode::kFailedPrecondition, v1::ERROR_REASON_IOMMU_GROUP_TAKEN);
+  EXPECT_NE(status.message().find("a group is attached to one stage 2"), std::string::npos) << status;
+  EXPECT_EQ(MetaOf(status, "holder"), "viommus/v/vdevices/8");
+  Accepted(SetVdevId("v2", device1_, 1));
+}
+
+// Promise 3.
 TEST_F(VdeviceRulesTest, AnIommuGroupGoesToOneVmInABatchToo) {
   ASSERT_TRUE(fleet_.Hello(GraceHelloWithAGroup()).ok());
   Accepted(CreateStage2("other", kGrace, "", "other-vm"));

@@ -132,6 +132,9 @@ void Checker::CheckQuota(const Timeline& timeline, Kind kind, const std::string&
 
 void Checker::CheckGroups(const Timeline& timeline) {
   std::map<std::pair<std::string, uint32_t>, const v1::Vdevice*> holders;  // by host and group
+  const auto stage2_of = [&timeline](const v1::Vdevice& vdevice) {
+    return static_cast<const v1::Viommu&>(*timeline.state.at({Kind::kViommu, vdevice.viommu()})).stage2_domain();
+  };
   for (auto it = timeline.state.lower_bound({Kind::kVdevice, ""});
        it != timeline.state.end() && it->first.first == Kind::kVdevice; ++it) {
     const auto& vdevice = static_cast<const v1::Vdevice&>(*it->second);
@@ -139,9 +142,9 @@ void Checker::CheckGroups(const Timeline& timeline) {
     if (device == timeline.state.end()) continue;
     const uint32_t group = static_cast<const v1::Device&>(*device->second).iommu_group();
     const v1::Vdevice* const holder = holders.emplace(std::pair(vdevice.host(), group), &vdevice).first->second;
-    if (holder->vm() == vdevice.vm()) continue;
-    return Fail(fmt::format("{} of {} and {} of {} are in one IOMMU group", holder->name(), holder->vm(),
-                            vdevice.name(), vdevice.vm()));
+    if (stage2_of(*holder) == stage2_of(vdevice)) continue;
+    return Fail(fmt::format("{} of {} and {} of {} are in one IOMMU group, and on two stage 2s", holder->name(),
+                            holder->vm(), vdevice.name(), vdevice.vm()));
   }
 }
 

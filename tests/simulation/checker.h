@@ -100,7 +100,7 @@ class Checker {
   void Take(Timeline& timeline, const server::ChangeSetPtr& set);
   // What one change more of a kind does for the quota of its owner.
   void CheckQuota(const Timeline& timeline, server::Kind kind, const std::string& owner);
-  // Nobody shares an IOMMU group with another VM. Hosts here never change their groups.
+  // No IOMMU group is on two stage 2s, and so none is of two VMs. Hosts here never change their groups.
   void CheckGroups(const Timeline& timeline);
   // A drain has come to its end: nothing on the host is left to stay.
   void CheckEvicted(const Timeline& timeline, const std::string& host);
