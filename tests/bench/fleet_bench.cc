@@ -297,6 +297,16 @@ LoadResult RunLabels(RealServer& server, int hosts, int callers, double seconds)
       .Run(callers, seconds);
 }
 
+// Of writers beside watchers, against the same writers alone.
+void AddThroughput(Report& report, const std::string& who, const LoadResult& beside, const LoadResult& alone) {
+  report.Add({.subject = who,
+              .metric = "throughput",
+              .unit = "1/s",
+              .value = beside.calls_per_s,
+              .rival = "without them",
+              .rival_value = alone.calls_per_s});
+}
+
 void RunBusyWatches(Report& report, RealServer& server, int hosts, double seconds) {
   RunLabels(server, hosts, kWriters, seconds);  // fills the change log and what is kept of request ids
   double cpu = server.CpuSeconds();
@@ -317,12 +327,7 @@ void RunBusyWatches(Report& report, RealServer& server, int hosts, double second
     double events = 0;
     for (const auto& watcher : watchers) events += static_cast<double>(watcher->events());
     const std::string who = fmt::format("{} writers beside {} that watch", kWriters, count);
-    report.Add({.subject = who,
-                .metric = "throughput",
-                .unit = "1/s",
-                .value = beside.calls_per_s,
-                .rival = "without them",
-                .rival_value = alone.calls_per_s});
+    AddThroughput(report, who, beside, alone);
     // What one costs is lost among what the changes cost.
     if (count > 1) {
       report.Add({.subject = who,
@@ -349,12 +354,7 @@ void RunSilentReaders(Report& report, RealServer& server, int hosts, double seco
   const LoadResult beside = RunLabels(server, hosts, kWriters, seconds);
   const double grown = std::max(0.0, server.Rss() - before);
   const std::string who = fmt::format("{} writers beside {} watchers that never read", kWriters, kWatchers);
-  report.Add({.subject = who,
-              .metric = "throughput",
-              .unit = "1/s",
-              .value = beside.calls_per_s,
-              .rival = "without them",
-              .rival_value = alone.calls_per_s});
+  AddThroughput(report, who, beside, alone);
   report.Add({.subject = who,
               .metric = "p99",
               .unit = "us",
