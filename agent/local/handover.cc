@@ -1,5 +1,7 @@
 #include "agent/local/handover.h"
 
+#include <unistd.h>
+
 #include <memory>
 #include <utility>
 
@@ -7,7 +9,18 @@
 
 namespace viommu::agent {
 
-void Handover::Opened(Connection connection, pid_t pid) { vmms_.Opened(connection, pid); }
+void Handover::Opened(Connection connection, const ucred& peer) {
+  vmms_.Opened(connection, peer.pid);
+  if (peer.uid == 0 || peer.uid == ::geteuid()) return;
+  MutexLock lock(mu_);
+  users_[connection] = peer.uid;
+}
+
+VmMemory::User Handover::UserOf(Connection connection) {
+  MutexLock lock(mu_);
+  const auto found = users_.find(connection);
+  return found == users_.end() ? VmMemory::User() : found->second;
+}
 
 absl::Status Handover::Map(Connection connection, const v1::MapMemory& request, FileDescriptor file) {
   if (request.vm().empty() || request.vm().size() > kMaxVmBytes) {
@@ -19,6 +32,7 @@ absl::Status Handover::Map(Connection connection, const v1::MapMemory& request, 
   range.readable = request.readable();
   range.writable = request.writable();
   range.owner = connection;
+  range.user = UserOf(connection);
   range.file = std::make_shared<const FileDescriptor>(std::move(file));
   VIOMMU_RETURN_IF_ERROR(driver_.MapMemory(request.vm(), request.iova(), std::move(range)));
   vmms_.Mapped(connection, request.vm(), request.length());
@@ -33,7 +47,7 @@ absl::StatusOr<uint64_t> Handover::Unmap(Connection connection, const v1::UnmapM
 }
 
 absl::StatusOr<HandoverHandler::HwQueue> Handover::OpenHwQueue(Connection connection, const std::string& name) {
-  VIOMMU_ASSIGN_OR_RETURN(OpenedHwQueue opened, driver_.OpenHwQueue(connection, name));
+  VIOMMU_ASSIGN_OR_RETURN(OpenedHwQueue opened, driver_.OpenHwQueue(connection, UserOf(connection), name));
   HwQueue queue;
   queue.handle.set_registers_offset(opened.registers_offset);
   queue.handle.set_registers_length(opened.registers_length);
@@ -48,6 +62,8 @@ absl::StatusOr<HandoverHandler::HwQueue> Handover::OpenHwQueue(Connection connec
 void Handover::Closed(Connection connection) {
   driver_.ForgetOwner(connection);
   if (!leaving_) vmms_.Closed(connection);
+  MutexLock lock(mu_);
+  users_.erase(connection);
 }
 
 }  // namespace viommu::agent

@@ -103,15 +103,15 @@ void HandoverServer::Accept() {
     FileDescriptor socket(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
     if (!socket.valid()) continue;
     Reap();
-    const absl::StatusOr<pid_t> pid = Judge(socket.get());
-    if (!pid.ok()) {
-      VIOMMU_LOG(kWarning, "handover refused", {{"reason", std::string(pid.status().message())}});
-      Refuse(socket.get(), pid.status());
+    const absl::StatusOr<ucred> judged = Judge(socket.get());
+    if (!judged.ok()) {
+      VIOMMU_LOG(kWarning, "handover refused", {{"reason", std::string(judged.status().message())}});
+      Refuse(socket.get(), judged.status());
       continue;
     }
     MutexLock lock(mu_);
     const HandoverHandler::Connection connection = ++last_connection_;
-    handler_.Opened(connection, *pid);
+    handler_.Opened(connection, *judged);
     const int fd = socket.get();
     Peer& peer = peers_[connection];
     peer.socket = std::move(socket);
@@ -119,7 +119,7 @@ void HandoverServer::Accept() {
   }
 }
 
-absl::StatusOr<pid_t> HandoverServer::Judge(int socket) const {
+absl::StatusOr<ucred> HandoverServer::Judge(int socket) const {
   ucred peer = {};
   socklen_t size = sizeof(peer);
   if (::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) return Failed(path_, "SO_PEERCRED");
@@ -132,7 +132,7 @@ absl::StatusOr<pid_t> HandoverServer::Judge(int socket) const {
         .Meta("uid", std::to_string(peer.uid));
   }
   MutexLock lock(mu_);
-  if (peers_.size() < kMaxConnections) return peer.pid;
+  if (peers_.size() < kMaxConnections) return peer;
   return Error(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_OVERLOADED)
       .Message("{} connections are open already; close some", peers_.size())
       .RetryAfter(std::chrono::seconds(1));

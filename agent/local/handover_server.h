@@ -7,6 +7,7 @@
 #ifndef VIOMMU_AGENT_LOCAL_HANDOVER_SERVER_H_
 #define VIOMMU_AGENT_LOCAL_HANDOVER_SERVER_H_
 
+#include <sys/socket.h>
 #include <sys/types.h>
 
 #include <cstdint>
@@ -37,8 +38,8 @@ class HandoverHandler {
   };
 
   virtual ~HandoverHandler() = default;
-  // The first call for this connection: which process is at its other end.
-  virtual void Opened(Connection connection, pid_t pid) = 0;
+  // The first call for this connection: which process is at its other end, and whose it is.
+  virtual void Opened(Connection connection, const ucred& peer) = 0;
   virtual absl::Status Map(Connection connection, const v1::MapMemory& request, FileDescriptor file) = 0;
   virtual absl::StatusOr<uint64_t> Unmap(Connection connection, const v1::UnmapMemory& request) = 0;
   virtual absl::StatusOr<HwQueue> OpenHwQueue(Connection connection, const std::string& name) = 0;
@@ -74,8 +75,8 @@ class HandoverServer {
   void Serve(HandoverHandler::Connection connection, int socket) ABSL_LOCKS_EXCLUDED(mu_);
   // Answers one request; false: the connection is over.
   bool ServeOne(HandoverHandler::Connection connection, int socket);
-  // Which process has connected, or why it may not.
-  absl::StatusOr<pid_t> Judge(int socket) const ABSL_LOCKS_EXCLUDED(mu_);
+  // Who has connected, or why they may not.
+  absl::StatusOr<ucred> Judge(int socket) const ABSL_LOCKS_EXCLUDED(mu_);
   // Joins the threads of connections that have ended.
   void Reap() ABSL_LOCKS_EXCLUDED(mu_);
 

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -10,6 +12,8 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "common/error.h"
@@ -33,7 +37,7 @@ std::string Contents(int fd) {
 // Remembers what each connection has mapped.
 class FakeHandler : public HandoverHandler {
  public:
-  void Opened(Connection, pid_t pid) override { EXPECT_EQ(pid, ::getpid()); }
+  void Opened(Connection, const ucred& peer) override { EXPECT_EQ(peer.pid, ::getpid()); }
   absl::Status Map(Connection connection, const v1::MapMemory& request, FileDescriptor file) override {
     MutexLock lock(mu_);
     mapped_[connection].push_back(request.vm() + ":" + Contents(file.get()));
@@ -87,8 +91,9 @@ class HandoverServerTest : public testing::Test {
     server_.reset();
     ::rmdir(folder_.c_str());
   }
-  void Start() {
-    auto server = HandoverServer::Start(path_, handler_, {});
+  void Start(HandoverServer::Options options = {}) {
+    server_.reset();
+    auto server = HandoverServer::Start(path_, handler_, std::move(options));
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
   }
@@ -103,11 +108,35 @@ class HandoverServerTest : public testing::Test {
     return request;
   }
 
+  absl::Status outcome_;
   std::string folder_;
   std::string path_;
   FakeHandler handler_;
   std::unique_ptr<HandoverServer> server_;
 };
+
+// A thread of root's can be somebody else's: the system call, unlike the library's, changes its caller alone.
+TEST_F(HandoverServerTest, OnlyAllowedUsersConnect) {
+  if (::geteuid() != 0) GTEST_SKIP() << "only root can be another user";
+  constexpr uid_t kNobody = 65534;
+  const auto call_as_nobody = [&] {
+    ASSERT_EQ(::chmod(folder_.c_str(), 0711), 0);
+    ASSERT_EQ(::chmod(path_.c_str(), 0666), 0);
+    std::thread([&] {
+      ASSERT_EQ(::syscall(SYS_setresuid, -1, kNobody, -1), 0);
+      HandoverClient client = Connect();
+      const FileDescriptor file = MemoryFile("ram");
+      const int fd = file.get();
+      outcome_ = client.Call(Map("vm1"), {&fd, 1}).status();
+    }).join();
+  };
+  call_as_nobody();
+  EXPECT_EQ(ReasonOf(outcome_), v1::ERROR_REASON_NOT_AUTHORIZED) << outcome_;
+  EXPECT_TRUE(handler_.Mapped().empty());
+  Start({.allowed_uids = {kNobody}});
+  call_as_nobody();
+  EXPECT_TRUE(outcome_.ok()) << outcome_;
+}
 
 TEST_F(HandoverServerTest, DescriptorsGoBothWays) {
   HandoverClient client = Connect();

@@ -101,8 +101,8 @@ absl::StatusOr<uint64_t> Driver::UnmapMemory(VmMemory::Owner owner, const std::s
   return CallForWork([&](Reconciler& r) { return r.UnmapMemory(owner, vm, iova, length); });
 }
 
-absl::StatusOr<OpenedHwQueue> Driver::OpenHwQueue(VmMemory::Owner owner, const std::string& name) {
-  return Call([&](Reconciler& r) { return r.OpenHwQueue(owner, name); });
+absl::StatusOr<OpenedHwQueue> Driver::OpenHwQueue(VmMemory::Owner owner, VmMemory::User user, const std::string& name) {
+  return Call([&](Reconciler& r) { return r.OpenHwQueue(owner, user, name); });
 }
 
 void Driver::ForgetOwner(VmMemory::Owner owner) {

@@ -8,6 +8,7 @@
 #define VIOMMU_AGENT_RECONCILE_FAKE_BACKEND_H_
 
 #include <fmt/format.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -269,11 +270,15 @@ class FakeContext : public Context, private FakeBackend::Content {
   absl::Status AnswerFault(ObjectId, uint32_t, PageResponseCode) override {
     return ErrnoStatus(ENOENT, "AnswerFault", "none here");
   }
-  absl::StatusOr<ObjectId> AllocHwQueue(ObjectId, HwQueueType, uint32_t, uint64_t, uint64_t) override {
-    return ErrnoStatus(EOPNOTSUPP, "AllocHwQueue", "none here");
+  absl::StatusOr<ObjectId> AllocHwQueue(ObjectId viommu, HwQueueType, uint32_t, uint64_t, uint64_t) override {
+    if (!Is(viommu, "viommu")) return ErrnoStatus(ENOENT, "AllocHwQueue", "viommu");
+    return Add({.kind = "hw_queue", .parent = viommu});
   }
-  absl::StatusOr<VintfMapping> MapVintf(ObjectId) override { return ErrnoStatus(EOPNOTSUPP, "MapVintf", "none here"); }
-  absl::Status UnmapVintf(ObjectId) override { return ErrnoStatus(EOPNOTSUPP, "UnmapVintf", "none here"); }
+  absl::StatusOr<VintfMapping> MapVintf(ObjectId viommu) override {
+    if (!Is(viommu, "viommu")) return ErrnoStatus(ENOENT, "MapVintf", "viommu");
+    return VintfMapping{.fd = ::memfd_create("vintf", MFD_CLOEXEC), .offset = 0, .length = 0x10000};
+  }
+  absl::Status UnmapVintf(ObjectId) override { return absl::OkStatus(); }
   absl::StatusOr<HwInfo> GetHwInfo(ObjectId) override { return HwInfo{}; }
   void StopKeeping() override { key_.clear(); }
   // What is in it, for AdoptContexts().
@@ -296,8 +301,9 @@ class FakeContext : public Context, private FakeBackend::Content {
 
   absl::StatusOr<std::vector<ObjectInfo>> Objects() const override {
     static const std::map<std::string, ObjectKind> kKinds = {
-        {"device", ObjectKind::kDevice}, {"ioas", ObjectKind::kIoas},       {"stage2", ObjectKind::kHwpt},
-        {"viommu", ObjectKind::kViommu}, {"vdevice", ObjectKind::kVdevice}, {"nested", ObjectKind::kNested}};
+        {"device", ObjectKind::kDevice},   {"ioas", ObjectKind::kIoas},       {"stage2", ObjectKind::kHwpt},
+        {"viommu", ObjectKind::kViommu},   {"vdevice", ObjectKind::kVdevice}, {"nested", ObjectKind::kNested},
+        {"hw_queue", ObjectKind::kHwQueue}};
     if (!backend_.lists_objects) return ErrnoStatus(EOPNOTSUPP, "Objects", "not told");
     std::vector<ObjectInfo> infos;
     for (const auto& [id, object] : objects_) {

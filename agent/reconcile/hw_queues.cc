@@ -264,7 +264,8 @@ Step Realizer::AdvanceHwQueue(const HeldItem& item) {
   return {.kind = Step::Kind::kApplied};
 }
 
-absl::StatusOr<OpenedHwQueue> Realizer::OpenHwQueue(VmMemory::Owner owner, const std::string& name) {
+absl::StatusOr<OpenedHwQueue> Realizer::OpenHwQueue(VmMemory::Owner owner, VmMemory::User user,
+                                                    const std::string& name) {
   const HeldItem* item = held_.FindLive(name);
   if (item == nullptr || item->kind != ItemKind::kHwQueue) {
     return Error(absl::StatusCode::kNotFound, v1::ERROR_REASON_HW_QUEUE_NOT_FOUND)
@@ -280,6 +281,7 @@ absl::StatusOr<OpenedHwQueue> Realizer::OpenHwQueue(VmMemory::Owner owner, const
         .Message("{} is not made yet; it is, along with its viommu's first vdevice", name)
         .Meta("name", name);
   }
+  VIOMMU_RETURN_IF_ERROR(memory_[made->vm].CheckReader(user));
   uint64_t start = 0;
   const VmMemory::Range* range = memory_[made->vm].Covering(queue.nesting_parent_iova(), queue.length_bytes(), start);
   if (range == nullptr) {

@@ -110,9 +110,10 @@ class Realizer {
   absl::StatusOr<uint64_t> UnmapMemory(VmMemory::Owner owner, const std::string& vm, uint64_t iova, uint64_t length);
   // Hands a queue out; its viommu cannot go before the owner is forgotten.
   //   NOT_FOUND            HW_QUEUE_NOT_FOUND
+  //   PERMISSION_DENIED    NOT_AUTHORIZED: see VmMemory::CheckReader()
   //   FAILED_PRECONDITION  NOT_REALIZED
   //   UNAVAILABLE          BACKEND_FAILED
-  absl::StatusOr<OpenedHwQueue> OpenHwQueue(VmMemory::Owner owner, const std::string& name);
+  absl::StatusOr<OpenedHwQueue> OpenHwQueue(VmMemory::Owner owner, VmMemory::User user, const std::string& name);
   // By VM: bytes that are mapped in a context that was adopted, and that nobody has handed over again.
   std::map<std::string, uint64_t> UnclaimedBytes() const;
   // Takes back what it has mapped and what was handed out to it.

@@ -106,8 +106,8 @@ class Reconciler {
   absl::StatusOr<uint64_t> UnmapMemory(VmMemory::Owner owner, const std::string& vm, uint64_t iova, uint64_t length) {
     return realizer_.UnmapMemory(owner, vm, iova, length);
   }
-  absl::StatusOr<OpenedHwQueue> OpenHwQueue(VmMemory::Owner owner, const std::string& name) {
-    return realizer_.OpenHwQueue(owner, name);
+  absl::StatusOr<OpenedHwQueue> OpenHwQueue(VmMemory::Owner owner, VmMemory::User user, const std::string& name) {
+    return realizer_.OpenHwQueue(owner, user, name);
   }
   std::map<std::string, uint64_t> UnclaimedBytes() const { return realizer_.UnclaimedBytes(); }
   void ForgetOwner(VmMemory::Owner owner) {

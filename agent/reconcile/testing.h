@@ -71,6 +71,21 @@ inline v1::Resource Nested(const std::string& uid, const std::string& viommu, co
   return resource;
 }
 
+// One page at 1 GiB.
+inline v1::Resource HwQueue(const std::string& uid, const std::string& viommu, int64_t generation) {
+  v1::Resource resource;
+  auto* m = resource.mutable_hw_queue();
+  m->set_uid(uid);
+  m->set_name(fmt::format("viommus/{}/hwQueues/0", viommu));
+  m->set_generation(generation);
+  m->set_host("hosts/h1");
+  m->set_viommu("viommus/" + viommu);
+  m->set_nesting_parent_iova(0x4000'0000);
+  m->set_length_bytes(0x1000);
+  m->set_state(v1::STATE_PENDING);
+  return resource;
+}
+
 // The same resource on its way out, at a later generation.
 inline v1::Resource Deleting(v1::Resource resource, int64_t generation) {
   const auto mark = [generation](auto* m) {

@@ -1,7 +1,9 @@
 #include "agent/reconcile/vm_memory.h"
 
+#include <algorithm>
 #include <iterator>
 #include <limits>
+#include <string>
 
 #include "common/error.h"
 
@@ -26,7 +28,31 @@ bool VmMemory::IsFree(uint64_t iova, uint64_t length) const {
   return found == ranges_.end() || (found->first > iova && found->first - iova >= length);
 }
 
+absl::Status VmMemory::CheckUser(User user) const {
+  if (!user.has_value()) return absl::OkStatus();
+  const auto foreign = std::find_if(ranges_.begin(), ranges_.end(), [&](const auto& entry) {
+    return entry.second.owner != kAgent && entry.second.user != user;
+  });
+  if (foreign == ranges_.end()) return absl::OkStatus();
+  return Error(absl::StatusCode::kPermissionDenied, v1::ERROR_REASON_NOT_AUTHORIZED)
+      .Message("user {} is not the one who has handed the VM's memory at {:#x} over; VMMs of one VM run as one user",
+               *user, foreign->first)
+      .Meta("uid", std::to_string(*user));
+}
+
+absl::Status VmMemory::CheckReader(User user) const {
+  VIOMMU_RETURN_IF_ERROR(CheckUser(user));
+  if (!user.has_value() ||
+      std::any_of(ranges_.begin(), ranges_.end(), [&](const auto& entry) { return entry.second.user == user; })) {
+    return absl::OkStatus();
+  }
+  return Error(absl::StatusCode::kPermissionDenied, v1::ERROR_REASON_NOT_AUTHORIZED)
+      .Message("user {} has handed no memory of the VM over; do that first", *user)
+      .Meta("uid", std::to_string(*user));
+}
+
 absl::Status VmMemory::Check(uint64_t iova, const Range& range) const {
+  VIOMMU_RETURN_IF_ERROR(CheckUser(range.user));
   if ((iova | range.length | range.offset) % kPageBytes != 0) {
     return InvalidField("iova", "address {:#x}, length {:#x} and offset {:#x} must be multiples of {} bytes", iova,
                         range.length, range.offset, kPageBytes);

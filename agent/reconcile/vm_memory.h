@@ -8,10 +8,13 @@
 #ifndef VIOMMU_AGENT_RECONCILE_VM_MEMORY_H_
 #define VIOMMU_AGENT_RECONCILE_VM_MEMORY_H_
 
+#include <sys/types.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -29,19 +32,31 @@ class VmMemory {
   static constexpr size_t kMaxRanges = 4096;  // of one VM
   static constexpr uint64_t kPageBytes = 4096;
 
+  // Whose process an owner is. None: root's or the agent's own user's, who may do everything.
+  using User = std::optional<uid_t>;
+
   struct Range {
     uint64_t length = 0;  // bytes
     uint64_t offset = 0;  // in the file, bytes
     bool readable = true;
     bool writable = true;
     Owner owner = kAgent;
+    User user;
     std::shared_ptr<const FileDescriptor> file;
     bool leaving = false;  // its owner is gone, and the backend would not let go of it yet
 
     MemoryHandle handle() const { return {file->get(), offset, readable, writable}; }
   };
 
+  // Whether processes of `user` may have to do with the VM: users cannot reach each other's guests, so all that was
+  // handed over must be theirs.
+  //   PERMISSION_DENIED  NOT_AUTHORIZED
+  absl::Status CheckUser(User user) const;
+  // Whether they may get at the guest's memory: they must have handed some of it over, too.
+  absl::Status CheckReader(User user) const;
+
   // Checks a range before it is mapped.
+  //   PERMISSION_DENIED    NOT_AUTHORIZED: see CheckUser()
   //   INVALID_ARGUMENT     INVALID_FIELD: not of whole pages, empty, beyond the end, neither readable nor writable
   //   ALREADY_EXISTS       MEMORY_TAKEN: overlaps another range
   //   RESOURCE_EXHAUSTED   LIMIT_EXCEEDED
