@@ -8,6 +8,7 @@ namespace viommu::conformance {
 namespace {
 
 using smmuv3::Command;
+using smmuv3::S1Fmt;
 
 constexpr uint16_t kOtherAsid = kAsid + 1;
 
@@ -199,9 +200,10 @@ TEST_P(DmaUnmap, ReachesEveryViommuOnTheStage2) {
 }
 
 TEST_P(DmaUnmap, ReachesAtcs) {
-  NEED_DEVICE(pci, Role::kAts);
+  NEED_DEVICE(pci, Role::kPasid);
   NEED_DMA(pci);
   NEED_ATS(pci);
+  NEED_PASIDS(pci);
   Vm other(Open());
   GuestMemory others(other.memory());
   MemoryFile file(4096);
@@ -210,11 +212,21 @@ TEST_P(DmaUnmap, ReachesAtcs) {
   Guest with_ats(other, others, pci, 0x10, Ips());
   with_ats.tables().Map(kVa, kWindow);
   with_ats.Start();
-  with_ats.Attach(with_ats.cds().Vste(smmuv3::S1Dss::kTerminate, smmuv3::kEatsTranslate));
+  CdTable cds(others, S1Fmt::kLinear, 1);
+  for (const uint32_t ssid : {0, 1}) cds.Set(ssid, MakeCd(kAsid, with_ats.tables(), Ips()));
+  with_ats.Attach(cds.Vste(smmuv3::S1Dss::kSsid0, smmuv3::kEatsTranslate));
   const DmaAddress from = {.device = pci, .address = kVa, .use_ats = true};
+  DmaAddress of_a_pasid = from;
+  of_a_pasid.pasid = 1;
   ASSERT_EQ(Read(from), kOld);
+  ASSERT_EQ(Read(of_a_pasid), kOld);
   ASSERT_OK(other->UnmapIoas(other.ioas(), kWindow, 4096));
+  // Something else may lie now where the page was.
+  MemoryFile next(4096);
+  next.Fill(kNew);
+  ASSERT_OK(other->MapIoas(other.ioas(), 2 * kWindow, 4096, next.handle()));
   EXPECT_EQ(Read(from), kRefused);
+  EXPECT_EQ(Read(of_a_pasid), kRefused);
 }
 
 TEST_P(DmaUnmap, LeavesOtherMappings) {

@@ -389,28 +389,63 @@ TEST_P(DmaAts, UnbindEmptiesTheDevice) {
   EXPECT_EQ(Read(At(kVa)), kNew);
 }
 
-TEST_P(DmaAts, AtcInvOfAPasid) {
-  NEED_PASIDS(own().pci());
-  Stage1 tables(memory(), Granule::k4k);
-  tables.Map(kVa, memory().Filled(kOld));
-  CdTable cds(memory(), S1Fmt::kLinear, 3);
-  cds.Set(1, MakeCd(kOtherAsid, tables, Ips()));
-  own().Attach(cds.Vste(S1Dss::kTerminate, smmuv3::kEatsTranslate));
-  DmaAddress from = At(kVa);
-  from.pasid = 1;
-  ASSERT_EQ(Read(from), kOld);
-  tables.Map(kVa, memory().Filled(kNew));
-  own().Send(NhAsid(kOtherAsid));
+// What a device has asked for with PASID 1.
+class DmaAtsOfPasids : public DmaAts {
+ protected:
+  void SetUp() override {
+    DmaAts::SetUp();
+    if (IsSkipped()) return;
+    NEED_PASIDS(own().pci());
+    tables_.emplace(memory(), Granule::k4k);
+    tables_->Map(kVa, memory().Filled(kOld));
+    AttachTables();
+    ASSERT_EQ(Read(FromPasid()), kOld);
+  }
+  void AttachTables() {
+    CdTable cds(memory(), S1Fmt::kLinear, 3);
+    cds.Set(1, MakeCd(kOtherAsid, *tables_, Ips()));
+    own().Attach(cds.Vste(S1Dss::kTerminate, smmuv3::kEatsTranslate));
+  }
+  DmaAddress FromPasid() {
+    DmaAddress from = At(kVa);
+    from.pasid = 1;
+    return from;
+  }
+  void MoveIt() {
+    tables_->Map(kVa, memory().Filled(kNew));
+    own().Send(NhAsid(kOtherAsid));
+  }
+
+ private:
+  std::optional<Stage1> tables_;
+};
+CONFORMANCE_RIGS(DmaAtsOfPasids);
+
+TEST_P(DmaAtsOfPasids, AtcInvOfThePasid) {
+  MoveIt();
   Command command = AtcInvAll(own().vsid());
-  own().Send(command);  // accesses without PASID alone
-  ExpectStale(from, kOld, kNew);
   command.ssv = true;
   command.ssid = 2;
   own().Send(command);
-  ExpectStale(from, kOld, kNew);
+  ExpectStale(FromPasid(), kOld, kNew);
   command.ssid = 1;
   own().Send(command);
-  EXPECT_EQ(Read(from), kNew);
+  EXPECT_EQ(Read(FromPasid()), kNew);
+}
+
+// A device cannot spare them: Linux sends no other command when it takes a stage 1 away.
+TEST_P(DmaAtsOfPasids, AtcInvWithoutAPasidReachesThem) {
+  MoveIt();
+  own().Send(AtcInvAll(own().vsid()));
+  EXPECT_EQ(Read(FromPasid()), kNew);
+}
+
+TEST_P(DmaAtsOfPasids, DetachEmptiesTheDevice) {
+  MoveIt();
+  ASSERT_OK(vm()->Detach(own().function().device));
+  EXPECT_EQ(Read(FromPasid()), kRefused);
+  AttachTables();
+  EXPECT_EQ(Read(FromPasid()), kNew);
 }
 
 }  // namespace

@@ -185,9 +185,11 @@ uint32_t AtcCaches::Invalidate(const Command& c) {
   const uint64_t first = AlignDown(c.address, log2);
   const uint64_t last = LastByte(first, log2);
   const auto gone = [&](const AtcEntry& entry) {
-    // Without a PASID the request reaches what was cached without one; the Global flag counts only with one (4.5.1).
-    if (entry.ssv != c.ssv) return false;
-    if (c.ssv && !c.global && entry.ssid != c.ssid) return false;
+    // With a PASID the request reaches what was asked for with that one, or by the Global flag with any (4.5.1).
+    // Without one it reaches everything in its range: a device has no way to spare what was asked for with a PASID, and
+    // Linux counts on it. (PCIe even lets such a request empty all PASIDs at all addresses; a driver may not rely on
+    // less.)
+    if (c.ssv && (!entry.ssv || (!c.global && entry.ssid != c.ssid))) return false;
     const uint64_t begin = AlignDown(entry.address, entry.span_log2);
     return begin <= last && first <= LastByte(begin, entry.span_log2);
   };

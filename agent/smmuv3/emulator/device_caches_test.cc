@@ -96,14 +96,15 @@ TEST(AtcCachesTest, PasidDecidesWhatIsReached) {
     atc.Insert(8, {.address = 0x1000});
   };
   fill();
-  EXPECT_EQ(atc.Invalidate({.opcode = Opcode::kAtcInv, .sid = 7, .size = kAtcSizeAll}), 1u);
-  EXPECT_FALSE(atc.Lookup(7, std::nullopt, false, 0x1000).has_value());
-  EXPECT_TRUE(atc.Lookup(7, 1, false, 0x1000).has_value());
   EXPECT_EQ(atc.Invalidate({.opcode = Opcode::kAtcInv, .sid = 7, .ssid = 2, .ssv = true, .address = 0x1000}), 1u);
   EXPECT_TRUE(atc.Lookup(7, 1, false, 0x1000).has_value());
-  fill();
   EXPECT_EQ(atc.Invalidate({.opcode = Opcode::kAtcInv, .sid = 7, .ssv = true, .global = true, .size = kAtcSizeAll}),
-            3u);
+            1u);
+  EXPECT_TRUE(atc.Lookup(7, std::nullopt, false, 0x1000).has_value());
+  // Without a PASID: all in the range, and no more.
+  fill();
+  EXPECT_EQ(atc.Invalidate({.opcode = Opcode::kAtcInv, .sid = 7, .address = 0x2000}), 0u);
+  EXPECT_EQ(atc.Invalidate({.opcode = Opcode::kAtcInv, .sid = 7, .address = 0x1000}), 4u);
   EXPECT_TRUE(atc.Lookup(8, std::nullopt, false, 0x1000).has_value());
 }
 

@@ -176,8 +176,7 @@ TEST_F(AtsTest, TheDeviceKeepsItsTranslationUntilToldOtherwise) {
   const auto sees_after = [&](const Command& command, std::optional<uint32_t> ssid = {}) {
     tables_.Map(kVa, old_, kUserPage);
     machine_.InvalidateAll();
-    machine_.Issue({{.opcode = Opcode::kAtcInv, .sid = kSid, .size = kAtcSizeAll},
-                    {.opcode = Opcode::kAtcInv, .sid = kSid, .ssv = true, .global = true, .size = kAtcSizeAll}});
+    machine_.Issue({{.opcode = Opcode::kAtcInv, .sid = kSid, .size = kAtcSizeAll}});
     EXPECT_EQ(Sees(ssid), kOld);
     tables_.Map(kVa, new_, kUserPage);
     machine_.InvalidateAll();
@@ -203,7 +202,8 @@ TEST_F(AtsTest, TheDeviceKeepsItsTranslationUntilToldOtherwise) {
   EXPECT_EQ(sees_after(pasid(1), 1), kNew);
   EXPECT_EQ(sees_after(pasid(2), 1), kOld);
   EXPECT_EQ(sees_after(pasid(2, true), 1), kNew);
-  EXPECT_EQ(sees_after(inv(kVa, 0), 1), kOld);
+  EXPECT_EQ(sees_after(inv(kVa, 0), 1), kNew);
+  EXPECT_EQ(sees_after(inv(kVa + 0x1000, 0), 1), kOld);
 }
 
 TEST_F(AtsTest, WritesNeedWhatWasGranted) {

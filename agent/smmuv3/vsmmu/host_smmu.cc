@@ -113,7 +113,8 @@ void HostSmmu::InstallSte(uint32_t sid, const smmuv3::RawSte& entry, StreamOwner
     }
   }
   if (!had_ats) return;
-  static_cast<void>(Issue(AllAtcInvalidations(sid, features_)));
+  const RawCommand empty = smmuv3::Encode(AllAtcInvalidation(sid));
+  static_cast<void>(Issue({&empty, 1}));
 }
 
 SmmuStats HostSmmu::GetStats() const {

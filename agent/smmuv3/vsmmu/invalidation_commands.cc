@@ -62,14 +62,8 @@ Command AtcInvalidation(uint32_t sid, uint64_t address, uint64_t length) {
   return command;
 }
 
-std::vector<smmuv3::RawCommand> AllAtcInvalidations(uint32_t sid, const smmuv3::Features& features) {
-  std::vector<smmuv3::RawCommand> commands = {
-      Encode(Command{.opcode = smmuv3::Opcode::kAtcInv, .sid = sid, .size = smmuv3::kAtcSizeAll})};
-  if (features.ssid_bits != 0) {
-    commands.push_back(Encode(Command{
-        .opcode = smmuv3::Opcode::kAtcInv, .sid = sid, .ssv = true, .global = true, .size = smmuv3::kAtcSizeAll}));
-  }
-  return commands;
+Command AllAtcInvalidation(uint32_t sid) {
+  return {.opcode = smmuv3::Opcode::kAtcInv, .sid = sid, .size = smmuv3::kAtcSizeAll};
 }
 
 }  // namespace viommu::agent

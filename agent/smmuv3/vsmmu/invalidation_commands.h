@@ -22,12 +22,11 @@ inline constexpr uint64_t kMaxSinglePages = 512;
 void AppendTlbi(const smmuv3::Command& page, const smmuv3::Command& all, uint64_t address, uint64_t length,
                 smmuv3::Granule granule, bool ril, std::vector<smmuv3::RawCommand>& out);
 
-// The CMD_ATC_INV, for requests without PASID, that covers [address, address + length), length > 0: the smallest
-// aligned power of two around it.
+// The CMD_ATC_INV that covers [address, address + length), length > 0: the smallest aligned power of two around it.
 smmuv3::Command AtcInvalidation(uint32_t sid, uint64_t address, uint64_t length);
 
-// The CMD_ATC_INVs that empty a device's cache: of what it asked for without PASID, and of all PASIDs.
-std::vector<smmuv3::RawCommand> AllAtcInvalidations(uint32_t sid, const smmuv3::Features& features);
+// The CMD_ATC_INV that empties a device's cache: also of what it asked for with PASIDs, since it has none itself.
+smmuv3::Command AllAtcInvalidation(uint32_t sid);
 
 }  // namespace viommu::agent
 

@@ -194,14 +194,10 @@ bool EmulatedContext::InvalidateAtcs(const HwptObject& hwpt, uint64_t begin, uin
     for (const HostDevice* device : group->devices) {
       const uint32_t sid = device->spec.info.stream_id;
       if (!AtsEnabled(device->smmu->ReadSte(sid))) continue;
-      // Under a guest's stage 1 the device's addresses are not known here, nor its PASIDs.
-      std::vector<RawCommand> commands;
-      if (hwpt.nest_parent) {
-        commands = AllAtcInvalidations(sid, device->smmu->features());
-      } else {
-        commands.push_back(smmuv3::Encode(AtcInvalidation(sid, begin, length)));
-      }
-      done = device->smmu->IssueAll(commands) && done;
+      // Under a guest's stage 1 the device's addresses are not known here.
+      const RawCommand command =
+          smmuv3::Encode(hwpt.nest_parent ? AllAtcInvalidation(sid) : AtcInvalidation(sid, begin, length));
+      done = device->smmu->IssueAll({&command, 1}) && done;
     }
   }
   return done;
