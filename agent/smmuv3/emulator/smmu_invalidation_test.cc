@@ -239,6 +239,26 @@ TEST_F(InvalidationTest, Stage2AloneByIpa) {
   EXPECT_EQ(sees_after(range), 0u);
 }
 
+TEST_F(InvalidationTest, ContiguousPagesOfStage2GoAsOne) {
+  constexpr uint64_t kPages = 16;
+  machine_.SetSte(kSid, TestMachine::Stage2Ste(stage2_, kVmid));
+  Stage2Leaf leaf = kGuestPage;
+  leaf.contiguous = true;
+  stage2_.Put(stage2_.Place(TestMachine::kGuestIpa, 2), 0);  // pages in place of the block
+  const auto sees_after = [&](uint64_t address) {
+    for (uint64_t i = 0; i < kPages; ++i) {
+      stage2_.Map(TestMachine::kGuestIpa + i * 0x1000, TestMachine::kGuestBase + i * 0x1000, leaf);
+    }
+    machine_.InvalidateAll();
+    EXPECT_TRUE(machine_.Read(kSid, TestMachine::kGuestIpa).has_value());
+    for (uint64_t i = 0; i < kPages; ++i) stage2_.Unmap(TestMachine::kGuestIpa + i * 0x1000);
+    machine_.Issue({{.opcode = Opcode::kTlbiS2Ipa, .vmid = kVmid, .address = address, .leaf = true}});
+    return machine_.Read(kSid, TestMachine::kGuestIpa + 0x3000).has_value();
+  };
+  EXPECT_FALSE(sees_after(TestMachine::kGuestIpa + 8 * 0x1000));
+  EXPECT_TRUE(sees_after(TestMachine::kGuestIpa + kPages * 0x1000));
+}
+
 // ---- Configuration ------------------------------------------------------------------------------------------------
 
 TEST_F(InvalidationTest, ContextDescriptors) {

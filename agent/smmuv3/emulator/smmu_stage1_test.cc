@@ -299,6 +299,61 @@ TEST_P(Stage1Test, El2HasOneTableAndNoUnprivilegedSide) {
   EXPECT_FALSE(Can({}));
 }
 
+// With E2H, EL2 has what EL1 has: two tables, an unprivileged side, ASIDs.
+TEST_P(Stage1Test, El2WithE2hIsLikeEl1) {
+  constexpr uint64_t kHigh = uint64_t{0xffff} << 48;
+  constexpr uint16_t kOtherAsid = kAsid + 1;
+  machine_.smmu.WriteRegister(Register::kCr0, 0);
+  machine_.smmu.WriteRegister(Register::kCr2, cr2::kRecInvSid.mask() | cr2::kE2h.mask());
+  machine_.smmu.WriteRegister(Register::kCr0, TestMachine::kCr0);
+  ste_ = TestMachine::Stage1Ste(cd_place_);
+  ste_->strw = Strw::kNsEl2;
+  cd_.ttb1 = cd_.ttb0;
+  Apply();
+  // The same tables once more, for another stream under another ASID.
+  Cd other = cd_;
+  other.asid = kOtherAsid;
+  const uint64_t other_place = machine_.host.AllocatePage();
+  machine_.SetCd(machine_.host, other_place, other);
+  Ste other_ste = *ste_;
+  other_ste.s1_context_ptr = other_place;
+  machine_.SetSte(kSid + 1, other_ste);
+
+  Map({.ap = 0, .af = true, .ng = true});
+  EXPECT_FALSE(Can({}));
+  EXPECT_TRUE(Can({.privileged = true}));
+
+  // Who still sees a page that is gone: the one ASID, through its other table, the other ASID.
+  const auto sees_after = [&](const Command& command, const Stage1Leaf& leaf = kUserPage) {
+    Map(leaf);
+    machine_.InvalidateAll();
+    EXPECT_EQ(machine_.Read(kSid, va_), 0x1111u);
+    EXPECT_EQ(machine_.Read(kSid, va_ | kHigh), 0x1111u);
+    EXPECT_EQ(machine_.Read(kSid + 1, va_), 0x1111u);
+    tables_.Unmap(va_);
+    machine_.Issue({command});
+    std::string seen;
+    if (machine_.Read(kSid, va_).has_value()) seen += 'l';
+    if (machine_.Read(kSid, va_ | kHigh).has_value()) seen += 'h';
+    if (machine_.Read(kSid + 1, va_).has_value()) seen += 'o';
+    machine_.TakeEvents();
+    return seen;
+  };
+  const uint64_t high = va_ | kHigh;
+  EXPECT_EQ(sees_after({.opcode = Opcode::kTlbiNsnhAll}), "lho");
+  EXPECT_EQ(sees_after({.opcode = Opcode::kTlbiNhVaa, .address = va_}), "lho");
+  EXPECT_EQ(sees_after({.opcode = Opcode::kTlbiEl2Asid, .asid = kAsid}), "o");
+  EXPECT_EQ(sees_after({.opcode = Opcode::kTlbiEl2Asid, .asid = kOtherAsid}), "lh");
+  EXPECT_EQ(sees_after({.opcode = Opcode::kTlbiEl2Va, .asid = kAsid, .address = va_}), "ho");
+  EXPECT_EQ(sees_after({.opcode = Opcode::kTlbiEl2Va, .asid = kAsid, .address = high}), "lo");
+  EXPECT_EQ(sees_after({.opcode = Opcode::kTlbiEl2Va, .asid = 99, .address = va_}), "lho");
+  EXPECT_EQ(sees_after({.opcode = Opcode::kTlbiEl2Vaa, .address = va_}), "h");
+  EXPECT_EQ(sees_after({.opcode = Opcode::kTlbiEl2All}), "");
+  // Global pages are everybody's.
+  EXPECT_EQ(sees_after({.opcode = Opcode::kTlbiEl2Asid, .asid = kAsid}, kGlobalPage), "lho");
+  EXPECT_EQ(sees_after({.opcode = Opcode::kTlbiEl2Va, .asid = 99, .address = va_}, kGlobalPage), "h");
+}
+
 TEST_P(Stage1Test, SilentFaultsAndRazWi) {
   cd_.record = false;
   Apply();

@@ -22,6 +22,8 @@ void SetAddress(const Command& c, bool ds, TlbScope& scope) {
   scope.leaf_only = c.leaf;
   if (c.tg == 0) return;
   scope.granule_log2 = kGranuleOfTg[c.tg];
+  // The range begins with a whole granule (4.4.1.1).
+  scope.first = AlignDown(scope.first, scope.granule_log2);
   // Level 1 of 16 KiB tables has blocks with 52-bit addresses only; else the hint is not one (4.4.1.1).
   const bool no_such_level = c.tg == 2 && c.ttl == 1 && !ds;
   scope.leaf_level = no_such_level ? 0 : c.ttl;

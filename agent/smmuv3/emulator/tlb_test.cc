@@ -138,6 +138,17 @@ TEST(TlbScopeTest, RangeCoversItsGranulesOnly) {
   EXPECT_EQ(range(31, 39, 0, true), 6u);
 }
 
+TEST(TlbScopeTest, ARangeBeginsWithAWholeGranule) {
+  Tlb tlb(16);
+  for (const uint64_t address : {0x1'0000, 0x2'0000}) {
+    tlb.Insert(Whole({.vmid = 1, .asid = 5, .granule_log2 = 16, .address = address}));
+  }
+  // 64 KiB tables, one granule; the address is of 4 KiB within it.
+  const Command command{.opcode = Opcode::kTlbiNhVa, .vmid = 1, .asid = 5, .address = 0x1'3000, .ttl = 3, .tg = 3};
+  EXPECT_EQ(tlb.Invalidate(*TlbScopeOf(command, false)), 1u);
+  EXPECT_NE(Find(tlb, TlbStage::kStage1, 1, 5, 0x2'0000), nullptr);
+}
+
 // The part of a 2 MiB block of stage 1 that a 4 KiB page of stage 2 covers.
 TEST(TlbTest, CombinedEntriesTranslateLittleAndGoWithMuch) {
   const TlbEntry part{.vmid = 1,
@@ -228,7 +239,8 @@ TEST(TlbScopeTest, OtherCommandsHaveNone) {
 RC_GTEST_PROP(TlbProperty, InvalidateRemovesWhatMatchesAndNothingElse, (uint64_t dw0, uint64_t dw1)) {
   const Opcode opcode =
       *rc::gen::element(Opcode::kTlbiNhAll, Opcode::kTlbiNhAsid, Opcode::kTlbiNhVa, Opcode::kTlbiNhVaa,
-                        Opcode::kTlbiS12Vmall, Opcode::kTlbiS2Ipa, Opcode::kTlbiNsnhAll, Opcode::kTlbiEl2Va);
+                        Opcode::kTlbiS12Vmall, Opcode::kTlbiS2Ipa, Opcode::kTlbiNsnhAll, Opcode::kTlbiEl2All,
+                        Opcode::kTlbiEl2Asid, Opcode::kTlbiEl2Va, Opcode::kTlbiEl2Vaa);
   Command command = *Decode({kOpcodeField.Set(dw0, static_cast<uint64_t>(opcode)), dw1});
   command.vmid = *rc::gen::inRange<uint16_t>(1, 4);
   command.asid = *rc::gen::inRange<uint16_t>(4, 8);
