@@ -145,8 +145,8 @@ void HostSmmu::HandleEvent(const smmuv3::RawEvent& record) {
     }
     return;
   }
-  if (owner.events != nullptr && smmuv3::IsForGuest(record)) {
-    owner.events->Deliver(smmuv3::WithSid(record, owner.virt_id));
+  if (owner.events != nullptr && smmuv3::IsForGuest(record) &&
+      owner.events->Deliver(smmuv3::WithSid(record, owner.virt_id))) {
     return;
   }
   LogOften(host_events_, "SMMU event", smmuv3::ToString(event));

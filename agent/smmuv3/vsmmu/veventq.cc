@@ -46,16 +46,18 @@ void ViommuEvents::Remove(VeventqType type) {
   queues_.erase(type);
 }
 
-void ViommuEvents::Deliver(const smmuv3::RawEvent& record) { Push(VeventqType::kArmSmmuv3, record); }
+bool ViommuEvents::Deliver(const smmuv3::RawEvent& record) { return Push(VeventqType::kArmSmmuv3, record); }
 
 void ViommuEvents::DeliverQueueErrors(const std::array<uint64_t, 2>& map) {
-  Push(VeventqType::kTegra241Cmdqv, {map[0], map[1], 0, 0});
+  static_cast<void>(Push(VeventqType::kTegra241Cmdqv, {map[0], map[1], 0, 0}));
 }
 
-void ViommuEvents::Push(VeventqType type, const smmuv3::RawEvent& record) {
+bool ViommuEvents::Push(VeventqType type, const smmuv3::RawEvent& record) {
   MutexLock lock(mu_);
   const auto queue = queues_.find(type);
-  if (queue != queues_.end()) queue->second->Push(record);
+  if (queue == queues_.end()) return false;
+  queue->second->Push(record);
+  return true;
 }
 
 }  // namespace viommu::agent

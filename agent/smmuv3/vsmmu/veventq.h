@@ -46,14 +46,15 @@ class ViommuEvents {
   // False when there is one of this type.
   bool Add(VeventqType type, std::shared_ptr<VeventQueue> queue) ABSL_LOCKS_EXCLUDED(mu_);
   void Remove(VeventqType type) ABSL_LOCKS_EXCLUDED(mu_);
-  // Queues an SMMU's record, with the guest's StreamID; drops it where there is no queue of the SMMU's type.
-  void Deliver(const smmuv3::RawEvent& record) ABSL_LOCKS_EXCLUDED(mu_);
+  // Queues an SMMU's record, with the guest's StreamID. False, and nothing happens, where there is no queue of the
+  // SMMU's type; a queue that is full counts it as lost.
+  bool Deliver(const smmuv3::RawEvent& record) ABSL_LOCKS_EXCLUDED(mu_);
   // Queues an event of the hardware queues: one bit for each that stands at an error; drops it where there is no queue
   // of the CMDQV's type. In Vevent::record it is the first two words.
   void DeliverQueueErrors(const std::array<uint64_t, 2>& map) ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
-  void Push(VeventqType type, const smmuv3::RawEvent& record) ABSL_LOCKS_EXCLUDED(mu_);
+  bool Push(VeventqType type, const smmuv3::RawEvent& record) ABSL_LOCKS_EXCLUDED(mu_);
 
   Mutex mu_;
   std::map<VeventqType, std::shared_ptr<VeventQueue>> queues_ ABSL_GUARDED_BY(mu_);
