@@ -1,7 +1,8 @@
-// The suite on the emulated backend, in both personalities.
+// The suite on the emulated backend: in both personalities, and with caches that forget.
 
 #include <cstdlib>
 #include <iostream>
+#include <optional>
 #include <utility>
 
 #include "agent/smmuv3/spec/id_registers.h"
@@ -65,6 +66,7 @@ EmulatedInventory MakeInventory(agent::Personality personality) {
                        device(kDeviceQueue1, "q", 0x801, 10)};
   inventory.devices[0].info.ats = true;
   inventory.devices[0].info.max_pasid_log2 = 20;
+  inventory.devices[9].info.ats = true;
   inventory.devices[7].stream_count = 2;
   inventory.devices[8].dma_coherent = false;
   return inventory;
@@ -72,14 +74,17 @@ EmulatedInventory MakeInventory(agent::Personality personality) {
 
 class EmulatedRig final : public Rig, public EmulationHooks {
  public:
-  EmulatedRig(std::unique_ptr<EmulatedBackend> backend, const Expectations& expectations)
-      : backend_(std::move(backend)), expectations_(expectations), dma_(MakeBackendDma(*backend_)) {}
+  EmulatedRig(std::unique_ptr<EmulatedBackend> backend, const Expectations& expectations, bool keeps_stale_entries)
+      : backend_(std::move(backend)),
+        expectations_(expectations),
+        dma_(MakeBackendDma(*backend_)),
+        keeps_stale_entries_(keeps_stale_entries) {}
 
   agent::Backend& backend() override { return *backend_; }
   const Expectations& expectations() const override { return expectations_; }
   DmaEngine* dma() override { return dma_.get(); }
   EmulationHooks* hooks() override { return this; }
-  bool keeps_stale_entries() const override { return true; }
+  bool keeps_stale_entries() const override { return keeps_stale_entries_; }
 
   std::string Device(Role role) const override {
     switch (role) {
@@ -127,18 +132,26 @@ class EmulatedRig final : public Rig, public EmulationHooks {
   const std::unique_ptr<EmulatedBackend> backend_;
   const Expectations& expectations_;
   const std::unique_ptr<DmaEngine> dma_;
+  const bool keeps_stale_entries_;
 };
 
-RigFactory Factory(std::string name, agent::Personality (*personality)(), const Expectations& expectations) {
-  return {std::move(name), [personality, &expectations](const RigRequest& request) -> std::unique_ptr<Rig> {
+// With `eviction_seed` entries of all caches go at random, as they may at any time: what holds only because an entry
+// happens to be there fails.
+RigFactory Factory(std::string name, agent::Personality (*personality)(), const Expectations& expectations,
+                   std::optional<uint64_t> eviction_seed = std::nullopt) {
+  return {std::move(name),
+          [personality, &expectations, eviction_seed](const RigRequest& request) -> std::unique_ptr<Rig> {
             EmulatedInventory inventory = MakeInventory(personality());
+            inventory.smmu_options.eviction_seed = eviction_seed;
+            // Few places, so that most evictions find something.
+            if (eviction_seed.has_value()) inventory.smmu_options.tlb_capacity = 32;
             if (request.short_sync_timeout) inventory.sync_timeout = std::chrono::milliseconds(50);
             auto backend = EmulatedBackend::Create(std::move(inventory));
             if (!backend.ok()) {
               std::cerr << backend.status() << std::endl;
               return nullptr;
             }
-            return std::make_unique<EmulatedRig>(*std::move(backend), expectations);
+            return std::make_unique<EmulatedRig>(*std::move(backend), expectations, !eviction_seed.has_value());
           }};
 }
 
@@ -149,5 +162,7 @@ int main(int argc, char** argv) {
   using viommu::conformance::Factory;
   viommu::conformance::RegisterRig(Factory("emulated_linux72", viommu::agent::Linux72, viommu::conformance::kLinux72));
   viommu::conformance::RegisterRig(Factory("emulated_strict", viommu::agent::Strict, viommu::conformance::kStrict));
+  viommu::conformance::RegisterRig(
+      Factory("emulated_forgetful", viommu::agent::Linux72, viommu::conformance::kLinux72, 1));
   return viommu::conformance::RunSuite(argc, argv);
 }

@@ -310,14 +310,16 @@ class DmaHwQueue : public DmaSuite {
 
   QueueVm& q() { return *q_; }
   Registers& registers() { return *registers_; }
+  const std::string& QueueDevice() const { return pci_; }
   DmaAddress AtDevice(uint64_t address) const { return {.device = pci_, .address = address}; }
   std::optional<uint64_t> ReadQueueDevice(uint64_t address) { return Read(AtDevice(address)); }
 
   // A page at kVa that the TLB knows.
-  void Fill() {
+  void Fill(uint8_t eats = smmuv3::kEatsAbort) {
     tables_->Map(kVa, q().memory.Filled(kOld));
     cds_->Set(0, MakeCd(kAsid, *tables_, Ips()));
-    ASSERT_OK(q().vm->Attach(q().function.device, q().vm.Nested(q().function, cds_->Vste())));
+    ASSERT_OK(
+        q().vm->Attach(q().function.device, q().vm.Nested(q().function, cds_->Vste(smmuv3::S1Dss::kTerminate, eats))));
     ASSERT_EQ(ReadQueueDevice(kVa), kOld);
   }
   void Move() { tables_->Map(kVa, q().memory.Filled(kNew)); }
@@ -404,6 +406,26 @@ TEST_P(DmaHwQueue, GoesAroundItsRing) {
 TEST_P(DmaHwQueue, AtcInvOfItsVsid) {
   Push({AtcInvAll(kVsid)});
   EXPECT_TRUE(Consumed());
+}
+
+TEST_P(DmaHwQueue, AtcInvReachesTheDevice) {
+  NEED_ATS(QueueDevice());
+  Fill(smmuv3::kEatsTranslate);
+  DmaAddress from = AtDevice(kVa);
+  from.use_ats = true;
+  ASSERT_EQ(Read(from), kOld);
+  Move();
+  Push({NhVa(kAsid, kVa)});
+  ASSERT_TRUE(Consumed());
+  ExpectStale(from, kOld, kNew);
+  // Nobody's StreamID.
+  Push({AtcInvAll(kVsid + 1)});
+  ASSERT_TRUE(Stopped());
+  ExpectStale(from, kOld, kNew);
+  Replace(Next() - 2, AtcInvAll(kVsid));
+  registers().Put(0, Registers::kGerrorn, registers().Get(0, Registers::kGerror));
+  ASSERT_TRUE(Consumed());
+  EXPECT_EQ(Read(from), kNew);
 }
 
 // The guest does with its own queue what the host does with its one: it puts a CMD_SYNC in place of the bad command and
