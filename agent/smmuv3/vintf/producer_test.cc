@@ -4,6 +4,11 @@
 #include "agent/smmuv3/vintf/producer.h"
 
 #include <gtest/gtest.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <array>
 #include <cstring>
@@ -67,6 +72,27 @@ TEST_F(VcmdqProducerTest, OverwritesNothingThatTheHardwareHasNotTaken) {
   EXPECT_EQ(Entry(0), Asid(kSize));
   EXPECT_EQ(Entry(1), Asid(kSize + 1));
   EXPECT_EQ(Entry(2), Asid(2));
+}
+
+// What hardware queues are for. The child may make no system call any more but exit: the kernel kills it otherwise.
+TEST_F(VcmdqProducerTest, ACommandNeedsNoSystemCall) {
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    const RawCommand commands[] = {Asid(1), Asid(2)};
+    if (::prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT) != 0) ::_exit(2);
+    bool all = true;
+    for (uint32_t i = 0; i < 10'000; ++i) {
+      all = producer_.Submit(commands, steady_clock::time_point::max()).submitted == 2 && all;
+      Set(QueueRegister::kCons, Get(QueueRegister::kProd));
+    }
+    // Unlike _exit(), which ends the whole group of threads and is not allowed.
+    ::syscall(SYS_exit, all ? 0 : 1);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status)) << "ended by signal " << WTERMSIG(status);
+  EXPECT_EQ(WEXITSTATUS(status), 0);
 }
 
 TEST_F(VcmdqProducerTest, PositionsWrap) {

@@ -461,7 +461,7 @@ TEST_P(EmulatedBackendTest, EventQueues) {
   EXPECT_EQ(Errno(context_->ReadFaults(veventq, 9)), ENOENT);
 }
 
-TEST_P(EmulatedBackendTest, HardwareQueuesAreNotEmulated) {
+TEST_P(EmulatedBackendTest, HardwareQueuesNeedAnSmmuThatHasThem) {
   EXPECT_EQ(Errno(context_->AllocHwQueue(viommu_, HwQueueType::kDefault, 0, 0, 0x1000)), EOPNOTSUPP);
   EXPECT_EQ(Errno(context_->AllocHwQueue(viommu_, HwQueueType::kTegra241Cmdqv, 0, 0, 0)), EINVAL);
   EXPECT_EQ(Errno(context_->AllocHwQueue(viommu_, HwQueueType::kTegra241Cmdqv, 0, ~uint64_t{0}, 2)), EOVERFLOW);
