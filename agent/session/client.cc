@@ -34,15 +34,6 @@ bool IsRefusal(const absl::Status& status) {
   }
 }
 
-// How long the server asks to be left alone.
-std::chrono::nanoseconds AskedWait(const absl::Status& status) {
-  const google::protobuf::Duration delay = DetailOf<google::rpc::RetryInfo>(status).retry_delay();
-  const int64_t seconds = std::clamp<int64_t>(
-      delay.seconds(), 0, std::chrono::duration_cast<std::chrono::seconds>(SessionClient::kLongestAsked).count());
-  const std::chrono::nanoseconds asked = std::chrono::seconds(seconds) + std::chrono::nanoseconds(delay.nanos());
-  return std::clamp<std::chrono::nanoseconds>(asked, std::chrono::nanoseconds(0), SessionClient::kLongestAsked);
-}
-
 v1::StateReason ToReason(const absl::Status& status) {
   v1::StateReason reason;
   const v1::ErrorReason known = ReasonOf(status);
@@ -150,6 +141,14 @@ void SessionClient::SetState(v1::SessionState state, const absl::Status& reason)
   if (state == v1::SESSION_STATE_SYNCING && status_.state != v1::SESSION_STATE_SYNCING) ++status_.sessions;
   status_.state = state;
   status_.reason = reason.ok() ? v1::StateReason() : ToReason(reason);
+}
+
+std::chrono::nanoseconds SessionClient::AskedWait(const absl::Status& status) {
+  const google::protobuf::Duration delay = DetailOf<google::rpc::RetryInfo>(status).retry_delay();
+  const int64_t seconds =
+      std::clamp<int64_t>(delay.seconds(), 0, std::chrono::duration_cast<std::chrono::seconds>(kLongestAsked).count());
+  const std::chrono::nanoseconds asked = std::chrono::seconds(seconds) + std::chrono::nanoseconds(delay.nanos());
+  return std::clamp<std::chrono::nanoseconds>(asked, std::chrono::nanoseconds(0), kLongestAsked);
 }
 
 void SessionClient::Loop() {

@@ -60,6 +60,9 @@ class SessionClient {
     std::chrono::nanoseconds longest_refused_retry = std::chrono::seconds(60);
   };
 
+  // How long a session that ended so asks to be left alone; nothing, or up to kLongestAsked.
+  static std::chrono::nanoseconds AskedWait(const absl::Status& end);
+
   // Both must outlive it.
   SessionClient(Options options, HostWork& work, InvalidateCalls& calls);
   ~SessionClient();

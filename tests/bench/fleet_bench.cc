@@ -2,8 +2,8 @@
 // vdevices.
 //
 //   idle agents      server memory for each connected agent, above the same record without them
-//   cold sync        from no agent connected to every agent told everything and everything confirmed: N hosts with 32
-//                    vdevices each
+//   cold sync        from no agent connected to every agent told everything and everything confirmed, as the server
+//                    lists it: N hosts with 32 vdevices each
 //   restart          kill -9 of the server: until every agent is back and in sync, and the most memory meanwhile
 //   latency          from a call to its agent's confirmation (SetVdevId with wait = APPLIED), at rest and beside
 //                    16 callers that write without pause; rival at rest: the same call answered when it is recorded
@@ -15,13 +15,17 @@
 //   a large record   memory, time from the start of a server to its first answer, and the cost of SetVdevId, with a
 //                    thousand and with a million vdevices
 //
-// Needs a folder with room for about 2 GiB (TMPDIR).
+// After the cold sync and at the end every host must hold exactly what the server has recorded for it.
+//
+// Needs 11,000 open files (ulimit -n) and a folder with room for about 2 GiB (TMPDIR).
 
 #include <fmt/format.h>
 #include <grpcpp/client_context.h>
 #include <grpcpp/create_channel.h>
 #include <grpcpp/security/credentials.h>
+#include <netinet/in.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -31,11 +35,13 @@
 #include <cstdlib>
 #include <fstream>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "common/file_descriptor.h"
 #include "common/uuid.h"
 #include "tests/bench/host_players.h"
 #include "tests/bench/load.h"
@@ -82,7 +88,8 @@ class RealServer {
     const auto begin = Clock::now();
     process_ = std::make_unique<tests::Process>(
         std::vector<std::string>{"bazel-bin/server/viommu-server", "--listen=" + address(),
-                                 "--store=rocksdb:" + dir_ / name_, "--log-level=error"},
+                                 "--agents-listen=" + agents_address_, "--store=rocksdb:" + dir_ / name_,
+                                 "--log-level=error"},
         dir_ / (name_ + ".log"));
     Await("the server's first answer", [this] {
       if (!process_->running()) Die("the server ended: " + process_->output());
@@ -102,6 +109,8 @@ class RealServer {
   }
 
   std::string address() const { return "unix:" + (dir_ / (name_ + ".sock")); }
+  // By TCP, as agents of other machines come.
+  const std::string& agents_address() const { return agents_address_; }
   Fleet::Stub& stub() { return *stub_; }
 
   // `look_ahead`: whether gRPC takes more in, unread, where a stream is fast.
@@ -137,7 +146,22 @@ class RealServer {
     Die("no " + key + " of the server");
   }
 
+  // A port that was free a moment ago: the server comes back to it after a restart.
+  static std::string FreeLoopbackAddress() {
+    sockaddr_in address = {};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t length = sizeof(address);
+    const FileDescriptor socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    if (::bind(socket.get(), reinterpret_cast<sockaddr*>(&address), length) != 0 ||
+        ::getsockname(socket.get(), reinterpret_cast<sockaddr*>(&address), &length) != 0) {
+      Die("no port is free");
+    }
+    return fmt::format("127.0.0.1:{}", ntohs(address.sin_port));
+  }
+
   const std::string name_;
+  const std::string agents_address_ = FreeLoopbackAddress();
   tests::TempDir dir_;
   std::unique_ptr<tests::Process> process_;
   std::shared_ptr<grpc::Channel> channel_;
@@ -153,6 +177,59 @@ Response Do(Fleet::Stub& stub, grpc::Status (Fleet::Stub::*method)(grpc::ClientC
   const grpc::Status status = (stub.*method)(&context, request, &response);
   if (!status.ok()) Die(request.GetTypeName() + ": " + status.error_message());
   return response;
+}
+
+// All pages of a list: the resources, in `field` of the response.
+template <typename Request, typename Response, typename Each>
+void ForEachListed(Fleet::Stub& stub,
+                   grpc::Status (Fleet::Stub::*method)(grpc::ClientContext*, const Request&, Response*),
+                   Request request, Each each) {
+  request.set_page_size(1000);
+  do {
+    const Response page = Do(stub, method, request);
+    each(page);
+    request.set_page_token(page.next_page_token());
+  } while (!request.page_token().empty());
+}
+
+// Until the agents have confirmed everything, as the server sees it.
+void AwaitConfirmed(Fleet::Stub& stub) {
+  v1::ListVdevicesRequest vdevices;
+  v1::ListViommusRequest viommus;
+  v1::ListStage2DomainsRequest stage2s;
+  vdevices.set_viommu("viommus/-");
+  const auto one_that_waits = [](auto& request) {
+    request.set_page_size(1);
+    request.add_states(v1::STATE_PENDING);
+  };
+  one_that_waits(vdevices);
+  one_that_waits(viommus);
+  one_that_waits(stage2s);
+  Await("everything confirmed", [&] {
+    return Do(stub, &Fleet::Stub::ListVdevices, vdevices).vdevices().empty() &&
+           Do(stub, &Fleet::Stub::ListViommus, viommus).viommus().empty() &&
+           Do(stub, &Fleet::Stub::ListStage2Domains, stage2s).stage2_domains().empty();
+  });
+}
+
+// Whether the hosts hold what is recorded, and nothing else.
+void CheckHeld(Fleet::Stub& stub, const HostPlayers& players) {
+  AwaitConfirmed(stub);
+  std::map<std::string, int64_t> recorded;
+  const auto add = [&](const auto& resources) {
+    for (const auto& each : resources) recorded[each.uid()] = each.generation();
+  };
+  v1::ListVdevicesRequest vdevices;
+  vdevices.set_viommu("viommus/-");
+  ForEachListed(stub, &Fleet::Stub::ListVdevices, vdevices, [&](const auto& page) { add(page.vdevices()); });
+  ForEachListed(stub, &Fleet::Stub::ListViommus, v1::ListViommusRequest(),
+                [&](const auto& page) { add(page.viommus()); });
+  ForEachListed(stub, &Fleet::Stub::ListStage2Domains, v1::ListStage2DomainsRequest(),
+                [&](const auto& page) { add(page.stage2_domains()); });
+  const auto held = players.Held();
+  if (held == recorded) return;
+  Die(fmt::format("the hosts hold {} resources, {} are recorded, and they are not the same", held.size(),
+                  recorded.size()));
 }
 
 std::string ViommuOf(int host) { return fmt::format("viommus/v{}", host); }
@@ -374,7 +451,7 @@ void RunFleet(Report& report) {
   const std::string fleet_text = fmt::format("{} agents", hosts);
   RealServer server("fleet");
   server.Start();
-  HostPlayers players({server.address(), hosts, kVdevicesPerHost + kFreeDevices / hosts});
+  HostPlayers players({server.agents_address(), hosts, kVdevicesPerHost + kFreeDevices / hosts});
 
   // The record first: every host says hello once, and a VM is recorded on each while nobody is connected.
   players.Connect(0, hosts);
@@ -389,7 +466,9 @@ void RunFleet(Report& report) {
   const int64_t items_before = players.items();
   players.Connect(0, hosts);
   Await("the cold sync", [&] { return players.synced() == hosts && players.items() - items_before >= items; });
+  AwaitConfirmed(server.stub());
   const double cold = Since(begin);
+  CheckHeld(server.stub(), players);
   report.Add({.subject = fmt::format("cold sync of {} x {} vdevices", hosts, kVdevicesPerHost),
               .metric = "time",
               .unit = "s",
@@ -479,6 +558,7 @@ void RunFleet(Report& report) {
               .unit = "MiB",
               .value = server.PeakRss() / (1 << 20),
               .better = Better::kLower});
+  CheckHeld(server.stub(), players);
   players.Disconnect();
   server.Stop();
 }
@@ -494,7 +574,7 @@ LargeRecord RunRecord(const std::string& name, int vdevices, double seconds) {
   RealServer server(name);
   server.Start();
   {
-    HostPlayers players({server.address(), hosts, kLargeHostDevices});
+    HostPlayers players({server.agents_address(), hosts, kLargeHostDevices});
     // One after the other: together their hellos are more than the memory for messages.
     for (int host = 0; host < hosts; ++host) {
       players.Connect(host, host + 1);

@@ -13,6 +13,9 @@
 #include <unordered_map>
 #include <utility>
 
+#include "agent/reconcile/backoff.h"
+#include "agent/session/client.h"
+#include "common/grpc_error.h"
 #include "common/uuid.h"
 #include "viommu/v1/agent_service.grpc.pb.h"
 
@@ -21,10 +24,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int kHostsPerChannel = 250;  // a connection takes 1024 calls
 constexpr std::chrono::milliseconds kTick(100);
-constexpr std::chrono::milliseconds kFirstPause(500);
-constexpr std::chrono::milliseconds kLongestPause(10'000);
 
 }  // namespace
 
@@ -38,11 +38,7 @@ std::string PlayedDevice(int host, int device) {
 // One host. Its state outlives its streams.
 class HostPlayer {
  public:
-  HostPlayer(HostPlayers& owner, int number, std::shared_ptr<grpc::Channel> channel)
-      : owner_(owner),
-        number_(number),
-        stub_(v1::AgentService::NewStub(std::move(channel))),
-        random_(static_cast<unsigned>(number)) {}
+  HostPlayer(HostPlayers& owner, int number) : owner_(owner), number_(number), random_(static_cast<unsigned>(number)) {}
 
   void Want(bool connected) {
     std::unique_lock lock(mu_);
@@ -51,6 +47,11 @@ class HostPlayer {
     if (connected || stream_ == nullptr) return;
     stream_->context.TryCancel();
     gone_.wait(lock, [this] { return stream_ == nullptr; });
+  }
+
+  void AddHeld(std::map<std::string, int64_t>& held) {
+    std::lock_guard lock(mu_);
+    held.insert(held_.begin(), held_.end());
   }
 
   // Connects when it is time to, and says that it lives.
@@ -76,16 +77,23 @@ class HostPlayer {
       StartRead(&response);
     }
     void OnWriteDone(bool ok) override { host.Said(*this, ok); }
-    void OnDone(const grpc::Status& /*status*/) override { host.Ended(); }
+    void OnDone(const grpc::Status& status) override { host.Ended(status); }
 
     HostPlayer& host;
     grpc::ClientContext context;
     v1::ConnectResponse response;
     std::deque<v1::ConnectRequest> to_say;  // the first one is under way
+    Clock::time_point welcomed;
     bool synced = false;
   };
 
+  // On the ticker's thread, as an agent does it on its own: a channel that went with its last holder on one of gRPC's
+  // would have that one join itself.
   void Begin() {
+    grpc::ChannelArguments arguments;
+    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+    stub_ = v1::AgentService::NewStub(
+        grpc::CreateCustomChannel(owner_.fleet_.server, grpc::InsecureChannelCredentials(), arguments));
     stream_ = new Stream(*this);  // gRPC's, until OnDone
     stub_->async()->Connect(&stream_->context, stream_);
     v1::ConnectRequest message;
@@ -142,6 +150,7 @@ class HostPlayer {
     std::lock_guard lock(mu_);
     if (stream.response.has_welcome()) {
       const v1::Welcome& welcome = stream.response.welcome();
+      stream.welcomed = Clock::now();
       cluster_id_ = welcome.cluster_id();
       incarnation_ = welcome.store_incarnation();
       epoch_ = welcome.epoch();
@@ -171,7 +180,6 @@ class HostPlayer {
     if (desired.sync_mark() && !stream.synced) {
       stream.synced = true;
       ++owner_.synced_;
-      pause_ = kFirstPause;
     }
   }
 
@@ -190,30 +198,29 @@ class HostPlayer {
     }
   }
 
-  void Ended() {
+  void Ended(const grpc::Status& status) {
     std::lock_guard lock(mu_);
-    if (stream_->synced) --owner_.synced_;
-    if (wanted_) ++owner_.lost_;
-    // Before anybody knows: were its context the last to hold the channel, gRPC would join its own thread, this one.
+    if (stream_->synced) {
+      --owner_.synced_;
+      if (Clock::now() - stream_->welcomed >= lease_) backoff_.Reset();
+    }
     delete std::exchange(stream_, nullptr);
     lease_ = Clock::duration::zero();
-    // Full jitter, as agents have it: nobody comes back at the same moment.
-    std::uniform_int_distribution<int64_t> jitter(0, pause_.count());
-    next_ = Clock::now() + std::chrono::milliseconds(jitter(random_));
-    pause_ = std::min(pause_ * 2, kLongestPause);
+    next_ = Clock::now() + agent::SessionClient::AskedWait(FromGrpcStatus(status)) +
+            backoff_.Next([this] { return std::uniform_real_distribution<double>()(random_); });
     gone_.notify_all();
   }
 
   HostPlayers& owner_;
   const int number_;
-  const std::unique_ptr<v1::AgentService::Stub> stub_;
+  std::unique_ptr<v1::AgentService::Stub> stub_;
   const std::string agent_id_ = NewUuid();
   std::mutex mu_;
   std::condition_variable gone_;
   std::minstd_rand random_;
   bool wanted_ = false;
   Clock::time_point next_;
-  std::chrono::milliseconds pause_ = kFirstPause;
+  agent::Backoff backoff_{agent::SessionClient::Options().first_retry, agent::SessionClient::Options().longest_retry};
   Stream* stream_ = nullptr;
   Clock::time_point said_;
   Clock::duration lease_{};
@@ -226,17 +233,7 @@ class HostPlayer {
 };
 
 HostPlayers::HostPlayers(const PlayedFleet& fleet) : fleet_(fleet) {
-  for (int i = 0; i < fleet.hosts; ++i) {
-    if (i % kHostsPerChannel == 0) {
-      grpc::ChannelArguments arguments;
-      arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-      arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-      arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
-      arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 500);
-      channels_.push_back(grpc::CreateCustomChannel(fleet.server, grpc::InsecureChannelCredentials(), arguments));
-    }
-    players_.push_back(std::make_unique<HostPlayer>(*this, i, channels_.back()));
-  }
+  for (int i = 0; i < fleet.hosts; ++i) players_.push_back(std::make_unique<HostPlayer>(*this, i));
   ticker_ = std::thread([this] { Tick(); });
 }
 
@@ -252,6 +249,12 @@ HostPlayers::~HostPlayers() {
 
 void HostPlayers::Connect(int begin, int end) {
   for (int i = begin; i < end; ++i) players_[static_cast<size_t>(i)]->Want(true);
+}
+
+std::map<std::string, int64_t> HostPlayers::Held() const {
+  std::map<std::string, int64_t> held;
+  for (const auto& player : players_) player->AddHeld(held);
+  return held;
 }
 
 void HostPlayers::Disconnect() {

@@ -1,15 +1,14 @@
-// Plays the agents of many hosts in one process, by the real protocol (docs/protocol.md): hello with what is held,
-// results for what is sent, heartbeats, reconnecting with growing pauses and jitter. What a host does with its SMMUs is
-// left out: everything is APPLIED at once.
+// Plays the agents of many hosts in one process, by the real protocol (docs/protocol.md): each has a connection of its
+// own, says hello with what it holds, answers what it is sent with results, sends heartbeats, and connects again with
+// an agent's pauses. What a host does with its SMMUs is left out: everything is APPLIED at once.
 
 #ifndef VIOMMU_TESTS_BENCH_HOST_PLAYERS_H_
 #define VIOMMU_TESTS_BENCH_HOST_PLAYERS_H_
 
-#include <grpcpp/channel.h>
-
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -46,8 +45,8 @@ class HostPlayers {
   int64_t synced() const { return synced_; }
   // Resources that were sent, and answered.
   int64_t items() const { return items_; }
-  // Streams that ended without being asked to.
-  int64_t lost() const { return lost_; }
+  // What all hosts hold: generations by uid.
+  std::map<std::string, int64_t> Held() const;
 
  private:
   friend class HostPlayer;
@@ -55,11 +54,9 @@ class HostPlayers {
   void Tick();
 
   const PlayedFleet fleet_;
-  std::vector<std::shared_ptr<grpc::Channel>> channels_;
   std::vector<std::unique_ptr<HostPlayer>> players_;
   std::atomic<int64_t> synced_ = 0;
   std::atomic<int64_t> items_ = 0;
-  std::atomic<int64_t> lost_ = 0;
   std::mutex mu_;
   std::condition_variable wake_;
   bool stopping_ = false;

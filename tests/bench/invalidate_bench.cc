@@ -2,8 +2,13 @@
 //
 //   ways                  one command a call over gRPC, batches over gRPC, calls of the backend without gRPC (what an
 //                         ioctl would be), a hardware queue in shared memory; rival: one command a call over gRPC
-//   viommus on one SMMU   the cost of a command with 1 to 1000 of them; rival: the same with one
-//   memory                of a viommu with its context and stage 2, of a vdevice, of a cached translation
+//   viommus on one SMMU   the cost of a command with 1 to 1000 of them, each with translations of its own in the TLB;
+//                         rival: the same with one
+//   a full TLB            the cost of a command that names an ASID, and of one that names none, for a VM with 4000
+//                         translations in the TLB; rival: with 8
+//   memory                of a viommu with its context and stage 2, and of its stage 2's tables; of a vdevice; of a
+//   cached
+//                         translation and of its place in the TLB
 //
 // Everything runs in this process; what is measured includes both ends of a call.
 
@@ -52,6 +57,12 @@ constexpr uint32_t kVdevId = 0x10;
 constexpr uint32_t kQueueBytes = 65536;  // of a hardware queue: 4096 commands
 constexpr uint64_t kQueueIova = 0x60000000;
 constexpr uint64_t kPage = 4096;
+constexpr uint16_t kAsid = 5;
+constexpr uint64_t kGuestBase = 0x4000'0000;  // of guests' memory
+constexpr uint64_t kCachedVa = 0x1000'0000;   // of what they access, out of reach of the commands that are sent
+constexpr uint32_t kCached = 8;               // translations of each in the TLB
+constexpr uint32_t kManyCached = 4000;        // of one
+constexpr uint32_t kTlbCapacity = 32'768;     // of all, with the tables on the way to them
 
 [[noreturn]] void Die(const std::string& what) {
   std::fprintf(stderr, "%s\n", what.c_str());
@@ -69,13 +80,16 @@ void Must(const absl::Status& status, const char* what) {
 
 RawCommand TlbiNhVa(uint64_t number) {
   return smmuv3::Encode(
-      {.opcode = smmuv3::Opcode::kTlbiNhVa, .asid = 5, .address = (number % 512) * kPage, .leaf = true});
+      {.opcode = smmuv3::Opcode::kTlbiNhVa, .asid = kAsid, .address = (number % 512) * kPage, .leaf = true});
 }
 
-uint64_t HeapBytes() { return mallinfo2().uordblks; }
+uint64_t HeapBytes() {
+  const struct mallinfo2 info = mallinfo2();
+  return info.uordblks + info.hblkhd;
+}
 
 // A host with one SMMU and a device for each VM.
-agent::EmulatedInventory OneSmmu(uint32_t devices) {
+agent::EmulatedInventory OneSmmu(uint32_t devices, uint32_t tlb_capacity = kTlbCapacity) {
   smmuv3::Features features;
   features.stage1 = features.stage2 = features.coherent = true;
   features.aarch64 = features.ats = features.fwb = features.ril = features.gran4k = true;
@@ -89,6 +103,7 @@ agent::EmulatedInventory OneSmmu(uint32_t devices) {
   smmu.info = agent::MakeSmmuInfo("smmu0", smmuv3::EncodeIdRegisters(features), 0x4871143b, 3);
   smmu.info.hw_queue = agent::HwQueueInventory{.vintfs = 63, .queues_per_vintf = 2, .sid_slots = 16};
   inventory.smmus.push_back(smmu);
+  inventory.smmu_options.tlb_capacity = tlb_capacity;
   for (uint32_t i = 0; i < devices; ++i) {
     agent::EmulatedDevice device;
     device.info.pci_address = fmt::format("{:04x}:{:02x}:{:02x}.{}", i >> 16, (i >> 8) & 0xff, (i >> 3) & 0x1f, i & 7);
@@ -105,6 +120,50 @@ struct Vm {
   std::string pci_address;
   ObjectId device = 0, ioas = 0, stage2 = 0, viommu = 0, vdevice = 0;
 };
+
+// Gives a VM's guest memory with stage-1 tables in it, and lets the device access `pages` pages through them.
+void FillTlb(agent::EmulatedBackend& backend, Vm& vm, uint32_t pages) {
+  constexpr uint64_t kEntries = 512;
+  const uint64_t leaf_tables = (pages + kEntries - 1) / kEntries;
+  // The descriptor, a table of each of levels 0 to 2, those of level 3, the page.
+  const uint64_t bytes = (5 + leaf_tables) * kPage;
+  const FileDescriptor file(::memfd_create("guest", MFD_CLOEXEC));
+  if (::ftruncate(file.get(), static_cast<off_t>(bytes)) != 0) Die("memfd");
+  const auto put = [&](uint64_t page, uint64_t word, uint64_t value) {
+    if (::pwrite(file.get(), &value, sizeof(value), static_cast<off_t>(page * kPage + word * sizeof(value))) !=
+        static_cast<ssize_t>(sizeof(value))) {
+      Die("pwrite");
+    }
+  };
+  const auto address = [](uint64_t page) { return kGuestBase + page * kPage; };
+  const uint64_t target = address(4 + leaf_tables);
+  smmuv3::Cd cd{.valid = true, .ips = 5, .aa64 = true, .record = true, .abort = true, .asid = kAsid};
+  cd.ttb0 = {.tsz = 16, .granule = smmuv3::Granule::k4k, .ttb = address(1)};
+  cd.ttb1.disabled = true;
+  const smmuv3::RawCd raw = smmuv3::EncodeCd(cd);
+  for (uint64_t word = 0; word < raw.size(); ++word) put(0, word, raw[word]);
+  const auto table = [](uint64_t at) { return at | 3; };
+  put(1, kCachedVa >> 39, table(address(2)));
+  put(2, kCachedVa >> 30, table(address(3)));
+  const smmuv3::Stage1Leaf leaf{.attr_indx = 0, .ap = smmuv3::kApUnprivileged, .sh = 3, .af = true, .ng = true};
+  for (uint32_t i = 0; i < pages; ++i) {
+    if (i % kEntries == 0) put(3, (kCachedVa >> 21) + i / kEntries, table(address(4 + i / kEntries)));
+    put(4 + i / kEntries, i % kEntries, smmuv3::EncodeStage1Leaf(leaf, target, smmuv3::Granule::k4k, 3));
+  }
+  Must(vm.context->MapIoas(vm.ioas, kGuestBase, bytes, {.fd = file.get()}), "guest memory");
+  const smmuv3::RawSte ste =
+      smmuv3::EncodeSte({.valid = true, .config = smmuv3::SteConfig::kStage1, .s1_context_ptr = address(0)});
+  const ObjectId nested = Must(vm.context->AllocNested(vm.viommu, vm.device, {ste.dw[0], ste.dw[1]}), "nested domain");
+  Must(vm.context->Attach(vm.device, nested), "attach");
+  agent::DmaRequest access;
+  access.pci_address = vm.pci_address;
+  for (uint32_t i = 0; i < pages; ++i) {
+    access.address = kCachedVa + i * kPage;
+    if (Must(backend.device_dma()->Translate(access, false), "translate").outcome != agent::DmaResult::Outcome::kDone) {
+      Die("a translation failed");
+    }
+  }
+}
 
 // An agent's parts around one SMMU, without a server.
 class World {
@@ -338,6 +397,37 @@ double TranslationBytes(World& world) {
   return bytes / static_cast<double>(std::max<uint64_t>(entries, 1));
 }
 
+// What the entries of one VM in the TLB make of the cost of its commands.
+void AddFullTlb(Report& report, const std::string& dir, double seconds) {
+  for (const bool by_asid : {true, false}) {
+    std::vector<RawCommand> commands = Commands(63);
+    if (!by_asid) {
+      for (uint64_t i = 0; i < commands.size(); ++i) {
+        commands[i] = smmuv3::Encode({.opcode = smmuv3::Opcode::kTlbiNhVaa, .address = i * kPage, .leaf = true});
+      }
+    }
+    Result few;
+    for (const uint32_t pages : {kCached, kManyCached}) {
+      World world(dir, 1);
+      FillTlb(world.backend(), world.vm(0), pages);
+      const Result result = Measure(seconds, 63, [&](uint64_t) { world.Direct(0, commands); });
+      if (pages == kCached) {
+        few = result;
+        continue;
+      }
+      report.Add({fmt::format("{} by {}, {} translations", by_asid ? "NH_VA" : "NH_VAA",
+                              by_asid ? "ASID and address" : "address", pages),
+                  "cost",
+                  "ns/command",
+                  1e9 / result.per_s,
+                  Better::kLower,
+                  fmt::format("{} translations", kCached),
+                  1e9 / few.per_s,
+                  {}});
+    }
+  }
+}
+
 int Main(int argc, char** argv) {
   Report report("invalidate", argc, argv);
   const double seconds = report.quick() ? 0.2 : 2;
@@ -348,11 +438,23 @@ int Main(int argc, char** argv) {
     AddWays(report, world, seconds);
     report.Add({"cached translation", "heap", "bytes", TranslationBytes(world), Better::kLower, "", 0, {}});
   }
+  {
+    // What is preallocated, whether it is used or not.
+    const uint64_t begin = HeapBytes();
+    const auto small = Must(agent::EmulatedBackend::Create(OneSmmu(1, kTlbCapacity)), "backend");
+    const uint64_t middle = HeapBytes();
+    const auto large = Must(agent::EmulatedBackend::Create(OneSmmu(1, 2 * kTlbCapacity)), "backend");
+    const double more = static_cast<double>(HeapBytes() - middle) - static_cast<double>(middle - begin);
+    report.Add({"place of a translation", "heap", "bytes", more / kTlbCapacity, Better::kLower, "", 0, {}});
+  }
+  AddFullTlb(report, dir, seconds);
   Result alone_direct, alone_grpc;
   for (const uint32_t viommus : {1u, 10u, 100u, 1000u}) {
     const uint64_t heap_before = HeapBytes();
     World world(dir, viommus);
     const double viommu_bytes = static_cast<double>(HeapBytes() - heap_before) / viommus - world.vdevice_bytes();
+    const double table_bytes = static_cast<double>(world.backend().GetMemoryStats().table_bytes) / viommus;
+    for (uint32_t i = 0; i < viommus; ++i) FillTlb(world.backend(), world.vm(i), kCached);
     const auto commands = Commands(63);
     const Result direct = Measure(seconds, 63, [&](uint64_t n) { world.Direct(n % viommus, commands); });
     std::vector<v1::LocalInvalidateRequest> requests;
@@ -381,6 +483,7 @@ int Main(int argc, char** argv) {
                 {}});
     if (viommus == 1000) {
       report.Add({"viommu, with its context and stage 2", "heap", "bytes", viommu_bytes, Better::kLower, "", 0, {}});
+      report.Add({"stage 2 without memory", "tables", "bytes", table_bytes, Better::kLower, "", 0, {}});
       report.Add({"vdevice", "heap", "bytes", world.vdevice_bytes(), Better::kLower, "", 0, {}});
     }
   }
