@@ -114,27 +114,28 @@ Tlb::Shape Tlb::ShapeOf(const TlbEntry& e) {
   return {e.stage, e.leaf, e.granule_log2, e.level, e.lookup_log2, e.scope_log2};
 }
 
-Tlb::Key Tlb::KeyOf(const Shape& shape, uint64_t address, uint16_t asid, bool aset, bool global) {
-  return {AlignDown(address, shape.lookup_log2), global ? uint16_t{0} : asid, shape.Packed(), aset, global};
+Tlb::Key Tlb::KeyOf(const Shape& shape, uint64_t address) {
+  return {AlignDown(address, shape.lookup_log2), shape.Packed()};
 }
 
-Tlb::Key Tlb::KeyOf(const TlbEntry& e) { return KeyOf(ShapeOf(e), e.address, e.asid, e.aset, e.global); }
-
 void Tlb::Insert(const TlbEntry& entry) {
-  const uint32_t space_id = SpaceId(entry.regime, entry.vmid);
-  const Key key = KeyOf(entry);
-  if (const auto space = spaces_.find(space_id); space != spaces_.end()) {
-    if (const auto same = space->second.slots.find(key); same != space->second.slots.end()) {
-      slots_[same->second].entry = entry;
-      return;
+  const uint32_t vm_id = VmId(entry.regime, entry.vmid);
+  const Shape shape = ShapeOf(entry);
+  const Key key = KeyOf(shape, entry.address);
+  if (const auto vm = vms_.find(vm_id); vm != vms_.end()) {
+    if (const auto space = vm->second.find(SpaceId(entry)); space != vm->second.end()) {
+      if (const auto same = space->second.slots.find(key); same != space->second.slots.end()) {
+        slots_[same->second].entry = entry;
+        return;
+      }
     }
   }
+  // This may take the last entry of a space, or of a VM, away.
   const uint32_t slot = FreeSlot();
   slots_[slot] = {entry, true};
   ++size_;
-  Space& space = spaces_[space_id];
+  Space& space = vms_[vm_id][SpaceId(entry)];
   space.slots.emplace(key, slot);
-  const Shape shape = ShapeOf(entry);
   const auto counted =
       std::find_if(space.shapes.begin(), space.shapes.end(), [&](const CountedShape& c) { return c.shape == shape; });
   if (counted != space.shapes.end()) {
@@ -151,16 +152,23 @@ const TlbEntry* Tlb::Lookup(const TlbTag& tag, uint64_t address) const { return 
 const TlbEntry* Tlb::LookupTable(const TlbTag& tag, uint64_t address) const { return Find(tag, address, false); }
 
 const TlbEntry* Tlb::Find(const TlbTag& tag, uint64_t address, bool leaf) const {
-  const auto space = spaces_.find(SpaceId(tag.regime, tag.vmid));
-  if (space == spaces_.end()) return nullptr;
-  for (const CountedShape& counted : space->second.shapes) {
-    if (counted.shape.stage != tag.stage || counted.shape.leaf != leaf) continue;
-    for (const bool global : {false, true}) {
-      const auto found = space->second.slots.find(KeyOf(counted.shape, address, tag.asid, tag.aset, global));
-      if (found != space->second.slots.end()) return &slots_[found->second].entry;
+  const auto vm = vms_.find(VmId(tag.regime, tag.vmid));
+  if (vm == vms_.end()) return nullptr;
+  const TlbEntry* best = nullptr;
+  for (const bool global : {false, true}) {
+    const auto space = vm->second.find(SpaceId(tag.stage, tag.asid, tag.aset, global));
+    if (space == vm->second.end()) continue;
+    for (const CountedShape& counted : space->second.shapes) {
+      if (counted.shape.leaf != leaf) continue;
+      if (best != nullptr && counted.shape.level <= best->level) break;
+      const auto found = space->second.slots.find(KeyOf(counted.shape, address));
+      if (found == space->second.slots.end()) continue;
+      best = &slots_[found->second].entry;
+      break;
     }
+    if (tag.stage == TlbStage::kStage2Only) break;  // one space
   }
-  return nullptr;
+  return best;
 }
 
 uint32_t Tlb::FreeSlot() {
@@ -185,10 +193,13 @@ void Tlb::Release(Space& space, uint32_t slot) {
 
 void Tlb::Remove(uint32_t slot) {
   const TlbEntry& entry = slots_[slot].entry;
-  const auto space = spaces_.find(SpaceId(entry.regime, entry.vmid));
-  space->second.slots.erase(KeyOf(entry));
+  const auto vm = vms_.find(VmId(entry.regime, entry.vmid));
+  const auto space = vm->second.find(SpaceId(entry));
+  space->second.slots.erase(KeyOf(ShapeOf(entry), entry.address));
   Release(space->second, slot);
-  if (space->second.slots.empty()) spaces_.erase(space);
+  if (!space->second.slots.empty()) return;
+  vm->second.erase(space);
+  if (vm->second.empty()) vms_.erase(vm);
 }
 
 void Tlb::Evict(uint64_t number) {
@@ -206,8 +217,8 @@ uint32_t Tlb::RemoveIfMatching(Space& space, const Key& key, const TlbScope& sco
 }
 
 uint32_t Tlb::InvalidateSpace(Space& space, const TlbScope& scope) {
-  // Few addresses of one ASID: ask for each place where a match may be.
-  if (scope.by_address && (scope.asid.has_value() || !scope.stage1)) {
+  // Few addresses: ask for each place where a match may be.
+  if (scope.by_address) {
     std::vector<CountedShape>& shapes = space.shapes;
     const auto places = [&](const Shape& shape) {
       const uint64_t first = AlignDown(scope.first, shape.scope_log2) >> shape.lookup_log2;
@@ -219,19 +230,14 @@ uint32_t Tlb::InvalidateSpace(Space& space, const TlbScope& scope) {
       const auto [first, last] = places(counted.shape);
       probes += std::min<uint64_t>(last - first, space.slots.size());
     }
-    if (probes * 4 <= space.slots.size()) {
+    if (probes < space.slots.size()) {
       uint32_t removed = 0;
       // Backwards: a shape disappears with its last entry, and those behind it move up.
       for (size_t i = shapes.size(); i > 0; --i) {
         const Shape shape = shapes[i - 1].shape;
         const auto [first, last] = places(shape);
-        for (uint64_t place = first; place <= last; ++place) {
-          for (const bool global : {false, true}) {
-            for (const bool aset : {false, true}) {
-              const Key key = KeyOf(shape, place << shape.lookup_log2, scope.asid.value_or(0), aset, global);
-              removed += RemoveIfMatching(space, key, scope);
-            }
-          }
+        for (uint64_t place = first;; ++place) {
+          removed += RemoveIfMatching(space, KeyOf(shape, place << shape.lookup_log2), scope);
           if (place == last) break;
         }
       }
@@ -252,22 +258,46 @@ uint32_t Tlb::InvalidateSpace(Space& space, const TlbScope& scope) {
   return removed;
 }
 
+uint32_t Tlb::InvalidateVm(Vm& vm, const TlbScope& scope) {
+  uint32_t removed = 0;
+  if (!scope.asid.has_value()) {
+    for (auto space = vm.begin(); space != vm.end();) {
+      removed += InvalidateSpace(space->second, scope);
+      if (space->second.slots.empty()) {
+        vm.erase(space++);
+      } else {
+        ++space;
+      }
+    }
+    return removed;
+  }
+  for (const bool global : {false, true}) {
+    if (global && !scope.global_too) break;
+    for (const bool aset : {false, true}) {
+      const auto space = vm.find(SpaceId(TlbStage::kStage1, *scope.asid, aset, global));
+      if (space == vm.end()) continue;
+      removed += InvalidateSpace(space->second, scope);
+      if (space->second.slots.empty()) vm.erase(space);
+    }
+  }
+  return removed;
+}
+
 uint32_t Tlb::Invalidate(const TlbScope& scope) {
-  // A VMID narrows the search to its own entries.
   if (scope.regime == TlbRegime::kNsEl2 || scope.vmid.has_value()) {
-    const auto space = spaces_.find(SpaceId(scope.regime, scope.vmid.value_or(0)));
-    if (space == spaces_.end()) return 0;
-    const uint32_t removed = InvalidateSpace(space->second, scope);
-    if (space->second.slots.empty()) spaces_.erase(space);
+    const auto vm = vms_.find(VmId(scope.regime, scope.vmid.value_or(0)));
+    if (vm == vms_.end()) return 0;
+    const uint32_t removed = InvalidateVm(vm->second, scope);
+    if (vm->second.empty()) vms_.erase(vm);
     return removed;
   }
   uint32_t removed = 0;
-  for (auto it = spaces_.begin(); it != spaces_.end();) {
-    removed += InvalidateSpace(it->second, scope);
-    if (it->second.slots.empty()) {
-      spaces_.erase(it++);
+  for (auto vm = vms_.begin(); vm != vms_.end();) {
+    if (RegimeOf(vm->first) == scope.regime) removed += InvalidateVm(vm->second, scope);
+    if (vm->second.empty()) {
+      vms_.erase(vm++);
     } else {
-      ++it;
+      ++vm;
     }
   }
   return removed;

@@ -10,7 +10,7 @@
 
 #include <cstdint>
 #include <optional>
-#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -105,8 +105,8 @@ class Tlb {
   // The lowest cached table on the way to `address`, from which a walk can go on. Likewise.
   const TlbEntry* LookupTable(const TlbTag& tag, uint64_t address) const;
 
-  // Removes every entry in `scope`; returns how many. Does not allocate. Takes time by the entries of the VMID, and
-  // less where the scope names few addresses of one ASID.
+  // Removes every entry in `scope`; returns how many. Does not allocate. Takes time by the entries that go, and by the
+  // number of ASIDs of the VMID where the scope names none; where it names many addresses, by the entries of its ASIDs.
   uint32_t Invalidate(const TlbScope& scope);
   // Removes the entry in one of the places, chosen by `number`, when there is one.
   void Evict(uint64_t number);
@@ -134,28 +134,36 @@ class Tlb {
     Shape shape;
     uint32_t count;
   };
-  // The place of an entry among those of its regime and VMID: aligned address, ASID (0 for global ones), shape, flags.
-  using Key = std::tuple<uint64_t, uint16_t, uint32_t, bool, bool>;
+  // The place of an entry in its space: aligned address and shape.
+  using Key = std::pair<uint64_t, uint32_t>;
+  // The entries of one ASID, or those for all of them, or those of stage 2 alone: what commands take together.
   struct Space {
     absl::flat_hash_map<Key, uint32_t> slots;
     std::vector<CountedShape> shapes;  // deepest level first; a handful
   };
+  // Of one regime and VMID.
+  using Vm = absl::flat_hash_map<uint32_t, Space>;
   struct Slot {
     TlbEntry entry;
     bool used = false;
   };
-  using SlotIterator = absl::flat_hash_map<Key, uint32_t>::iterator;
 
-  static uint32_t SpaceId(TlbRegime regime, uint16_t vmid) {
+  static uint32_t VmId(TlbRegime regime, uint16_t vmid) {
     return static_cast<uint32_t>(regime) << 16 | (regime == TlbRegime::kNsEl1 ? vmid : 0u);
   }
+  static TlbRegime RegimeOf(uint32_t vm_id) { return static_cast<TlbRegime>(vm_id >> 16); }
+  static uint32_t SpaceId(TlbStage stage, uint16_t asid, bool aset, bool global) {
+    if (stage == TlbStage::kStage2Only) return uint32_t{1} << 18;
+    return uint32_t{aset} << 17 | uint32_t{global} << 16 | (global ? 0u : asid);
+  }
+  static uint32_t SpaceId(const TlbEntry& e) { return SpaceId(e.stage, e.asid, e.aset, e.global); }
   static Shape ShapeOf(const TlbEntry& entry);
-  static Key KeyOf(const Shape& shape, uint64_t address, uint16_t asid, bool aset, bool global);
-  static Key KeyOf(const TlbEntry& entry);
+  static Key KeyOf(const Shape& shape, uint64_t address);
   const TlbEntry* Find(const TlbTag& tag, uint64_t address, bool leaf) const;
   uint32_t FreeSlot();
   void Remove(uint32_t slot);
   void Release(Space& space, uint32_t slot);
+  uint32_t InvalidateVm(Vm& vm, const TlbScope& scope);
   uint32_t InvalidateSpace(Space& space, const TlbScope& scope);
   uint32_t RemoveIfMatching(Space& space, const Key& key, const TlbScope& scope);
 
@@ -163,7 +171,7 @@ class Tlb {
   std::vector<uint32_t> free_;
   uint32_t hand_ = 0;  // next slot to replace when all are used
   uint32_t size_ = 0;
-  absl::flat_hash_map<uint32_t, Space> spaces_;
+  absl::flat_hash_map<uint32_t, Vm> vms_;
 };
 
 }  // namespace viommu::smmuv3
