@@ -4,8 +4,10 @@
 #include <gtest/gtest.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <memory>
 #include <optional>
+#include <string_view>
 #include <vector>
 
 #include "agent/smmuv3/queue/command_queue.h"
@@ -161,7 +163,7 @@ Outcome Explore(const Shape& shape, uint64_t most = kAll) {
 template <ModelOptions kOptions = ModelOptions()>
 void ExpectAllWell(const Shape& shape, uint64_t most = kAll) {
   const Outcome outcome = Explore<kOptions>(shape, most);
-  EXPECT_EQ(outcome.result.exhausted, most == kAll);
+  EXPECT_TRUE(outcome.result.exhausted || most != kAll);
   EXPECT_EQ(outcome.result.stuck, 0u) << "a wake-up was lost";
   EXPECT_EQ(outcome.wrong, 0u);
   EXPECT_GT(outcome.result.completed, 0u);
@@ -187,15 +189,20 @@ constexpr ModelOptions kNoHeavyFence = {.has_heavy_fence = false};
 TEST(InterleavingTest, WithoutHeavyFence) { ExpectAllWell<kNoHeavyFence>({.offset = 1, .size = 2}); }
 TEST(InterleavingTest, WithoutHeavyFenceAndWithSync) { ExpectAllWell<kNoHeavyFence>({.sync = true}); }
 
-// Too many states for every run of the tests: some of the schedules.
+// Too many states for every run of the tests: some of the schedules. VIOMMU_SCHEDULES says how many, and "all" of them.
+uint64_t Some() {
+  const char* asked = std::getenv("VIOMMU_SCHEDULES");
+  if (asked == nullptr) return 30'000;
+  return std::string_view(asked) == "all" ? kAll : std::strtoull(asked, nullptr, 10);
+}
 
 // The ring holds one batch.
-TEST(InterleavingTest, SomeOfTwoProducersThatWaitForRoom) { ExpectAllWell({.producers = 2, .size = 2}, 30'000); }
+TEST(InterleavingTest, SomeOfTwoProducersThatWaitForRoom) { ExpectAllWell({.producers = 2, .size = 2}, Some()); }
 
-TEST(InterleavingTest, SomeOfTwoProducersThatSync) { ExpectAllWell({.producers = 2, .sync = true}, 30'000); }
+TEST(InterleavingTest, SomeOfTwoProducersThatSync) { ExpectAllWell({.producers = 2, .sync = true}, Some()); }
 
 TEST(InterleavingTest, SomeOfClosingDuringAWaitForRoom) {
-  ExpectAllWell({.batches = 2, .size = 2, .close = true}, 30'000);
+  ExpectAllWell({.batches = 2, .size = 2, .close = true}, Some());
 }
 
 // ---- What goes wrong when the machine or the algorithm were worse, so that one knows that it would be seen ----
