@@ -129,6 +129,15 @@ TEST_P(DmaStall, AnAnswerCountsOnce) {
   EXPECT_ERRNO(EINVAL, vm()->AnswerFault(faults_, cookie, agent::PageResponseCode::kInvalid));
 }
 
+TEST_P(DmaStall, AFaultIsReadOnce) {
+  StartStalling();
+  Access(0);
+  const uint32_t cookie = TakeFault().cookie;
+  EXPECT_TRUE(Must(vm()->ReadFaults(faults_, 8)).empty());
+  EXPECT_OK(vm()->AnswerFault(faults_, cookie, agent::PageResponseCode::kInvalid));
+  EXPECT_EQ(Got(), kRefused);
+}
+
 TEST_P(DmaStall, WithoutAQueueItIsTerminated) {
   StartStalling(false);
   EXPECT_EQ(Read(FaultAddress(0)), kRefused);

@@ -100,6 +100,12 @@ TEST_P(Hwpt, NestParentWithAnUnknownFlag) {
   EXPECT_ERRNO(EOPNOTSUPP, Alloc(request));
 }
 
+TEST_P(Hwpt, PlainWithFlagsThatNobodyHas) {
+  for (const uint32_t flags : {kUnknownFlag, kHwptDirtyTracking, kUnknownFlag | kHwptPasid}) {
+    EXPECT_ERRNO(EOPNOTSUPP, Alloc({.flags = flags, .device = f_.device, .pt = vm().ioas()}));
+  }
+}
+
 TEST_P(Hwpt, IoasWithData) {
   HwptAlloc request = Stage2Request();
   request.data_type = HwptDataType::kArmSmmuv3;

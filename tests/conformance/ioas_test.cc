@@ -167,6 +167,14 @@ TEST_P(Ioas, UnmapUnderANestedDevice) {
   EXPECT_EQ(Must(Unmap(kMemoryBase, kPage)), kPage);
 }
 
+TEST_P(Ioas, AttachOverTheMsiWindow) {
+  const ObjectId device = vm().Bind(A0());
+  ASSERT_OK(Map(0x0800'0000, kPage));
+  EXPECT_ERRNO(EADDRINUSE, vm()->Attach(device, ioas_));
+  EXPECT_EQ(Must(Unmap(0x0800'0000, kPage)), kPage);
+  EXPECT_OK(vm()->Attach(device, ioas_));
+}
+
 TEST_P(Ioas, MapOverTheMsiWindow) {
   ASSERT_OK(vm()->Attach(vm().Bind(A0()), ioas_));
   EXPECT_ERRNO(EINVAL, Map(0x0800'0000, kPage));
