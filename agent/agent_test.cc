@@ -23,6 +23,8 @@
 
 #include "agent/reconcile/testing.h"
 #include "common/mutex.h"
+#include "common/test_certificates.h"
+#include "tests/harness/process.h"
 #include "viommu/v1/agent_service.grpc.pb.h"
 #include "viommu/v1/local_service.grpc.pb.h"
 
@@ -406,6 +408,41 @@ TEST_F(AgentTest, WhatStandsInTheWayIsSaid) {
   EXPECT_NE(Agent::Start(other).status().message().find("personality"), std::string::npos);
   other.boot_id_file = directory_ + "/missing";
   EXPECT_NE(Agent::Start(other).status().message().find("boot id"), std::string::npos);
+}
+
+// What --check-config lets pass is not refused at the start, which would then be tried again for ever.
+TEST_F(AgentTest, TheProgramChecksItsConfigurationBeforehand) {
+  TestAuthority authority(directory_, "fleet");
+  const TlsFiles tls = authority.Issue("host", {"host", {"URI:viommu://host/h1"}});
+  const auto run = [&](std::vector<std::string> flags) {
+    flags.insert(flags.begin(), {"agent/viommu-agent", "--host", "h1", "--inventory", config_.inventory, "--state-dir",
+                                 config_.state_dir, "--listen", config_.listen.ToString()});
+    return tests::Run(flags);
+  };
+  struct Case {
+    std::vector<std::string> flags;
+    std::string says;
+  };
+  for (const Case& bad : {
+           Case{{"--server", "192.0.2.1:7070"}, "tls.allow_insecure"},
+           Case{{"--tls-cert", tls.cert, "--tls-key", tls.key}, "tls.ca is missing"},
+           Case{{"--tls-ca", tls.ca, "--tls-cert", "/nowhere.pem", "--tls-key", tls.key}, "/nowhere.pem"},
+           Case{{"--tls-ca", tls.ca, "--tls-cert", tls.cert}, "tls.key"},
+           Case{{"--metrics-listen", "0.0.0.0:0"}, "metrics.allow_insecure"},
+       }) {
+    const tests::Finished started = run(bad.flags);
+    EXPECT_EQ(started.status, kExitBadConfig) << bad.says << ": " << started.err;
+    EXPECT_NE(started.err.find(bad.says), std::string::npos) << started.err;
+    std::vector<std::string> flags = bad.flags;
+    flags.push_back("--check-config");
+    const tests::Finished checked = run(flags);
+    EXPECT_EQ(checked.status, 1) << bad.says;
+    EXPECT_EQ(checked.err, started.err);
+  }
+  EXPECT_EQ(run({"--check-config", "--server", "192.0.2.1:7070", "--tls-ca", tls.ca, "--tls-cert", tls.cert,
+                 "--tls-key", tls.key})
+                .status,
+            0);
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 #include "absl/strings/numbers.h"
 #include "agent/smmuv3/iommufd/sysfs.h"
 #include "agent/smmuv3/vsmmu/inventory_yaml.h"
+#include "common/credentials.h"
 #include "common/error.h"
 #include "common/metrics.h"
 
@@ -87,6 +88,7 @@ void DeclareAgentOptions(Config& config, AgentConfig* options) {
   config.Enum("log.format", &options->log_format, {{"text", LogFormat::kText}, {"json", LogFormat::kJson}},
               "How to log");
 
+  // Everything that Start would refuse without having tried: a configuration that passes is not to blame.
   config.Check([options]() -> absl::Status {
     VIOMMU_RETURN_IF_ERROR(CheckHost(options->host));
     if (options->listen.reach != AddressReach::kUnix) {
@@ -103,8 +105,9 @@ void DeclareAgentOptions(Config& config, AgentConfig* options) {
         return InvalidField("bind", "\"{}\" is no address of a PCI function; write it like 0000:01:00.0", address);
       }
     }
-    if (options->backend == BackendKind::kIommufd || options->check_host) return absl::OkStatus();
-    return LoadInventory(*options).status();
+    if (options->check_host) return absl::OkStatus();  // which meets no server
+    VIOMMU_RETURN_IF_ERROR(MakeChannelCredentials(options->server, options->tls).status());
+    return options->backend == BackendKind::kIommufd ? absl::OkStatus() : LoadInventory(*options).status();
   });
 }
 
