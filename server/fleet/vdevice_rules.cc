@@ -151,6 +151,14 @@ absl::Status CheckDevice(const View& view, const Target& target, const Wanted& w
         .Meta("device_smmu", device.smmu())
         .Meta("viommu_smmu", viommu.smmu());
   }
+  // Only while a vdevice still holds it: without one its host would have had it erased. That it is gone says more than
+  // who has it: waiting for the release would be in vain.
+  if (device.missing()) {
+    return Refusal(v1::ERROR_REASON_DEVICE_MISSING, device.name(),
+                   "{}: {} is not listed by its host any more; use another device", field, device.name())
+        .Meta("field", field)
+        .Meta("device", device.name());
+  }
   if (!device.owner().empty()) {
     const auto holder = MustFind<v1::Vdevice>(view, device.owner());
     const bool releasing = holder->state() == v1::STATE_DELETING;
@@ -162,12 +170,6 @@ absl::Status CheckDevice(const View& view, const Target& target, const Wanted& w
         .Meta("device", device.name())
         .Meta("holder", holder->name())
         .Resource("viommu.v1.Device", device.name(), holder->name());
-  }
-  if (device.missing()) {
-    return Refusal(v1::ERROR_REASON_DEVICE_MISSING, device.name(),
-                   "{}: {} is not listed by its host any more; use another device", field, device.name())
-        .Meta("field", field)
-        .Meta("device", device.name());
   }
   return CheckGroup(view, target, wanted, device);
 }

@@ -253,9 +253,14 @@ TEST_F(VdeviceRulesTest, AMissingDeviceIsNotAssigned) {
   hello.mutable_devices()->DeleteSubrange(0, 1);
   ASSERT_TRUE(fleet_.Hello(hello).ok());
   EXPECT_EQ(fleet_.device(device0_).state(), v1::DEVICE_STATE_MISSING);
+  const auto missing = [&] {
+    EXPECT_EQ(fleet_.device(device0_).state(), v1::DEVICE_STATE_MISSING);
+    Refused(SetVdevId("v", device0_, 9), StatusCode::kFailedPrecondition, v1::ERROR_REASON_DEVICE_MISSING);
+    EXPECT_EQ(MetaOf(refusal_, "device"), device0_);
+  };
+  missing();
   Accepted(UnsetVdevId("v", 8));
-  EXPECT_EQ(fleet_.device(device0_).state(), v1::DEVICE_STATE_MISSING);
-  Refused(SetVdevId("v", device0_, 9), StatusCode::kAlreadyExists, v1::ERROR_REASON_DEVICE_TAKEN);
+  missing();
   ASSERT_TRUE(fleet_.Answer(fleet_.vdevice("v", 8), v1::OUTCOME_RELEASED).ok());
   Refused(SetVdevId("v", device0_, 9), StatusCode::kNotFound, v1::ERROR_REASON_DEVICE_NOT_FOUND);
 }
