@@ -203,20 +203,22 @@ TEST_F(ServerTest, TheWholeLine) {
 TEST_F(ServerTest, HealthFollowsTheStore) {
   Start();
   EXPECT_TRUE(Serving(""));
-  EXPECT_TRUE(Serving("viommu.v1.FleetService"));
-  EXPECT_TRUE(Serving("viommu.v1.AgentService"));
+  for (const char* name : {"FleetService", "OperationsService", "AgentService"}) {
+    EXPECT_TRUE(Serving(std::string("viommu.v1.") + name)) << name;
+  }
   ScriptedAgent agent(channel_, GraceHello());
   ASSERT_TRUE(agent.Next()->has_welcome());
   store_->FailCommits(absl::ResourceExhaustedError("no space left on device"));
   EXPECT_EQ(ReasonOf(Call(CreateStage2("s", kGrace))), v1::ERROR_REASON_STORE_UNAVAILABLE);
-  while (Serving("viommu.v1.FleetService")) std::this_thread::yield();
+  while (Serving("viommu.v1.FleetService") || Serving("viommu.v1.OperationsService")) std::this_thread::yield();
   EXPECT_TRUE(Serving("")) << "reads are served";
+  EXPECT_TRUE(Serving("viommu.v1.AgentService"));
   v1::GetServerStatusResponse status;
   ASSERT_TRUE(Call(v1::GetServerStatusRequest(), &status).ok());
   EXPECT_FALSE(status.writable());
   EXPECT_THAT(status.writable_reason(), HasSubstr("no space left"));
   store_->AllowRecovery();
-  while (!Serving("viommu.v1.FleetService")) std::this_thread::yield();
+  while (!Serving("viommu.v1.FleetService") || !Serving("viommu.v1.OperationsService")) std::this_thread::yield();
   EXPECT_TRUE(Call(CreateStage2("s", kGrace)).ok());
 }
 
@@ -256,12 +258,18 @@ TEST_F(ServerTest, StopsInTimeWithEverythingOpen) {
 
 TEST_F(ServerTest, ReflectionCanBeTurnedOff) {
   const std::string method = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo";
+  const std::string list_services("\x3a\x00", 2);
   Start();
-  EXPECT_NE(CallRaw(method, "").error_code(), grpc::StatusCode::UNIMPLEMENTED);
+  std::string services;
+  const grpc::Status listed = CallRaw(method, list_services, &services);
+  EXPECT_TRUE(listed.ok()) << listed.error_message();
+  for (const char* name : {"viommu.v1.FleetService", "viommu.v1.OperationsService", "viommu.v1.AgentService"}) {
+    EXPECT_THAT(services, HasSubstr(name));
+  }
   auto config = LocalConfig();
   config.reflection = false;
   Start(config);
-  EXPECT_EQ(CallRaw(method, "").error_code(), grpc::StatusCode::UNIMPLEMENTED);
+  EXPECT_EQ(CallRaw(method, list_services).error_code(), grpc::StatusCode::UNIMPLEMENTED);
 }
 
 // Every metric of the server's page is there, on a real store and with a listener for agents.
@@ -360,6 +368,42 @@ TEST_F(ServerTest, TooLongRequestsAreToldWhyOnEveryKindOfListener) {
     EXPECT_EQ(ReasonOf(status), v1::ERROR_REASON_LIMIT_EXCEEDED) << status;
     EXPECT_NE(MetaOf(status, "limit"), "");
   }
+}
+
+TEST_F(ServerTest, AHelloThatIsTooLongIsNotReadOnAnyKindOfListener) {
+  for (const bool own_listener : {false, true}) {
+    auto config = LocalConfig();
+    if (own_listener) config.agents_listen = {"127.0.0.1:0"};
+    Start(config);
+    v1::Hello hello = GraceHello();
+    hello.set_agent_version(std::string(size_t{16} << 20, 'x'));
+    const std::string address = (own_listener ? server_->agents_addresses() : server_->addresses())[0].ToString();
+    ScriptedAgent agent(grpc::CreateChannel(address, grpc::InsecureChannelCredentials()), hello);
+    EXPECT_EQ(agent.End().code(), absl::StatusCode::kResourceExhausted);
+    EXPECT_EQ(server_->core().Read([](const Tables& tables, int64_t) { return tables.Find<v1::Host>(kGrace); }),
+              nullptr);
+  }
+}
+
+TEST_F(ServerTest, AConnectionHasSoManyCallsAtOnce) {
+  auto config = LocalConfig();
+  config.limits_streams = 2;
+  Start(config);
+  std::array<grpc::ClientContext, 2> contexts;
+  std::array<std::unique_ptr<grpc::ClientReader<v1::WatchResponse>>, 2> watches;
+  for (size_t i = 0; i < watches.size(); ++i) {
+    watches[i] = fleet_->Watch(&contexts[i], v1::WatchRequest());
+    v1::WatchResponse message;
+    ASSERT_TRUE(watches[i]->Read(&message));
+  }
+  grpc::ClientContext third;
+  third.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(200));
+  v1::GetServerStatusResponse status;
+  EXPECT_EQ(fleet_->GetServerStatus(&third, v1::GetServerStatusRequest(), &status).error_code(),
+            grpc::StatusCode::DEADLINE_EXCEEDED);
+  contexts[0].TryCancel();
+  watches[0]->Finish();
+  EXPECT_TRUE(Call(v1::GetServerStatusRequest()).ok());
 }
 
 TEST_F(ServerTest, ConnectionsWithoutCallsAreClosed) {

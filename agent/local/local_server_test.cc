@@ -133,6 +133,20 @@ TEST_F(LocalServerTest, AnswersOnItsSocket) {
   }
 }
 
+TEST_F(LocalServerTest, RequestsThatAreTooLongAreNotRead) {
+  const auto server = MustStart();
+  const auto code = [&](size_t bytes) {
+    grpc::ClientContext context;
+    v1::LocalInvalidateRequest request;
+    request.set_target("viommus/v");
+    request.add_commands()->set_raw(std::string(bytes, 'x'));
+    v1::LocalInvalidateResponse response;
+    return Stub()->LocalInvalidate(&context, request, &response).error_code();
+  };
+  EXPECT_EQ(code(size_t{1} << 20), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(code((size_t{1} << 20) - 100), grpc::StatusCode::INVALID_ARGUMENT) << "read, and found wrong";
+}
+
 TEST_F(LocalServerTest, ListsInPages) {
   const auto server = MustStart();
   const auto stub = Stub();

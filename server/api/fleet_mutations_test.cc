@@ -49,6 +49,14 @@ TEST_F(MutationTest, EveryMethodRecordsAndAnswersItsRevision) {
   EXPECT_EQ(vdevices.vdevices(0).name(), "viommus/v/vdevices/10");
   EXPECT_EQ(vdevices.revision(), core_->revision());
 
+  Do(CreateViommu("q", SmmuOf(kGrace, 0), "s", v1::VIOMMU_TYPE_TEGRA241_CMDQV));
+  const auto queue = Do(CreateHwQueue("q", 0));
+  EXPECT_EQ(queue.hw_queue().name(), "viommus/q/hwQueues/0");
+  EXPECT_EQ(queue.revision(), core_->revision());
+  const auto no_queue = Do(DeleteHwQueue("q", 0));
+  EXPECT_EQ(no_queue.hw_queue().state(), v1::STATE_DELETING);
+  EXPECT_EQ(no_queue.revision(), queue.revision() + 1);
+
   v1::UpdateViommuLabelsRequest labels;
   labels.set_name("viommus/v");
   (*labels.mutable_labels())["tier"] = "gold";

@@ -210,6 +210,10 @@ TEST_F(ReadTest, EveryFilterHitsAndMisses) {
   Do(CreateStage2("p", kSmall, SmmuOf(kSmall, 0), "vm-2"));
   Do(CreateNested("a", "n"));
   Do(CreateNested("c", "m"));
+  Do(CreateViommu("q", SmmuOf(kGrace, 0), "s", v1::VIOMMU_TYPE_TEGRA241_CMDQV));
+  Do(CreateHwQueue("q", 0));
+  Do(CreateHwQueue("q", 1));
+  Answer(*Recorded<v1::HwQueue>("viommus/q/hwQueues/0"), v1::OUTCOME_APPLIED);
   Answer(*Recorded<v1::Viommu>("viommus/c"), v1::OUTCOME_APPLIED);
   Answer(*Recorded<v1::Vdevice>("viommus/c/vdevices/1"), v1::OUTCOME_APPLIED);
   Answer(*Recorded<v1::NestedDomain>("viommus/c/nestedDomains/m"), v1::OUTCOME_APPLIED);
@@ -226,6 +230,7 @@ TEST_F(ReadTest, EveryFilterHitsAndMisses) {
                 label("viommus/c", v1::Viommu());
                 label("viommus/c/vdevices/1", v1::Vdevice());
                 label("viommus/c/nestedDomains/m", v1::NestedDomain());
+                label("viommus/q/hwQueues/1", v1::HwQueue());
                 return absl::OkStatus();
               }).ok());
   const auto check = [this](auto request, const std::string& filter, const std::string& value, size_t hits) {
@@ -281,9 +286,9 @@ TEST_F(ReadTest, EveryFilterHitsAndMisses) {
   check(stage2s, "labels", tin, 0);
 
   const v1::ListViommusRequest viommus;
-  check(viommus, "host", kGrace, 3);
+  check(viommus, "host", kGrace, 4);
   check(viommus, "host", kSmall, 0);
-  check(viommus, "vm", "vm", 3);
+  check(viommus, "vm", "vm", 4);
   check(viommus, "vm", "vm-2", 0);
   check(viommus, "states", "STATE_READY", 1);
   check(viommus, "states", "STATE_FAILED", 0);
@@ -291,7 +296,7 @@ TEST_F(ReadTest, EveryFilterHitsAndMisses) {
   check(viommus, "smmu", SmmuOf(kSmall, 0), 0);
   check(viommus, "labels", gold, 1);
   check(viommus, "labels", tin, 0);
-  check(viommus, "stage2_domain", "stage2Domains/s", 3);
+  check(viommus, "stage2_domain", "stage2Domains/s", 4);
   check(viommus, "stage2_domain", "stage2Domains/p", 0);
 
   const v1::ListVdevicesRequest vdevices;
@@ -323,6 +328,20 @@ TEST_F(ReadTest, EveryFilterHitsAndMisses) {
   check(nested, "labels", tin, 0);
   check(nested, "viommu", "viommus/c", 1);
   check(nested, "viommu", "viommus/a-b", 0);
+
+  const v1::ListHwQueuesRequest queues;
+  check(queues, "host", kGrace, 2);
+  check(queues, "host", kSmall, 0);
+  check(queues, "vm", "vm", 2);
+  check(queues, "vm", "vm-2", 0);
+  check(queues, "states", "STATE_READY", 1);
+  check(queues, "states", "STATE_FAILED", 0);
+  check(queues, "smmu", SmmuOf(kGrace, 0), 2);
+  check(queues, "smmu", on_1, 0);
+  check(queues, "labels", gold, 1);
+  check(queues, "labels", tin, 0);
+  check(queues, "viommu", "viommus/q", 2);
+  check(queues, "viommu", "viommus/a", 0);
 }
 
 // A page ends where its limits say, with a token to go on; nothing is left out and nothing comes twice.
@@ -484,7 +503,8 @@ TEST_F(ReadTest, InvalidateGoesToTheHostOfItsTarget) {
   EXPECT_EQ(sessions_.last->target_uid, Recorded<v1::Viommu>("viommus/a")->uid());
   EXPECT_THAT(sessions_.last->commands, SizeIs(2));
 
-  sessions_.answer = Error(StatusCode::kUnavailable, v1::ERROR_REASON_HOST_DISCONNECTED).Message("gone");
+  sessions_.answer =
+      Error(StatusCode::kUnavailable, v1::ERROR_REASON_HOST_DISCONNECTED).Message("gone").RetryAfter(kReconnectDelay);
   Refused(request, StatusCode::kUnavailable, v1::ERROR_REASON_HOST_DISCONNECTED);
 }
 

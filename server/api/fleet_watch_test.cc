@@ -289,6 +289,7 @@ TEST_F(WatchTest, TooManySnapshotsAtOnceAreRefused) {
   const absl::Status refused = Reader(*stub_, v1::WatchRequest()).End();
   EXPECT_EQ(refused.code(), StatusCode::kResourceExhausted);
   EXPECT_EQ(ReasonOf(refused), v1::ERROR_REASON_OVERLOADED) << refused;
+  ExpectDetails(refused);
   v1::WatchRequest resumed;
   resumed.set_start_revision(core_->revision() - 1);
   EXPECT_TRUE(Reader(*stub_, resumed).Next().has_events()) << "reads no snapshot";
@@ -334,6 +335,19 @@ TEST_F(AgingWatchTest, ACompactedRevisionIsToldOverTheWire) {
   EXPECT_TRUE(Reader(*stub_, request).Next().has_events());
 }
 
+TEST_F(AgingWatchTest, ProgressMarksComeOverTheWire) {
+  v1::WatchRequest request;
+  request.add_kinds(v1::RESOURCE_KIND_NESTED_DOMAIN);
+  request.set_progress(true);
+  Reader reader(*stub_, request);
+  EXPECT_TRUE(reader.Next().has_sync_mark());
+  MakeViommu();  // matches nothing
+  clock_.Advance(std::chrono::seconds(5));
+  const auto mark = reader.Next();
+  EXPECT_TRUE(mark.has_progress());
+  EXPECT_EQ(mark.revision(), core_->revision());
+}
+
 // One that kept its place for good would keep others from having one.
 TEST_F(AgingWatchTest, AReaderThatTakesNothingIsBrokenOff) {
   MakeViommu();
@@ -361,6 +375,7 @@ TEST_F(WatchTest, TooManyWatchesAreRefused) {
   const absl::Status refused = Reader(*stub_, v1::WatchRequest()).End();
   EXPECT_EQ(refused.code(), StatusCode::kResourceExhausted);
   EXPECT_EQ(ReasonOf(refused), v1::ERROR_REASON_OVERLOADED);
+  ExpectDetails(refused);
 }
 
 TEST_F(WatchTest, EndsWithTheServer) {

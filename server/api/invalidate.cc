@@ -20,7 +20,8 @@ absl::StatusOr<InvalidateTarget> TargetIn(const View& view, const std::string& n
     return Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_BEING_DELETED)
         .Message("{} is being deleted: its host forgets all its translations by itself; nothing is left to invalidate",
                  name)
-        .Meta("name", name);
+        .Meta("name", name)
+        .Precondition("BEING_DELETED", name, "nothing is left to invalidate");
   }
   if constexpr (std::is_same_v<T, v1::NestedDomain>) {
     const auto host = view.Find<v1::Host>(found->host());

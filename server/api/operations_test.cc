@@ -299,7 +299,8 @@ TEST_F(DriftTest, WhetherTheBackendCanTell) {
 }
 
 TEST_F(DriftTest, IsRefusedWithAReason) {
-  sessions_.inspection = Error(StatusCode::kUnavailable, v1::ERROR_REASON_HOST_DISCONNECTED).Message("gone");
+  sessions_.inspection =
+      Error(StatusCode::kUnavailable, v1::ERROR_REASON_HOST_DISCONNECTED).Message("gone").RetryAfter(kReconnectDelay);
   Refused(request_, StatusCode::kUnavailable, v1::ERROR_REASON_HOST_DISCONNECTED);
   request_.set_page_size(-1);
   Refused(request_, StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_FIELD);

@@ -256,6 +256,7 @@ class FleetServiceTest : public testing::Test {
     EXPECT_EQ(info.domain(), kErrorDomain);
     EXPECT_TRUE(reason != v1::ERROR_REASON_LIMIT_EXCEEDED || info.metadata().contains("limit")) << status;
     EXPECT_EQ(core_->revision(), revision) << "a refusal changes nothing: " << status;
+    ExpectDetails(status);
     return status;
   }
 

@@ -88,7 +88,9 @@ TEST(WatchHubTest, EndsAllAndTakesNoMore) {
   WatchHub hub(1);
   const auto follower = std::make_shared<Follower>(hub, head);
   ASSERT_TRUE(hub.Add(follower).ok());
-  EXPECT_EQ(ReasonOf(hub.Add(std::make_shared<Follower>(hub, head))), v1::ERROR_REASON_OVERLOADED);
+  const absl::Status full = hub.Add(std::make_shared<Follower>(hub, head));
+  EXPECT_EQ(ReasonOf(full), v1::ERROR_REASON_OVERLOADED);
+  EXPECT_GT(DetailOf<google::rpc::RetryInfo>(full).retry_delay().seconds(), 0) << full;
   hub.EndAll();
   EXPECT_EQ(follower->ends(), 1);
   EXPECT_EQ(follower->reason(), v1::ERROR_REASON_SHUTTING_DOWN);

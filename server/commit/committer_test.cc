@@ -80,7 +80,9 @@ TEST_F(CommitterTest, AFullQueueRefusesAndTakesNothing) {
   TestCommand c(PutHost("hosts/c"));
   EXPECT_TRUE(committer.Submit(&a).ok());
   EXPECT_TRUE(committer.Submit(&b).ok());
-  EXPECT_EQ(ReasonOf(committer.Submit(&c)), v1::ERROR_REASON_OVERLOADED);
+  const absl::Status full = committer.Submit(&c);
+  EXPECT_EQ(ReasonOf(full), v1::ERROR_REASON_OVERLOADED);
+  EXPECT_GT(DetailOf<google::rpc::RetryInfo>(full).retry_delay().nanos(), 0) << full;
   go.store(true);
   go.notify_all();
   committer.Stop();

@@ -274,6 +274,13 @@ TEST_F(HostRulesTest, CordonIsGuardedAndRepeatable) {
   const int64_t revision = fleet_.revision();
   Accepted(cordon);
   EXPECT_EQ(fleet_.revision(), revision);
+  v1::UncordonHostRequest uncordon;
+  uncordon.set_name(kGrace);
+  uncordon.set_etag("stale");
+  Refused(uncordon, StatusCode::kAborted, v1::ERROR_REASON_ETAG_MISMATCH);
+  uncordon.set_etag(fleet_.host(kGrace).etag());
+  Accepted(uncordon);
+  EXPECT_FALSE(fleet_.host(kGrace).cordoned());
 }
 
 TEST_F(HostRulesTest, BudgetsFollowFromTheRecord) {

@@ -72,7 +72,11 @@ TEST_F(HwQueueRulesTest, TheyComeAndGoInOrder) {
   const absl::Status& status =
       Refused(DeleteHwQueue("q", 0), StatusCode::kFailedPrecondition, v1::ERROR_REASON_HW_QUEUE_ORDER);
   EXPECT_EQ(MetaOf(status, "other"), "viommus/q/hwQueues/1");
-  Accepted(DeleteHwQueue("q", 1));
+  v1::DeleteHwQueueRequest guarded = DeleteHwQueue("q", 1);
+  guarded.set_etag("stale");
+  Refused(guarded, StatusCode::kAborted, v1::ERROR_REASON_ETAG_MISMATCH);
+  guarded.set_etag(fleet_.hw_queue("q", 1).etag());
+  Accepted(guarded);
   Accepted(DeleteHwQueue("q", 0));
   // The lower one is on its way out: nothing new can stand on it, and its index is free when its host says so.
   Refused(CreateHwQueue("q", 0), StatusCode::kAlreadyExists, v1::ERROR_REASON_NAME_TAKEN);

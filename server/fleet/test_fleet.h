@@ -270,6 +270,23 @@ class TestFleet {
   std::vector<Change> changes_;
 };
 
+// Whether a refusal carries what its reason promises beside itself (docs/errors.md).
+inline void ExpectDetails(const absl::Status& status) {
+  if (status.code() == absl::StatusCode::kFailedPrecondition) {
+    EXPECT_GT(DetailOf<google::rpc::PreconditionFailure>(status).violations_size(), 0) << status;
+  }
+  const v1::ErrorReason reason = ReasonOf(status);
+  if (reason == v1::ERROR_REASON_DEVICE_TAKEN || reason == v1::ERROR_REASON_VDEV_ID_TAKEN ||
+      reason == v1::ERROR_REASON_NAME_TAKEN) {
+    EXPECT_NE(DetailOf<google::rpc::ResourceInfo>(status).resource_name(), "") << status;
+  }
+  if (reason == v1::ERROR_REASON_OVERLOADED || reason == v1::ERROR_REASON_STORE_UNAVAILABLE ||
+      reason == v1::ERROR_REASON_HOST_DISCONNECTED) {
+    const auto delay = DetailOf<google::rpc::RetryInfo>(status).retry_delay();
+    EXPECT_GT(delay.seconds() + delay.nanos(), 0) << status;
+  }
+}
+
 // A fleet with both hosts, and on grace a stage-2 domain "s" and a viommu "v" on SMMU 0.
 class FleetTest : public testing::Test {
  protected:
@@ -288,6 +305,7 @@ class FleetTest : public testing::Test {
     EXPECT_EQ(refusal_.code(), code) << refusal_;
     EXPECT_EQ(ReasonName(ReasonOf(refusal_)), ReasonName(reason)) << refusal_;
     EXPECT_EQ(fleet_.revision(), revision) << "a refusal changes nothing";
+    ExpectDetails(refusal_);
     return refusal_;
   }
   template <typename Request>

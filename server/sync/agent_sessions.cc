@@ -36,7 +36,8 @@ absl::Status ShuttingDown() {
 absl::Status NotConnected(const std::string& host) {
   return Error(absl::StatusCode::kUnavailable, v1::ERROR_REASON_HOST_DISCONNECTED)
       .Message("the agent of {} is not connected; try again once it is", host)
-      .Meta("host", host);
+      .Meta("host", host)
+      .RetryAfter(kReconnectDelay);
 }
 
 std::string Text(const absl::Status& status) { return std::string(status.message()); }

@@ -292,7 +292,9 @@ TEST_F(AgentSessionsTest, StreamsAreLimited) {
   Restart();
   Open();
   Open();
-  ExpectFinished(Open(), absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_OVERLOADED);
+  const TestAgent& third = Open();
+  ExpectFinished(third, absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_OVERLOADED);
+  ExpectDetails(*third.finished());
   agents_[0]->Leave();
   EXPECT_FALSE(Open().finished().has_value());
 }
@@ -515,7 +517,9 @@ TEST_F(AgentSessionsTest, AReaderThatNeverReadsIsSentEachResourceOnceWhenItDoes)
   TestAgent& agent = Connect(GraceHello());
   Do(CreateStage2("s", kGrace));
   Do(CreateViommu("v", SmmuOf(kGrace, 0), "s"));
-  agent.TakeItems();
+  agent.AnswerAll();
+  Settle();
+  EXPECT_EQ(sessions_->stats().max_lag_revisions, 0);
   agent.StopReading();
   Do(CreateNested("v", "n"));
   for (uint64_t i = 0; i < 20; ++i) {
@@ -526,10 +530,16 @@ TEST_F(AgentSessionsTest, AReaderThatNeverReadsIsSentEachResourceOnceWhenItDoes)
   }
   Do(SetVdevId("v", DeviceOf(kGrace, 0), 5));
   EXPECT_EQ(sessions_->stats().pending_resources, 1);
+  EXPECT_GT(sessions_->stats().max_lag_revisions, 0);
   agent.EndWrite(true);
   ASSERT_TRUE(agent.writing());
   agent.EndWrite(true);
   EXPECT_EQ(NamesOf(agent.TakeItems()), (Names{"viommus/v/nestedDomains/n", "viommus/v/vdevices/5"}));
+  EXPECT_GT(sessions_->stats().max_lag_revisions, 0) << "not answered yet";
+  agent.SayResults({ResultFor(Get<v1::NestedDomain>("viommus/v/nestedDomains/n"), v1::OUTCOME_APPLIED),
+                    ResultFor(Get<v1::Vdevice>("viommus/v/vdevices/5"), v1::OUTCOME_APPLIED)});
+  Settle();
+  EXPECT_EQ(sessions_->stats().max_lag_revisions, 0);
 }
 
 // --- Reconnecting.
@@ -645,6 +655,7 @@ TEST_F(AgentSessionsTest, InvalidationsGoToTheHostAndBack) {
   call(kGrace);
   ASSERT_EQ(answers.size(), 1u);
   EXPECT_EQ(ReasonOf(answers[0].status()), v1::ERROR_REASON_HOST_DISCONNECTED);
+  ExpectDetails(answers[0].status());
 
   TestAgent& agent = Connect(GraceHello());
   call(kGrace);

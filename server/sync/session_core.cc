@@ -12,7 +12,8 @@ namespace {
 
 absl::Status Disconnected(std::string_view why) {
   return Error(absl::StatusCode::kUnavailable, v1::ERROR_REASON_HOST_DISCONNECTED)
-      .Message("{}; try again once the host is connected", why);
+      .Message("{}; try again once the host is connected", why)
+      .RetryAfter(kReconnectDelay);
 }
 
 absl::Status TimedOut(std::string_view why) {
@@ -193,7 +194,8 @@ void SessionCore::Changed(Concern concern, ResourceKey key, const std::string& u
     Close(Error(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_OVERLOADED)
               .Message(
                   "more than {} resources went away before the agent could be told; connect again for the difference",
-                  limits_.max_unknown_uids));
+                  limits_.max_unknown_uids)
+              .RetryAfter(kReconnectDelay));
   }
 }
 

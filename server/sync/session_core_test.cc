@@ -11,6 +11,7 @@
 
 #include "common/error.h"
 #include "server/fleet/tables.h"
+#include "server/fleet/test_fleet.h"
 
 namespace viommu::server {
 namespace {
@@ -368,6 +369,7 @@ TEST_F(SessionCoreTest, AReaderThatNeverReadsCostsTheNamesAlone) {
   Run();
   WriteAll();
   ExpectFinished(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_OVERLOADED);
+  ExpectDetails(finish_);
   EXPECT_EQ(core_->pending(), 0u);
 }
 
@@ -648,6 +650,7 @@ TEST_F(SessionCoreTest, NoCallsBeforeTheWelcomeOrAfterTheEnd) {
   ASSERT_EQ(answers_.size(), 1u);
   EXPECT_EQ(answers_[0].status().code(), absl::StatusCode::kUnavailable);
   EXPECT_EQ(ReasonOf(answers_[0].status()), v1::ERROR_REASON_HOST_DISCONNECTED);
+  ExpectDetails(answers_[0].status());
 }
 
 TEST_F(SessionCoreTest, CallsEndAtTheirDeadlineAndLateRepliesAreNoHarm) {
@@ -698,6 +701,7 @@ TEST_F(SessionCoreTest, CallsInFlightAreLimitedInNumberAndBytes) {
   const absl::Status full = Call(milliseconds(1000));
   EXPECT_EQ(full.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(ReasonOf(full), v1::ERROR_REASON_OVERLOADED);
+  ExpectDetails(full);
   WriteAll();
   for (int i = 1; i <= 3; ++i) SayReply(i, 1);
   EXPECT_EQ(Call(milliseconds(1000), 100).code(), absl::StatusCode::kResourceExhausted);
@@ -725,7 +729,9 @@ TEST_F(SessionCoreTest, InspectionsAreCallsOfTheirOwnKind) {
   EXPECT_TRUE(Call(milliseconds(5000)).ok());
   EXPECT_TRUE(inspect().ok());
   EXPECT_TRUE(inspect().ok());
-  EXPECT_EQ(ReasonOf(inspect()), v1::ERROR_REASON_OVERLOADED);
+  const absl::Status full = inspect();
+  EXPECT_EQ(ReasonOf(full), v1::ERROR_REASON_OVERLOADED);
+  ExpectDetails(full);
   EXPECT_TRUE(Call(milliseconds(5000)).ok()) << "which are not held up by it";
   WriteAll();
   ASSERT_TRUE(written_.at(1).has_inspect_call());

@@ -25,6 +25,10 @@
 
 namespace viommu::server {
 
+// When an agent whose session ended is likely to be back: what callers who need one are told, and an agent that is sent
+// away.
+inline constexpr std::chrono::milliseconds kReconnectDelay{1'000};
+
 class Sessions : public Listener {
  public:
   struct Options {

@@ -232,6 +232,7 @@ TEST_F(BadInputTest, Invalidations) {
   std::string sync(16, '\0');
   sync[0] = 0x46;
   request.add_commands()->set_raw(sync);
+  const int64_t before = Revision();
   auto result = Ok(&Stub::Invalidate, request).result();
   EXPECT_EQ(result.handled(), 0u) << "a group with a bad command is not issued at all";
   EXPECT_EQ(result.stop().reason(), "OPCODE_FORBIDDEN");
@@ -241,6 +242,7 @@ TEST_F(BadInputTest, Invalidations) {
   result = Ok(&Stub::Invalidate, request).result();
   EXPECT_EQ(result.handled(), 0u);
   EXPECT_EQ(result.stop().reason(), "UNKNOWN_VDEV_ID");
+  EXPECT_EQ(Revision(), before) << "something has changed";
 }
 
 TEST_F(BadInputTest, ListsAndMessages) {
