@@ -69,8 +69,10 @@ absl::Status CheckChangeFlags(const Command& root, const Parsed& parsed) {
   if (parsed.command->Path().starts_with("config")) return absl::OkStatus();
   for (const Argument& argument : root.arguments()) {
     if (parsed.command->Takes(argument) || !parsed.global_flags.contains(argument.LongName().substr(2))) continue;
-    return UsageError(fmt::format("{}: `{}` {}", argument.LongName(), parsed.command->Path(),
-                                  parsed.command->changes() ? "waits for no host" : "changes nothing"));
+    const char* const why = !parsed.command->changes()        ? "changes nothing"
+                            : argument.LongName() == "--etag" ? "makes something new, which has no etag to guard"
+                                                              : "waits for no host";
+    return UsageError(fmt::format("{}: `{}` {}", argument.LongName(), parsed.command->Path(), why));
   }
   return absl::OkStatus();
 }

@@ -106,6 +106,32 @@ TEST_F(AppTest, WhatNoHostHasAPartInIsNotWaitedFor) {
   EXPECT_EQ(out(), "hosts/a uncordoned: CONNECTED (revision 42)\n");
 }
 
+TEST_F(AppTest, WhatIsNewHasNoEtagToGuard) {
+  const std::vector<std::vector<std::string>> makers = {
+      {"create", "stage2domain", "s2", "--host", "a", "--vm", "vm"},
+      {"create", "viommu", "v2", "--smmu", "a/smmu0", "--stage2domain", "s"},
+      {"create", "nesteddomain", "v1/n", "--abort"},
+      {"create", "hwqueue", "v1/0", "--iova", "0", "--length", "4096"},
+      {"set", "vdev-id", "v1", "a/01:00.0", "16"},
+      {"set", "vdev-ids", "v1", "a/01:00.0=16"},
+  };
+  for (std::vector<std::string> words : makers) {
+    RunBare({"help", words[0], words[1]});
+    EXPECT_THAT(out(), testing::AllOf(HasSubstr("--wait"), Not(HasSubstr("--etag")))) << words[0] << " " << words[1];
+    words.insert(words.end(), {"--etag", "e"});
+    EXPECT_EQ(Run(words), 2) << words[0] << " " << words[1];
+    EXPECT_THAT(err(), HasSubstr("--etag: `" + words[0] + " " + words[1] + "` makes something new"));
+  }
+}
+
+TEST_F(AppTest, WhatIsWaitedForStandsOnTheTerminal) {
+  fake_.Hold("SetVdevId");
+  screen_.on_flush = [this] { fake_.Release(); };
+  on_terminal_ = true;
+  EXPECT_EQ(Run({"set", "vdev-id", "v1", "a/01:00.0", "16", "--wait=applied", "--timeout", "20s"}), 0) << err();
+  EXPECT_THAT(err(), testing::AllOf(HasSubstr("waiting for hosts/a to apply it … 0s"), testing::EndsWith("\r\033[K")));
+}
+
 TEST_F(AppTest, Stage2DomainsAreCreated) {
   EXPECT_EQ(Run({"create", "stage2domain", "vm1", "--host", "a", "--vm", "web-1", "--wait=applied"}), 0) << err();
   const auto request = fake_.Last<v1::CreateStage2DomainRequest>("CreateStage2Domain");

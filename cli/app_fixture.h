@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -21,6 +22,18 @@
 #include "common/clock.h"
 
 namespace viommu::cli {
+
+// Keeps what is written, and tells when it is to be seen.
+class Screen : public std::stringbuf {
+ public:
+  std::function<void()> on_flush;
+
+ protected:
+  int sync() override {
+    if (on_flush) on_flush();
+    return 0;
+  }
+};
 
 class AppTest : public testing::Test {
  protected:
@@ -55,7 +68,7 @@ class AppTest : public testing::Test {
   int RunBare(const std::vector<std::string>& words) {
     in_.clear();
     out_.str("");
-    err_.str("");
+    screen_.str("");
     Terminal terminal;
     terminal.in = &in_;
     std::ostream broken(nullptr);
@@ -75,14 +88,15 @@ class AppTest : public testing::Test {
   }
 
   std::string out() const { return out_.str(); }
-  std::string err() const { return err_.str(); }
+  std::string err() const { return screen_.str(); }
   nlohmann::ordered_json OutJson() const { return nlohmann::ordered_json::parse(out()); }
 
   FakeOperationsService operations_;
   FakeFleetService fake_{operations_};
   std::istringstream in_;
   std::ostringstream out_;
-  std::ostringstream err_;
+  Screen screen_;
+  std::ostream err_{&screen_};
   bool on_terminal_ = false;
   bool broken_out_ = false;
   std::map<std::string, std::string> environment_;

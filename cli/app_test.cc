@@ -214,6 +214,17 @@ TEST_F(AppTest, AWatchGoesOnWhereItBroke) {
   EXPECT_EQ(requests[1].kinds(0), v1::RESOURCE_KIND_VIOMMU);
 }
 
+TEST_F(AppTest, AWatchIsFilteredByTheServer) {
+  EXPECT_NE(Run({"watch", "vdevices", "--field", "host=a,vm=web-1", "-l", "tier=gold,rack=7"}), 0);
+  const auto request = fake_.Last<v1::WatchRequest>("Watch");
+  EXPECT_EQ(request.host(), "hosts/a");
+  EXPECT_EQ(request.vm(), "web-1");
+  EXPECT_EQ(request.labels().size(), 2U);
+  EXPECT_EQ(request.labels().at("tier"), "gold");
+  EXPECT_EQ(request.labels().at("rack"), "7");
+  EXPECT_TRUE(request.progress());
+}
+
 TEST_F(AppTest, AWatchOfAServerThatIsNotThereIsSoonGivenUp) {
   fake_.FailNext("Watch", absl::UnavailableError("starting"), 100);
   EXPECT_EQ(Run({"watch"}), 3);
@@ -256,6 +267,95 @@ TEST_F(AppTest, DescribeTellsTheStory) {
   EXPECT_EQ(Run({"describe", "viommu", "v1", "-o", "json", "--no-history"}), 0);
   EXPECT_EQ(OutJson()["resource"]["name"], "viommus/v1");
   EXPECT_EQ(OutJson()["host"]["name"], "hosts/a");
+}
+
+TEST_F(AppTest, DescribeTellsEveryKindsStory) {
+  v1::Smmu& smmu = *fake_.hosts["hosts/a"].mutable_smmus(0);
+  smmu.mutable_vmids()->set_used(3);
+  smmu.mutable_vmids()->set_total(255);
+  smmu.set_sid_bits(20);
+  v1::Stage2Domain& stage2 = fake_.stage2_domains["stage2Domains/s"];
+  stage2.set_name("stage2Domains/s");
+  stage2.set_vm("web-1");
+  stage2.set_host("hosts/a");
+  v1::Vdevice& vdevice = fake_.vdevices["viommus/v1/vdevices/16"];
+  vdevice.set_name("viommus/v1/vdevices/16");
+  vdevice.set_vm("web-1");
+  vdevice.set_viommu("viommus/v1");
+  vdevice.set_host("hosts/a");
+  vdevice.set_device("hosts/a/devices/0000:01:00.0");
+  vdevice.set_vdev_id(16);
+  vdevice.set_previous_vdev_id(17);
+  v1::HwQueue& queue = fake_.hw_queues["viommus/v1/hwQueues/1"];
+  queue.set_name("viommus/v1/hwQueues/1");
+  queue.set_vm("web-1");
+  queue.set_viommu("viommus/v1");
+  queue.set_host("hosts/a");
+  queue.set_index(1);
+  queue.set_nesting_parent_iova(0x10000);
+  queue.set_length_bytes(4096);
+  struct Case {
+    std::vector<std::string> words;
+    std::vector<std::string> says;
+  };
+  for (const Case& each : {
+           Case{{"smmu", "a/smmu0"},
+                {"smmu hosts/a/smmus/smmu0\n", "3 of 255 in use", "20 bits", "Viommus\n", "viommus/v1  READY",
+                 "Devices\n", "hosts/a/devices/0000:01:00.6"}},
+           Case{
+               {"stage2domain", "s"},
+               {"stage2domain stage2Domains/s\n", "VM web-1", "viommus on all SMMUs of its host", "viommus/v1  READY"}},
+           Case{{"vdevice", "v1/16"},
+                {"vdevice viommus/v1/vdevices/16\n", "VM web-1, through viommus/v1", "0x10 (16)",
+                 "from 0x11 (17), which stays taken", "hosts/a/devices/0000:01:00.0", "to the stage 2 alone"}},
+           Case{{"hwqueue", "v1/1"},
+                {"hwqueue viommus/v1/hwQueues/1\n", "VM web-1, through viommus/v1", "1 in the interface of its viommu",
+                 "4096 bytes at guest-physical 0x10000: 256 commands"}},
+       }) {
+    EXPECT_EQ(Run({"describe", each.words[0], each.words[1], "--no-history"}), 0) << err();
+    for (const std::string& part : each.says) EXPECT_THAT(out(), HasSubstr(part));
+    EXPECT_THAT(out(), HasSubstr("hosts/a is CONNECTED"));
+  }
+}
+
+TEST_F(AppTest, DescribeSaysWhyItFailedAndWhatToTry) {
+  v1::Viommu& viommu = fake_.viommus["viommus/v1"];
+  viommu.set_state(v1::STATE_FAILED);
+  viommu.mutable_state_reason()->set_reason("BACKEND_FAILED");
+  viommu.mutable_state_reason()->set_message("the kernel said EBUSY");
+  viommu.mutable_state_reason()->set_error_number(16);
+  EXPECT_EQ(Run({"describe", "viommu", "v1", "--no-history"}), 0) << err();
+  EXPECT_THAT(out(), HasSubstr("the kernel said EBUSY (BACKEND_FAILED), errno 16\n"));
+  EXPECT_THAT(out(), HasSubstr("Try\n  on the host: viommuctl local objects\n"));
+  EXPECT_THAT(out(), Not(HasSubstr("viommuctl describe viommus/v1"))) << "that is what was just done";
+  viommu.set_state(v1::STATE_PENDING);
+  EXPECT_EQ(Run({"describe", "viommu", "v1", "--no-history"}), 0) << err();
+  EXPECT_THAT(out(), Not(HasSubstr("Try\n")));
+}
+
+TEST_F(AppTest, DescribeTellsWhatEachChangeChanged) {
+  fake_.status.set_revision(30);
+  v1::WatchResponse pending = Put(27, "viommus/v1", "uid-v1");
+  v1::Viommu& first = *pending.mutable_events()->mutable_events(0)->mutable_resource()->mutable_viommu();
+  first.set_state(v1::STATE_PENDING);
+  first.set_generation(27);
+  v1::WatchResponse ready = Put(28, "viommus/v1", "uid-v1");
+  v1::Viommu& second = *ready.mutable_events()->mutable_events(0)->mutable_resource()->mutable_viommu();
+  second.set_generation(27);
+  second.set_observed_generation(27);
+  v1::WatchResponse labelled = ready;
+  labelled.set_revision(29);
+  v1::Event& event = *labelled.mutable_events()->mutable_events(0);
+  event.set_revision(29);
+  event.mutable_resource()->mutable_viommu()->set_generation(29);
+  (*event.mutable_resource()->mutable_viommu()->mutable_labels())["tier"] = "gold";
+  fake_.AddWatch({{pending, ready, labelled}, absl::OkStatus()});
+  EXPECT_EQ(Run({"describe", "viommu", "v1", "-o", "json"}), 0) << err();
+  const auto changes = OutJson()["changes"];
+  ASSERT_EQ(changes.size(), 3U);
+  EXPECT_EQ(changes[0]["what"], "PENDING");
+  EXPECT_EQ(changes[1]["what"], "state: PENDING -> READY, the host confirmed generation 27");
+  EXPECT_EQ(changes[2]["what"], "labels: (0 entries) -> (1 entries), generation 29");
 }
 
 TEST_F(AppTest, DescribingSeveralIsOneDocument) {

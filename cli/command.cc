@@ -21,11 +21,20 @@ Command& Command::WithExample(std::string command, std::string meaning) {
 Command& Command::Changes(bool waits) {
   changes_ = true;
   waits_ = waits;
+  guards_ = true;
+  return *this;
+}
+
+Command& Command::MakesNew() {
+  changes_ = true;
+  waits_ = true;
   return *this;
 }
 
 bool Command::Takes(const Argument& root_flag) const {
-  return root_flag.group != kChangeGroup || (changes_ && (waits_ || root_flag.LongName() != "--wait"));
+  if (root_flag.group != kChangeGroup) return true;
+  const std::string name = root_flag.LongName();
+  return name == "--wait" ? waits_ : name == "--etag" ? guards_ : changes_;
 }
 
 Command& Command::Add(Argument argument) {

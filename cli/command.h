@@ -75,6 +75,8 @@ class Command {
   // It changes something: --dry-run, --wait and the like have a meaning. Without `waits` no host has a part in it, and
   // --wait has none.
   Command& Changes(bool waits = true);
+  // The same, of what makes something new: there is no etag yet, and --etag has no meaning.
+  Command& MakesNew();
   Command& Positional(std::string name, std::string* value, std::string help, Values values = {});
   Command& OptionalPositional(std::string name, std::string* value, std::string help, Values values = {});
   Command& Positionals(std::string name, std::vector<std::string>* value, std::string help, bool required,
@@ -113,6 +115,7 @@ class Command {
   std::string details_;
   bool changes_ = false;
   bool waits_ = false;
+  bool guards_ = false;
   Action action_;
   std::vector<Example> examples_;
   std::vector<Argument> arguments_;

@@ -63,6 +63,7 @@ TEST_F(CompleteTest, FlagsOfChangesOnlyForChanges) {
   EXPECT_THAT(Words({"attach", "--"}), IsSupersetOf({"--dry-run", "--wait"}));
   EXPECT_THAT(Words({"cordon", "--"}), Contains("--dry-run"));
   EXPECT_THAT(Words({"cordon", "--"}), Not(Contains("--wait"))) << "no host has a part in it";
+  EXPECT_THAT(Words({"create", "viommu", "--"}), Not(Contains("--etag"))) << "there is none yet";
 }
 
 TEST_F(CompleteTest, ValuesOfFlags) {

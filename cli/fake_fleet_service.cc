@@ -55,6 +55,7 @@ FakeFleetService::FakeFleetService(grpc::Service& more) {
 }
 
 FakeFleetService::~FakeFleetService() {
+  Release();
   server_->Shutdown(std::chrono::system_clock::now());
   server_->Wait();
 }
@@ -62,6 +63,17 @@ FakeFleetService::~FakeFleetService() {
 void FakeFleetService::FailNext(const std::string& method, const absl::Status& error, int times) {
   MutexLock lock(mu_);
   failures_[method].insert(failures_[method].end(), static_cast<size_t>(times), error);
+}
+
+void FakeFleetService::Hold(const std::string& method) {
+  MutexLock lock(mu_);
+  held_ = method;
+}
+
+void FakeFleetService::Release() {
+  MutexLock lock(mu_);
+  held_.clear();
+  released_.NotifyAll();
 }
 
 void FakeFleetService::AddWatch(WatchScript script) {
@@ -77,6 +89,7 @@ int FakeFleetService::Calls(const std::string& method) {
 absl::Status FakeFleetService::Begin(const std::string& method, const google::protobuf::Message& request) {
   MutexLock lock(mu_);
   requests_[method].push_back(request.SerializeAsString());
+  while (held_ == method) released_.Wait(mu_);
   auto& failures = failures_[method];
   if (failures.empty()) return absl::OkStatus();
   absl::Status error = failures.front();
@@ -140,6 +153,29 @@ grpc::Status FakeFleetService::ListDevices(grpc::ServerContext*, const v1::ListD
                                            v1::ListDevicesResponse* response) {
   FAKE_BEGIN("ListDevices");
   Page(devices, *request, response, [](auto* r) { return r->add_devices(); });
+  return grpc::Status::OK;
+}
+
+grpc::Status FakeFleetService::GetStage2Domain(grpc::ServerContext*, const v1::GetStage2DomainRequest* request,
+                                               v1::GetStage2DomainResponse* response) {
+  FAKE_BEGIN("GetStage2Domain");
+  response->set_revision(kRevision);
+  return ToGrpcStatus(Find(stage2_domains, request->name(), v1::ERROR_REASON_STAGE2_DOMAIN_NOT_FOUND,
+                           response->mutable_stage2_domain()));
+}
+
+grpc::Status FakeFleetService::GetHwQueue(grpc::ServerContext*, const v1::GetHwQueueRequest* request,
+                                          v1::GetHwQueueResponse* response) {
+  FAKE_BEGIN("GetHwQueue");
+  response->set_revision(kRevision);
+  return ToGrpcStatus(
+      Find(hw_queues, request->name(), v1::ERROR_REASON_HW_QUEUE_NOT_FOUND, response->mutable_hw_queue()));
+}
+
+grpc::Status FakeFleetService::ListViommus(grpc::ServerContext*, const v1::ListViommusRequest* request,
+                                           v1::ListViommusResponse* response) {
+  FAKE_BEGIN("ListViommus");
+  Page(viommus, *request, response, [](auto* r) { return r->add_viommus(); });
   return grpc::Status::OK;
 }
 

@@ -35,9 +35,11 @@ class FakeFleetService final : public v1::FleetService::Service {
   // The record. Filled before calls are made.
   std::map<std::string, v1::Host> hosts;
   std::map<std::string, v1::Device> devices;
+  std::map<std::string, v1::Stage2Domain> stage2_domains;
   std::map<std::string, v1::Viommu> viommus;
   std::map<std::string, v1::Vdevice> vdevices;
   std::map<std::string, v1::NestedDomain> nested_domains;
+  std::map<std::string, v1::HwQueue> hw_queues;
   v1::GetServerStatusResponse status;
   // What SetVdevId, UnsetVdevId, … answer as the state and its reason.
   v1::State state_of_changes = v1::STATE_PENDING;
@@ -46,6 +48,9 @@ class FakeFleetService final : public v1::FleetService::Service {
 
   // The next `times` calls of the method (all without arguments of their own) answer this.
   void FailNext(const std::string& method, const absl::Status& error, int times = 1);
+  // Calls of the method stay without an answer until Release().
+  void Hold(const std::string& method);
+  void Release();
   // Watches play these one after the other; when there are none left, a watch ends with CANCELLED.
   void AddWatch(WatchScript script);
 
@@ -73,6 +78,10 @@ class FakeFleetService final : public v1::FleetService::Service {
   grpc::Status CordonHost(grpc::ServerContext*, const v1::CordonHostRequest*, v1::CordonHostResponse*) override;
   grpc::Status GetDevice(grpc::ServerContext*, const v1::GetDeviceRequest*, v1::GetDeviceResponse*) override;
   grpc::Status ListDevices(grpc::ServerContext*, const v1::ListDevicesRequest*, v1::ListDevicesResponse*) override;
+  grpc::Status GetStage2Domain(grpc::ServerContext*, const v1::GetStage2DomainRequest*,
+                               v1::GetStage2DomainResponse*) override;
+  grpc::Status GetHwQueue(grpc::ServerContext*, const v1::GetHwQueueRequest*, v1::GetHwQueueResponse*) override;
+  grpc::Status ListViommus(grpc::ServerContext*, const v1::ListViommusRequest*, v1::ListViommusResponse*) override;
   grpc::Status GetViommu(grpc::ServerContext*, const v1::GetViommuRequest*, v1::GetViommuResponse*) override;
   grpc::Status CreateViommu(grpc::ServerContext*, const v1::CreateViommuRequest*, v1::CreateViommuResponse*) override;
   grpc::Status UpdateViommuLabels(grpc::ServerContext*, const v1::UpdateViommuLabelsRequest*,
@@ -107,6 +116,8 @@ class FakeFleetService final : public v1::FleetService::Service {
   Mutex mu_;
   std::map<std::string, std::vector<std::string>> requests_ ABSL_GUARDED_BY(mu_);
   std::map<std::string, std::deque<absl::Status>> failures_ ABSL_GUARDED_BY(mu_);
+  std::string held_ ABSL_GUARDED_BY(mu_);
+  CondVar released_;
   std::deque<WatchScript> watches_ ABSL_GUARDED_BY(mu_);
   std::string address_;
   std::unique_ptr<grpc::Server> server_;

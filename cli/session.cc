@@ -69,7 +69,7 @@ absl::Status Session::CallInto(const Message& request, Message& response, std::s
   return client->Call(request, response, options);
 }
 
-absl::Status Session::PrepareChange(Message& request, const std::string& etag) {
+void Session::PrepareChange(Message& request, const std::string& etag) {
   const Descriptor& type = *request.GetDescriptor();
   const Reflection& reflection = *request.GetReflection();
   reflection.SetString(&request, type.FindFieldByName("request_id"),
@@ -78,11 +78,8 @@ absl::Status Session::PrepareChange(Message& request, const std::string& etag) {
   if (const FieldDescriptor* wait = type.FindFieldByName("wait"); wait != nullptr) {
     reflection.SetEnumValue(&request, wait, settings_.wait);
   }
-  if (etag.empty()) return absl::OkStatus();
-  const FieldDescriptor* guard = type.FindFieldByName("etag");
-  if (guard == nullptr) return UsageError("--etag: this makes something new, which has no etag to guard");
-  reflection.SetString(&request, guard, etag);
-  return absl::OkStatus();
+  // Commands whose requests have none do not take the flag.
+  if (!etag.empty()) reflection.SetString(&request, type.FindFieldByName("etag"), etag);
 }
 
 absl::StatusOr<Listing> ListAll(Session& session, Message& request, size_t limit) {

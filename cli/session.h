@@ -57,7 +57,7 @@ class Session {
   template <typename Response>
   absl::StatusOr<Response> Change(google::protobuf::Message& request, std::string_view waiting_for,
                                   const std::string& etag = "") {
-    VIOMMU_RETURN_IF_ERROR(PrepareChange(request, etag.empty() ? settings_.etag : etag));
+    PrepareChange(request, etag.empty() ? settings_.etag : etag);
     Response response;
     VIOMMU_RETURN_IF_ERROR(CallInto(request, response, waiting_for));
     return response;
@@ -68,7 +68,7 @@ class Session {
                         std::string_view waiting_for);
 
  private:
-  absl::Status PrepareChange(google::protobuf::Message& request, const std::string& etag);
+  void PrepareChange(google::protobuf::Message& request, const std::string& etag);
 
   const Settings& settings_;
   const GivenFlags& given_;

@@ -130,7 +130,7 @@ absl::StatusOr<ExitCode> CreateHwQueue(Session& session, const HwQueueArguments&
 void DeclareStage2Domain(Command& create) {
   const auto arguments = std::make_shared<Stage2DomainArguments>();
   create.Sub("stage2domain", "Record the stage 2 of a VM on a host")
-      .Changes()
+      .MakesNew()
       .WithExample("create stage2domain web-1 --host a --vm web-1", "one for all SMMUs of host a")
       .WithExample("create stage2domain web-1-s0 --host a --vm web-1 --smmu smmu0",
                    "where the host's stage 2 serves one SMMU only")
@@ -146,7 +146,7 @@ void DeclareStage2Domain(Command& create) {
 void DeclareViommu(Command& create) {
   const auto arguments = std::make_shared<ViommuArguments>();
   create.Sub("viommu", "Record a viommu: a slice of one SMMU for one VM")
-      .Changes()
+      .MakesNew()
       .WithExample("create viommu v1 --smmu a/smmu0 --stage2domain web-1", "behind smmu0 of host a")
       .Positional("NAME", &arguments->name, "lowercase letters, digits and hyphens; begins with a letter")
       .RequiredFlag("--smmu", &arguments->smmu, "SMMU", "the SMMU: HOST/SMMU or its full name",
@@ -162,7 +162,7 @@ void DeclareViommu(Command& create) {
 void DeclareNestedDomain(Command& create) {
   const auto arguments = std::make_shared<NestedDomainArguments>();
   create.Sub("nesteddomain", "Record a nested domain of a viommu: what devices can be attached to")
-      .Changes()
+      .MakesNew()
       .Details(
           "The words of --vste are the first two of the guest's stream table entry (IHI 0070, 5.2). A guest may set\n"
           "  word 0   V [0], Config [3:1] (0 abort, 4 bypass, 5 stage 1), S1Fmt [5:4], S1ContextPtr [51:6], S1CDMax "
@@ -184,7 +184,7 @@ void DeclareNestedDomain(Command& create) {
 void DeclareHwQueue(Command& create) {
   const auto arguments = std::make_shared<HwQueueArguments>();
   create.Sub("hwqueue", "Record a hardware queue of a viommu of the type tegra241-cmdqv")
-      .Changes()
+      .MakesNew()
       .Details("Queues of a viommu are made with rising indices, from 0, and deleted with falling ones.")
       .WithExample("create hwqueue v1/0 --iova 0x50000000 --length 65536", "4096 commands in the guest's memory")
       .Positional("NAME", &arguments->name, "VIOMMU/INDEX or its full name")

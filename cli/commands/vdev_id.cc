@@ -115,7 +115,7 @@ void DeclareSet(Command& root) {
   Command& set = root.Sub("set", "Put devices into a viommu under guest StreamIDs; set quotas");
   const auto one = std::make_shared<SetArguments>();
   set.Sub("vdev-id", "Put a device into a viommu under a guest StreamID")
-      .Changes()
+      .MakesNew()
       .WithExample("set vdev-id v1 a/0000:01:00.0 0x10", "answers when it is recorded")
       .WithExample("set vdev-id v1 a/0000:01:00.0 0x10 --wait=applied", "answers when the host has applied it")
       .Positional("VIOMMU", &one->viommu, "the viommu", {.names_of = Kind::kViommu})
@@ -125,7 +125,7 @@ void DeclareSet(Command& root) {
       .Runs([one](Session& session) { return SetVdevId(session, *one); });
   const auto batch = std::make_shared<BatchArguments>();
   set.Sub("vdev-ids", "Put many devices into a viommu, all or none")
-      .Changes()
+      .MakesNew()
       .Details(
           "A file has one assignment a line: DEVICE=VDEV_ID, then KEY=VALUE words for labels of that vdevice. Empty "
           "lines\n"

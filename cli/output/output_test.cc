@@ -90,8 +90,10 @@ TEST(ResourceTable, EveryKindFillsItsColumns) {
   const v1::Viommu viommu;
   const v1::Vdevice vdevice;
   const v1::NestedDomain nested_domain;
+  const v1::HwQueue hw_queue;
+  const v1::Quota quota;
   for (const google::protobuf::Message* resource : std::vector<const google::protobuf::Message*>{
-           &host, &smmu, &device, &stage2_domain, &viommu, &vdevice, &nested_domain}) {
+           &host, &smmu, &device, &stage2_domain, &viommu, &vdevice, &nested_domain, &hw_queue, &quota}) {
     for (const bool wide : {false, true}) {
       const std::string text = ResourceTable(KindOf(*resource), {resource}, wide, kNow).Print(false);
       EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 2) << text;

@@ -1,6 +1,8 @@
 // viommuctl against a real server and agent: the tour of the README as it stands there, the commands around it, and
 // what an operator is told when something is refused.
 
+#include <signal.h>
+
 #include <algorithm>
 #include <map>
 #include <sstream>
@@ -154,6 +156,25 @@ TEST_F(CliTest, WhoIsAwayIsNamed) {
   const Finished server = Ctl("cordon grace-01", 3);
   EXPECT_TRUE(Has(server.err, "cannot reach the server at ")) << server.err;
   EXPECT_TRUE(Has(server.err, "--request-id ")) << server.err;
+}
+
+// The host is away, so what is recorded stays unconfirmed: the wait ends when its time is over, or by Ctrl-C.
+TEST_F(CliTest, AWaitThatEndsUnansweredIsToldFromTheRest) {
+  MakeVm();
+  cluster_.agent(kGrace).Kill();
+  cluster_.WaitDisconnected(kGrace);
+  const Finished late = Ctl("set vdev-id vm1-a grace-01/0009:01:00.2 0x11 --wait=applied --timeout 1s", 5);
+  EXPECT_TRUE(Has(late.err, "(NOT_YET_APPLIED)")) << late.err;
+  EXPECT_TRUE(Has(late.err, "--request-id ")) << late.err;
+  EXPECT_EQ(Vdevice("viommus/vm1-a/vdevices/17").state(), v1::STATE_PENDING);
+
+  Process waiting({Runfile("cli/viommuctl"), "--server=" + cluster_.server_address(), "unset", "vdev-id", "vm1-a/0x11",
+                   "--wait=applied"},
+                  cluster_.dir() / "waiting.out");
+  ASSERT_TRUE(Eventually(10, [&] { return Vdevice("viommus/vm1-a/vdevices/17").state() == v1::STATE_DELETING; }));
+  EXPECT_TRUE(waiting.running()) << waiting.output();
+  waiting.Signal(SIGINT);
+  EXPECT_EQ(waiting.WaitFor(10), 130) << waiting.output();
 }
 
 TEST_F(CliTest, OutputThatCannotBeWrittenIsAnError) {
