@@ -169,7 +169,7 @@ TEST_F(CliTest, AWaitThatEndsUnansweredIsToldFromTheRest) {
   EXPECT_EQ(Vdevice("viommus/vm1-a/vdevices/17").state(), v1::STATE_PENDING);
 
   Process waiting({Runfile("cli/viommuctl"), "--server=" + cluster_.server_address(), "unset", "vdev-id", "vm1-a/0x11",
-                   "--wait=applied"},
+                   "--wait=applied", "--timeout=5m"},
                   cluster_.dir() / "waiting.out");
   ASSERT_TRUE(Eventually(10, [&] { return Vdevice("viommus/vm1-a/vdevices/17").state() == v1::STATE_DELETING; }));
   EXPECT_TRUE(waiting.running()) << waiting.output();
