@@ -17,6 +17,15 @@ constexpr double kStartSeconds = 30;  // generous: sanitizers, and other work on
   abort();
 }
 
+// The beginning of a command line: /usr/bin/env becomes the program that follows.
+std::vector<std::string> WithEnvironment(const std::vector<std::string>& environment) {
+  std::vector<std::string> argv;
+  if (environment.empty()) return argv;
+  argv.emplace_back("/usr/bin/env");
+  argv.insert(argv.end(), environment.begin(), environment.end());
+  return argv;
+}
+
 }  // namespace
 
 bool Eventually(double seconds, const std::function<bool()>& condition) {
@@ -33,11 +42,7 @@ Cluster::Cluster() { stub_ = NewStub(); }
 Cluster::~Cluster() = default;
 
 void Cluster::LaunchServer(const std::vector<std::string>& more_args) {
-  std::vector<std::string> argv;
-  if (!server_environment_.empty()) {
-    argv.emplace_back("/usr/bin/env");  // which becomes the server
-    argv.insert(argv.end(), server_environment_.begin(), server_environment_.end());
-  }
+  std::vector<std::string> argv = WithEnvironment(server_environment_);
   argv.insert(argv.end(), {Runfile("server/viommu-server"), "--listen=" + server_address(),
                            "--store=rocksdb:" + store_path(), "--log-format=json"});
   argv.insert(argv.end(), more_args.begin(), more_args.end());
@@ -63,13 +68,11 @@ void Cluster::StartAgent(const std::string& host, const std::string& inventory,
 
 void Cluster::LaunchAgent(const std::string& host, const std::string& inventory, const std::string& as,
                           const std::vector<std::string>& more_args) {
-  std::vector<std::string> argv = {Runfile("agent/viommu-agent"),
-                                   "--host=" + host,
-                                   "--server=" + agents_server_,
-                                   "--state-dir=" + (dir_ / (as + ".state")),
-                                   "--inventory=" + (inventory[0] == '/' ? inventory : Runfile(inventory)),
-                                   "--listen=unix:" + socket_path(as),
-                                   "--log-format=json"};
+  std::vector<std::string> argv = WithEnvironment(agent_environment_);
+  argv.insert(argv.end(),
+              {Runfile("agent/viommu-agent"), "--host=" + host, "--server=" + agents_server_,
+               "--state-dir=" + state_path(as), "--inventory=" + (inventory[0] == '/' ? inventory : Runfile(inventory)),
+               "--listen=unix:" + socket_path(as), "--log-format=json"});
   argv.insert(argv.end(), more_args.begin(), more_args.end());
   agents_[as] = std::make_unique<Process>(argv, dir_ / (as + ".log"));
 }

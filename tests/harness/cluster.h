@@ -26,8 +26,9 @@ class Cluster {
   Cluster();
   ~Cluster();
 
-  // "NAME=VALUE" for servers that are started from now on.
+  // "NAME=VALUE" for servers, or agents, that are started from now on.
   void SetServerEnvironment(std::vector<std::string> environment) { server_environment_ = std::move(environment); }
+  void SetAgentEnvironment(std::vector<std::string> environment) { agent_environment_ = std::move(environment); }
   // Starts (again) and waits until it answers. `more_args` are added to the command line.
   void StartServer(const std::vector<std::string>& more_args = {});
   // Only starts it.
@@ -46,6 +47,7 @@ class Cluster {
                    const std::vector<std::string>& more_args = {});
   bool AgentLogHas(const std::string& as, const std::string& words) const;
   Process& agent(const std::string& as) { return *agents_.at(as); }
+  std::string state_path(const std::string& as) const { return dir_ / (as + ".state"); }
   std::string socket_path(const std::string& as) const { return dir_ / (as + ".sock"); }
   // Waits until the server has the agent's session.
   void WaitConnected(const std::string& host);
@@ -79,6 +81,7 @@ class Cluster {
 
   TempDir dir_;
   std::vector<std::string> server_environment_;
+  std::vector<std::string> agent_environment_;
   std::string agents_server_ = server_address();
   std::unique_ptr<Process> server_;
   std::map<std::string, std::unique_ptr<Process>> agents_;
