@@ -7,6 +7,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/container/btree_map.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "server/fleet/record.h"
@@ -215,7 +216,8 @@ void RecordDevice(const ReportedDevice& report, const v1::Device* present, const
 }
 
 void RecordDevices(const v1::Hello& hello, const Context& context, Draft& draft) {
-  absl::flat_hash_map<std::string, std::shared_ptr<const v1::Device>> present;
+  // In order, as all that is iterated on the way into a draft: the same hello gives the same changes in every process.
+  absl::btree_map<std::string, std::shared_ptr<const v1::Device>> present;
   for (auto& device : draft.Scan<v1::Device>(DevicePrefix(hello.host().name())))
     present.emplace(device->name(), device);
   absl::flat_hash_map<uint32_t, int> group_sizes;
