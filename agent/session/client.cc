@@ -190,7 +190,8 @@ absl::Status SessionClient::RunSession(int64_t number) {
   }
   auto hello = options_.make_hello();
   VIOMMU_RETURN_IF_ERROR(hello.status());
-  Session session(number, *std::move(hello), work_, calls_, options_.clock->Monotonic(), options_.fill_heartbeat);
+  Session session(number, *std::move(hello), work_, calls_, options_.clock->Monotonic(), options_.random,
+                  options_.fill_heartbeat);
   const auto stub = v1::AgentService::NewStub(options_.make_channel());
   Stream stream(*this);
   stream.Start(*stub);

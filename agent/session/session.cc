@@ -24,10 +24,11 @@ absl::Status Violation(std::string_view what) {
 }  // namespace
 
 Session::Session(int64_t number, v1::Hello hello, HostWork& work, InvalidateCalls& calls, MonotonicTime now,
-                 std::function<void(v1::Heartbeat&)> fill_heartbeat)
+                 RandomSource random, std::function<void(v1::Heartbeat&)> fill_heartbeat)
     : number_(number),
       work_(work),
       calls_(calls),
+      random_(std::move(random)),
       fill_heartbeat_(std::move(fill_heartbeat)),
       heard_(now),
       heartbeat_(MonotonicTime::max()) {
@@ -51,7 +52,7 @@ absl::Status Session::Receive(const v1::ConnectResponse& message, MonotonicTime 
     if (welcomed_ || hello_) return Violation("the server sent a welcome that was not due");
     VIOMMU_RETURN_IF_ERROR(Welcomed(message.welcome()));
     welcomed_at_ = now;
-    heartbeat_ = now + lease_ / 3;
+    heartbeat_ = now + HeartbeatInterval();
     return absl::OkStatus();
   }
   if (!welcomed_) return Violation("the server's first message is no welcome");
@@ -97,13 +98,18 @@ absl::Status Session::Welcomed(const v1::Welcome& welcome) {
   return absl::OkStatus();
 }
 
+std::chrono::nanoseconds Session::HeartbeatInterval() const {
+  const std::chrono::nanoseconds third = lease_ / 3;
+  return third - std::chrono::nanoseconds(static_cast<int64_t>(static_cast<double>((third / 4).count()) * random_()));
+}
+
 std::optional<v1::ConnectRequest> Session::Next(MonotonicTime now) {
   if (hello_) return std::exchange(hello_, std::nullopt);
   if (!welcomed_) return std::nullopt;
   v1::ConnectRequest request;
   // Life first: a flood of results must not let the lease run out.
   if (heartbeat_ <= now) {
-    heartbeat_ = now + lease_ / 3;
+    heartbeat_ = now + HeartbeatInterval();
     request.mutable_heartbeat()->set_revision(work_.revision());
     request.mutable_heartbeat()->set_epoch(epoch_);
     if (fill_heartbeat_) fill_heartbeat_(*request.mutable_heartbeat());

@@ -15,6 +15,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "agent/reconcile/backoff.h"
 #include "agent/session/host_work.h"
 #include "common/clock.h"
 #include "viommu/v1/agent_service.pb.h"
@@ -30,9 +31,10 @@ class Session {
   static constexpr std::chrono::milliseconds kMinLease{100};
 
   // Both must outlive it. `hello`: the host and its devices; the rest is filled in. `number` tells this session's
-  // invalidations from those of earlier ones. `fill_heartbeat`, if any, adds what is in use to each sign of life.
+  // invalidations from those of earlier ones. `random` spreads the signs of life; `fill_heartbeat`, if any, adds what
+  // is in use to each of them.
   Session(int64_t number, v1::Hello hello, HostWork& work, InvalidateCalls& calls, MonotonicTime now,
-          std::function<void(v1::Heartbeat&)> fill_heartbeat = nullptr);
+          RandomSource random, std::function<void(v1::Heartbeat&)> fill_heartbeat = nullptr);
   // Ends the session at the work, too.
   ~Session();
   Session(const Session&) = delete;
@@ -67,10 +69,13 @@ class Session {
 
  private:
   absl::Status Welcomed(const v1::Welcome& welcome);
+  // At most a third of the lease, and up to a quarter of that less: agents that were welcomed together drift apart.
+  std::chrono::nanoseconds HeartbeatInterval() const;
 
   const int64_t number_;
   HostWork& work_;
   InvalidateCalls& calls_;
+  const RandomSource random_;
   const std::function<void(v1::Heartbeat&)> fill_heartbeat_;
   std::optional<v1::ConnectRequest> hello_;  // until it was written
   std::deque<v1::ConnectRequest> replies_;   // to invalidate and inspect calls; kMaxReplies, and calls under way

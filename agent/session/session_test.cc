@@ -16,7 +16,7 @@ using testing::ElementsAre;
 
 class SessionTest : public testing::Test {
  protected:
-  SessionTest() : session_(1, MakeHello(), work_, calls_, clock_.Monotonic()) {}
+  SessionTest() : session_(1, MakeHello(), work_, calls_, clock_.Monotonic(), [this] { return random_; }) {}
 
   static v1::Hello MakeHello() {
     v1::Hello hello;
@@ -33,6 +33,7 @@ class SessionTest : public testing::Test {
   FakeClock clock_;
   FakeWork work_;
   FakeCalls calls_{2};
+  double random_ = 0;
   Session session_;
 };
 
@@ -67,7 +68,7 @@ TEST_F(SessionTest, HasLastedWhenItWasInSyncAndALeaseHasPassed) {
   ASSERT_TRUE(Receive(DesiredMessage(0)).ok());
   EXPECT_TRUE(session_.HasLasted(clock_.Monotonic()));
 
-  Session brief(2, MakeHello(), work_, calls_, clock_.Monotonic());
+  Session brief(2, MakeHello(), work_, calls_, clock_.Monotonic(), [] { return 0.0; });
   ASSERT_TRUE(brief.Next(clock_.Monotonic())->has_hello());
   ASSERT_TRUE(brief.Receive(WelcomeMessage(), clock_.Monotonic()).ok());
   ASSERT_TRUE(brief.Receive(DesiredMessage(0), clock_.Monotonic()).ok());
@@ -99,12 +100,29 @@ TEST_F(SessionTest, HeartbeatsAreDueThriceALeaseAndGoBeforeResults) {
   EXPECT_TRUE(Next()->has_results());
 }
 
+TEST_F(SessionTest, HeartbeatsAreSpreadOverAQuarterOfTheirInterval) {
+  const auto wait = [this] { return session_.Deadline() - clock_.Monotonic(); };
+  random_ = 0.999;
+  Open();
+  EXPECT_GT(wait(), milliseconds(2250));
+  EXPECT_LT(wait(), milliseconds(2260));
+  random_ = 0.5;
+  clock_.Advance(wait());
+  ASSERT_TRUE(Next()->has_heartbeat());
+  EXPECT_EQ(wait(), milliseconds(2625)) << "drawn anew for each";
+  random_ = 0;
+  clock_.Advance(wait());
+  ASSERT_TRUE(Next()->has_heartbeat());
+  EXPECT_EQ(wait(), seconds(3)) << "never above a third of the lease";
+}
+
 TEST(SessionUsageTest, ASignOfLifeTellsWhatIsInUse) {
   FakeClock clock;
   FakeWork work;
   FakeCalls calls(2);
-  Session session(1, {}, work, calls, clock.Monotonic(),
-                  [](v1::Heartbeat& heartbeat) { heartbeat.add_smmus()->set_vmids_used(3); });
+  Session session(
+      1, {}, work, calls, clock.Monotonic(), [] { return 0.0; },
+      [](v1::Heartbeat& heartbeat) { heartbeat.add_smmus()->set_vmids_used(3); });
   ASSERT_TRUE(session.Next(clock.Monotonic())->has_hello());
   ASSERT_TRUE(session.Receive(WelcomeMessage(), clock.Monotonic()).ok());
   clock.Advance(seconds(3));
@@ -202,7 +220,7 @@ TEST(SessionEndTest, IsToldToTheWork) {
   FakeCalls calls;
   FakeClock clock;
   {
-    Session session(1, {}, work, calls, clock.Monotonic());
+    Session session(1, {}, work, calls, clock.Monotonic(), [] { return 0.0; });
     EXPECT_TRUE(work.log().empty());
     session.Next(clock.Monotonic());
     ASSERT_TRUE(session.Receive(WelcomeMessage(), clock.Monotonic()).ok());

@@ -279,9 +279,9 @@ void Host::Connect() {
   const auto inventory = backend_->Discover();
   process.inbox.clear();
   process.ended.reset();
-  process.session = std::make_unique<agent::Session>(++process.sessions,
-                                                     agent::MakeHello(facts, *inventory, backend_->GetCapabilities()),
-                                                     *process.work, process.calls, scheduler_.now());
+  process.session = std::make_unique<agent::Session>(
+      ++process.sessions, agent::MakeHello(facts, *inventory, backend_->GetCapabilities()), *process.work,
+      process.calls, scheduler_.now(), [this] { return scheduler_.random.Fraction(); });
   process.must_be_refused = false;
   process.told.clear();
   for (const auto& [uid, item] : process.reconciler->held().items()) process.told[uid] = item.generation();
