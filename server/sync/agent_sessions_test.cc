@@ -542,6 +542,42 @@ TEST_F(AgentSessionsTest, AReaderThatNeverReadsIsSentEachResourceOnceWhenItDoes)
   EXPECT_EQ(sessions_->stats().max_lag_revisions, 0);
 }
 
+TEST_F(AgentSessionsTest, AHostThatIsToldMuchDoesNotHoldUpAnother) {
+  constexpr int kPending = 50'000;
+  constexpr int kChunk = 10'000;  // records that one command may change
+  TestAgent& busy = Connect(GraceHello());
+  TestAgent& calm = Connect(HelloOf("hosts/calm", v1::STAGE2_SHARING_SHARED, 16));
+  Do(CreateStage2("s", kGrace));
+  Do(CreateViommu("v", SmmuOf(kGrace, 0), "s"));
+  busy.TakeItems();
+  busy.StopReading();
+  for (int done = 0; done < kPending; done += kChunk) {
+    TestCommand create([&](const Context& context, Draft& draft) -> absl::Status {
+      for (int i = done; i < done + kChunk; ++i) {
+        VIOMMU_RETURN_IF_ERROR(Judge(CreateNested("v", "n" + std::to_string(i)), context, draft).status());
+      }
+      return absl::OkStatus();
+    });
+    ASSERT_TRUE(create.RunOn(*core_).ok());
+  }
+  Settle();
+  for (int round = 0; round < 10; ++round) {
+    const std::string id = std::to_string(round);
+    TestCommand both([&](const Context& context, Draft& draft) -> absl::Status {
+      VIOMMU_RETURN_IF_ERROR(Judge(CreateNested("v", "churn" + id), context, draft).status());
+      return Judge(CreateStage2("b" + id, "hosts/calm"), context, draft).status();
+    });
+    ASSERT_TRUE(both.RunOn(*core_).ok());
+    busy.EndWrite(true);  // it has read a message, and is sent the next one at once
+    ASSERT_TRUE(busy.writing());
+    sessions_->RunReady();
+    EXPECT_EQ(NamesOf(calm.TakeItems()), Names{"stage2Domains/b" + id}) << "in the round after its change";
+    EXPECT_LE(busy.TakeItems().size(), 1024u) << "a message a round";
+  }
+  EXPECT_GT(sessions_->stats().pending_resources, kPending - 12 * 1024);
+  busy.Leave();
+}
+
 // --- Reconnecting.
 
 TEST_F(AgentSessionsTest, AReconnectBringsOnlyTheDifference) {

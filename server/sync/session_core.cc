@@ -83,6 +83,10 @@ void SessionCore::HeardResults(v1::Results results) {
   if (results.nonce() < 0 || results.nonce() > nonce_) {
     return Violation(fmt::format("results up to nonce {}, {} was the last one sent", results.nonce(), nonce_));
   }
+  if (results.items_size() > limits_.max_result_items) {
+    return Violation(
+        fmt::format("{} results in one message, {} are the limit", results.items_size(), limits_.max_result_items));
+  }
   for (const v1::ItemResult& item : results.items()) {
     if (item.uid().empty() || item.name().empty() || !IsKnown(item.outcome())) {
       return Violation(fmt::format("a result with uid '{}', name '{}' and outcome {}", item.uid(), item.name(),

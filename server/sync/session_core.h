@@ -45,6 +45,7 @@ class SessionCore {
     std::chrono::milliseconds close_grace{5'000};     // for a message being written when the session ends
     std::chrono::milliseconds retry_delay{50};        // before results are offered again to a writer that was full
     size_t max_message_bytes = size_t{1} << 20;       // of one Desired
+    int max_result_items = 1024;                      // of one message: they are one command of the one writer
     size_t max_results = 4;                           // messages not yet judged; no more are read meanwhile
     size_t max_calls = 256;                           // invalidate and inspect calls in flight
     size_t max_inspect_calls = 4;                     // of these, inspect calls: their replies are long

@@ -504,6 +504,25 @@ TEST_F(SessionCoreTest, ResultsAboutNothingAreAViolation) {
   ExpectViolation();
 }
 
+TEST_F(SessionCoreTest, MoreResultsThanOneMessageMayHaveAreAViolation) {
+  Connect();
+  v1::ConnectRequest message;
+  const auto add = [&message] {
+    v1::ItemResult& item = *message.mutable_results()->add_items();
+    item.set_uid("uid");
+    item.set_name("viommus/v");
+    item.set_outcome(v1::OUTCOME_APPLIED);
+  };
+  for (int i = 0; i < limits_.max_result_items; ++i) add();
+  Say(message);
+  ASSERT_EQ(results_.size(), 1u);
+  EXPECT_EQ(results_[0].items_size(), 1024);
+  add();
+  Say(message);
+  ExpectViolation();
+  EXPECT_EQ(results_.size(), 1u) << "none of it is judged";
+}
+
 TEST_F(SessionCoreTest, ResultsWithoutItemsOnlyAcknowledge) {
   Connect();
   Change("viommus/a");
