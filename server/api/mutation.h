@@ -91,7 +91,9 @@ class Mutation final : public Command {
 
   Mutation(const FleetServiceParts& parts, grpc::CallbackServerContext* context, const Request* request,
            Answer* response)
-      : parts_(parts), context_(context), request_(*request), response_(response) {}
+      : parts_(parts), context_(context), request_(*request), response_(response) {
+    bytes = request_.ByteSizeLong();
+  }
 
   absl::Status Judge(const Context& context, Draft& draft) override {
     VIOMMU_ASSIGN_OR_RETURN(*response_, server::Judge(request_, context, draft));

@@ -3,6 +3,7 @@
 #ifndef VIOMMU_SERVER_COMMIT_COMMAND_H_
 #define VIOMMU_SERVER_COMMIT_COMMAND_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -39,6 +40,7 @@ class Command {
   virtual bool Names(std::string_view resource) const { return resource == target; }
 
   // Set before the command is submitted.
+  size_t bytes = 0;  // of the message that it was made of, which waits with it
   Durability durability = Durability::kSynced;
   bool validate_only = false;
   std::string request_id;   // a UUID, or empty: cannot be repeated safely

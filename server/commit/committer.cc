@@ -3,8 +3,10 @@
 #include <pthread.h>
 
 #include <chrono>
+#include <numeric>
 #include <utility>
 
+#include "absl/types/span.h"
 #include "common/error.h"
 
 namespace viommu::server {
@@ -12,6 +14,11 @@ namespace {
 
 // How often the core's Tick is called.
 constexpr std::chrono::seconds kTickPeriod(1);
+
+size_t BytesOf(absl::Span<Command* const> commands) {
+  return std::accumulate(commands.begin(), commands.end(), size_t{0},
+                         [](size_t sum, const Command* command) { return sum + command->bytes; });
+}
 
 }  // namespace
 
@@ -31,12 +38,14 @@ absl::Status Committer::Submit(Command* command) {
       return Error(absl::StatusCode::kUnavailable, v1::ERROR_REASON_SHUTTING_DOWN)
           .Message("the server is stopping; try again, at another server or later");
     }
-    if (queue_.size() >= options_.max_queue_commands) {
+    if (queue_.size() >= options_.max_queue_commands ||
+        (!queue_.empty() && queue_bytes_ + command->bytes > options_.max_queue_bytes)) {
       return Error(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_OVERLOADED)
-          .Message("{} changes are waiting to be recorded; try again later", queue_.size())
+          .Message("{} changes ({} bytes) are waiting to be recorded; try again later", queue_.size(), queue_bytes_)
           .RetryAfter(std::chrono::milliseconds(200));
     }
     queue_.push_back(command);
+    queue_bytes_ += command->bytes;
     if (queue_.size() > 1) return absl::OkStatus();  // whoever came first has woken the writer
   }
   work_.NotifyOne();
@@ -83,6 +92,7 @@ void Committer::WriteLoop() {
         batch.assign(queue_.begin(), end);
         queue_.erase(queue_.begin(), end);
       }
+      queue_bytes_ -= BytesOf(batch);
     }
     const auto begin = std::chrono::steady_clock::now();
     if (!batch.empty()) {
@@ -101,8 +111,10 @@ void Committer::WriteLoop() {
         answers_ready_.NotifyOne();
       }
       if (outcomes.size() < batch.size()) {
+        const absl::Span<Command* const> left = absl::MakeSpan(batch).subspan(outcomes.size());
         MutexLock lock(mu_);
-        queue_.insert(queue_.begin(), batch.begin() + static_cast<std::ptrdiff_t>(outcomes.size()), batch.end());
+        queue_.insert(queue_.begin(), left.begin(), left.end());
+        queue_bytes_ += BytesOf(left);
       }
     }
     if (begin >= next_tick) {

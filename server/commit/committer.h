@@ -25,6 +25,8 @@ class Committer {
  public:
   struct Options {
     size_t max_queue_commands = 8192;  // waiting ones; more are refused with OVERLOADED
+    // Of the messages that these were made of. One that is longer is taken when nothing else waits.
+    size_t max_queue_bytes = size_t{256} << 20;
     size_t max_batch_commands = 1024;  // in one write; the core's own limits may make it less
   };
 
@@ -63,6 +65,7 @@ class Committer {
   mutable Mutex mu_;
   CondVar work_;
   std::vector<Command*> queue_ ABSL_GUARDED_BY(mu_);
+  size_t queue_bytes_ ABSL_GUARDED_BY(mu_) = 0;
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
 
   Mutex answers_mu_;

@@ -63,18 +63,29 @@ TEST_F(CommitterTest, ManyCallersGetDistinctRevisionsAndShareBatches) {
   EXPECT_EQ(core_->Read([](const Tables& tables, int64_t) { return tables.size(Kind::kHost); }), kCallers * kCalls);
 }
 
-TEST_F(CommitterTest, AFullQueueRefusesAndTakesNothing) {
-  Committer committer(*core_, {.max_queue_commands = 2, .max_batch_commands = 1});
+// Keeps the writer busy until it is let go.
+struct SlowCommand {
+  void AwaitJudge() { judging.wait(false); }
+  void Go() {
+    go.store(true);
+    go.notify_all();
+  }
+
   std::atomic<bool> judging = false;
   std::atomic<bool> go = false;
-  TestCommand slow([&](const Context&, Draft&) {
+  TestCommand command{[this](const Context&, Draft&) {
     judging.store(true);
     judging.notify_all();
     go.wait(false);
     return absl::OkStatus();
-  });
-  ASSERT_TRUE(committer.Submit(&slow).ok());
-  judging.wait(false);
+  }};
+};
+
+TEST_F(CommitterTest, AFullQueueRefusesAndTakesNothing) {
+  Committer committer(*core_, {.max_queue_commands = 2, .max_batch_commands = 1});
+  SlowCommand slow;
+  ASSERT_TRUE(committer.Submit(&slow.command).ok());
+  slow.AwaitJudge();
   TestCommand a(PutHost("hosts/a"));
   TestCommand b(PutHost("hosts/b"));
   TestCommand c(PutHost("hosts/c"));
@@ -83,11 +94,46 @@ TEST_F(CommitterTest, AFullQueueRefusesAndTakesNothing) {
   const absl::Status full = committer.Submit(&c);
   EXPECT_EQ(ReasonOf(full), v1::ERROR_REASON_OVERLOADED);
   EXPECT_GT(DetailOf<google::rpc::RetryInfo>(full).retry_delay().nanos(), 0) << full;
-  go.store(true);
-  go.notify_all();
+  slow.Go();
   committer.Stop();
   EXPECT_TRUE(a.done && b.done);
   EXPECT_FALSE(c.done);
+}
+
+TEST_F(CommitterTest, AQueueIsAlsoFullOfBytes) {
+  Committer committer(*core_, {.max_queue_bytes = 100, .max_batch_commands = 2});
+  SlowCommand slow;
+  slow.command.bytes = 1000;  // alone: taken whatever its length
+  ASSERT_TRUE(committer.Submit(&slow.command).ok());
+  slow.AwaitJudge();
+  TestCommand a(PutHost("hosts/a"));
+  TestCommand b(PutHost("hosts/b"));
+  TestCommand c(PutHost("hosts/c"));
+  a.bytes = 60;
+  b.bytes = 41;
+  c.bytes = 40;
+  EXPECT_TRUE(committer.Submit(&a).ok()) << "what is being carried out does not wait any more";
+  const absl::Status refused = committer.Submit(&b);
+  EXPECT_EQ(ReasonOf(refused), v1::ERROR_REASON_OVERLOADED);
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(committer.Submit(&c).ok());
+  slow.Go();
+  c.done.wait(false);
+  EXPECT_TRUE(a.done);
+  EXPECT_FALSE(b.done);
+  // Nothing waits: there is room for as much again.
+  SlowCommand again;
+  ASSERT_TRUE(committer.Submit(&again.command).ok());
+  again.AwaitJudge();
+  TestCommand d(PutHost("hosts/d"));
+  TestCommand e(PutHost("hosts/e"));
+  d.bytes = 1;
+  e.bytes = 99;
+  EXPECT_TRUE(committer.Submit(&d).ok());
+  EXPECT_TRUE(committer.Submit(&e).ok());
+  EXPECT_EQ(ReasonOf(committer.Submit(&b)), v1::ERROR_REASON_OVERLOADED);
+  again.Go();
+  committer.Stop();
 }
 
 TEST_F(CommitterTest, StopCarriesOutWhatWasTaken) {

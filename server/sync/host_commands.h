@@ -34,7 +34,9 @@ class HostCommand : public Command {
 class HelloCommand final : public HostCommand {
  public:
   HelloCommand(std::shared_ptr<AgentSession> session, v1::Hello hello)
-      : session_(std::move(session)), hello_(std::move(hello)) {}
+      : session_(std::move(session)), hello_(std::move(hello)) {
+    bytes = hello_.ByteSizeLong();
+  }
 
   absl::Status Judge(const Context& context, Draft& draft) override { return JudgeHello(hello_, context, draft); }
 
@@ -51,7 +53,9 @@ class HelloCommand final : public HostCommand {
 class ResultsCommand final : public HostCommand {
  public:
   ResultsCommand(std::shared_ptr<AgentSession> session, std::string host, v1::Results results)
-      : session_(std::move(session)), host_(std::move(host)), results_(std::move(results)) {}
+      : session_(std::move(session)), host_(std::move(host)), results_(std::move(results)) {
+    bytes = results_.ByteSizeLong();
+  }
 
   absl::Status Judge(const Context& context, Draft& draft) override {
     return viommu::server::JudgeResults(host_, results_, context, draft);
