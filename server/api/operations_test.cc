@@ -179,6 +179,10 @@ TEST_F(OperationsTest, PlacementsAndRefusals) {
   Refused(v1::FindPlacementRequest(), StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_FIELD);
   request.set_host("hosts/nowhere");
   Refused(request, StatusCode::kNotFound, v1::ERROR_REASON_HOST_NOT_FOUND);
+  (*request.mutable_host_labels())["zone"] = "nowhere";
+  Refused(request, StatusCode::kNotFound, v1::ERROR_REASON_HOST_NOT_FOUND);
+  request.set_host(kGrace);
+  EXPECT_EQ(Do(request).hosts(), 0) << "it has no such label";
 }
 
 TEST_F(OperationsTest, Comparisons) {

@@ -77,7 +77,9 @@ absl::Status FindPlacement(const CommitCore& core, const v1::FindPlacementReques
   });
   std::vector<v1::Placement> placements;
   std::vector<v1::Refusal> refusals;
+  bool is_there = request.host().empty();
   for (const auto& host : hosts) {
+    is_there = is_there || host->name() == request.host();
     if (!IsCandidate(request, *host)) continue;
     response->set_hosts(response->hosts() + 1);
     if (auto refused = RefuseHost(*host); refused.has_value()) {
@@ -88,9 +90,7 @@ absl::Status FindPlacement(const CommitCore& core, const v1::FindPlacementReques
     core.Read(
         [&](const Tables& tables, int64_t) { PlaceOnHost(tables, request, *host, devices, placements, refusals); });
   }
-  if (!request.host().empty() && response->hosts() == 0 && request.host_labels().empty()) {
-    return NotFound(Kind::kHost, request.host());
-  }
+  if (!is_there) return NotFound(Kind::kHost, request.host());
   RankPlacements(request, placements);
   for (v1::Placement& placement : placements) *response->add_placements() = std::move(placement);
   if (refusals.size() > kMaxRefusals) refusals.resize(kMaxRefusals);

@@ -24,7 +24,8 @@ inline constexpr int kMaxRefusals = 1000;  // in one answer
 // INVALID_FIELD, LIMIT_EXCEEDED.
 absl::Status CheckFindPlacement(const v1::FindPlacementRequest& request);
 
-// Whether the host is to be looked at: it has the labels, and is the one asked for.
+// Whether the host is to be looked at: it has the labels, and is the one asked for. Others are no part of the question,
+// and get no refusal: in a large fleet theirs would be all that fits into the answer.
 bool IsCandidate(const v1::FindPlacementRequest& request, const v1::Host& host);
 
 // Why nothing can be put on the host, whatever its SMMUs are like.

@@ -112,6 +112,50 @@ TEST_F(PlacementTest, WishesDoNotTakeWhatAnotherNeeds) {
   EXPECT_EQ(ReasonFor(SmmuOf(kGrace, 0)), "DEVICE_NOT_FOUND");
 }
 
+// Labels of hosts say where to look: a host without them is neither a place nor refused.
+TEST_F(PlacementTest, OnlyHostsWithAllOfTheLabels) {
+  v1::Hello grace = GraceHello();
+  (*grace.mutable_host()->mutable_labels())["zone"] = "a";
+  (*grace.mutable_host()->mutable_labels())["rack"] = "7";
+  ASSERT_TRUE(fleet_.Hello(grace).ok());
+  v1::Hello small = SmallHello();
+  (*small.mutable_host()->mutable_labels())["zone"] = "a";
+  ASSERT_TRUE(fleet_.Hello(small).ok());
+  auto request = Wishing(1);
+  (*request.mutable_host_labels())["zone"] = "a";
+  Find(request);
+  EXPECT_EQ(Places().size(), 4U);
+  (*request.mutable_host_labels())["rack"] = "7";
+  Find(request);
+  std::vector<std::string> places = Places();
+  std::sort(places.begin(), places.end());
+  EXPECT_EQ(places, (std::vector{SmmuOf(kGrace, 0), SmmuOf(kGrace, 1)}));
+  EXPECT_TRUE(refusals_.empty());
+  (*request.mutable_host_labels())["rack"] = "8";
+  Find(request);
+  EXPECT_TRUE(placements_.empty() && refusals_.empty());
+}
+
+TEST_F(PlacementTest, DevicesNeedThePasidsThatAreWished) {
+  v1::Hello hello = GraceHello();
+  hello.mutable_devices(0)->set_max_pasid_log2(8);
+  hello.mutable_devices(2)->set_max_pasid_log2(16);
+  ASSERT_TRUE(fleet_.Hello(hello).ok());
+  auto request = Wishing(1);
+  request.set_host(kGrace);
+  request.mutable_devices(0)->set_min_pasid_log2(8);
+  Find(request);
+  EXPECT_EQ(Places().size(), 2U);
+  request.mutable_devices(0)->set_min_pasid_log2(9);
+  Find(request);
+  ASSERT_EQ(Places(), std::vector{SmmuOf(kGrace, 1)});
+  EXPECT_EQ(placements_[0].devices(0), DeviceOf(kGrace, 2));
+  EXPECT_EQ(ReasonFor(SmmuOf(kGrace, 0)), "DEVICE_NOT_FOUND");
+  request.mutable_devices(0)->set_min_pasid_log2(17);
+  Find(request);
+  EXPECT_EQ(refusals_.size(), 2U);
+}
+
 TEST_F(PlacementTest, HostsThatTakeNothing) {
   v1::CordonHostRequest cordon;
   cordon.set_name(kGrace);
