@@ -1,5 +1,6 @@
 // Hosts that are emptied, lost and forgotten, as an operator does it: real processes and the command line.
 
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,25 @@ class LostHostTest : public FleetFixture {
     const Finished done = cluster_.Ctl(args);
     EXPECT_EQ(done.status, 0) << args[0] << ": " << done.err << cluster_.Outputs();
     return done.out;
+  }
+
+  // The only audit entry of that method about ampere-01. It tells who asked, and what the vdevice was before.
+  void ExpectAudited(const std::string& method, const std::string& caller) {
+    const std::string said =
+        Do({"audit", "--resource", std::string("hosts/") + kAmpere, "--method", method, "-o", "json"});
+    const auto entries = nlohmann::json::parse(said)["items"];
+    ASSERT_EQ(entries.size(), 1u) << said;
+    const auto& entry = entries[0];
+    EXPECT_EQ(entry["method"], method);
+    EXPECT_EQ(entry["caller"].get<std::string>().substr(0, caller.size()), caller) << said;
+    EXPECT_EQ(entry["target"], std::string("hosts/") + kAmpere);
+    EXPECT_EQ(entry["code"], "OK");
+    for (const auto& change : entry["changes"]) {
+      if (change["name"] != "viommus/a/vdevices/16") continue;
+      EXPECT_EQ(change["before"]["vdevice"]["device"], device_) << said;
+      return;
+    }
+    ADD_FAILURE() << "nothing of the vdevice in " << said;
   }
 
   v1::DeviceState DeviceState() {
@@ -69,6 +89,7 @@ TEST_F(LostHostTest, ADrainEvictsAtItsDeadline) {
   const std::string followed = Do({"drain", kAmpere, "--within", "1s", "--evict", "--yes"});
   EXPECT_NE(followed.find("empty: nothing is left"), std::string::npos) << followed;
   EXPECT_EQ(DeviceState(), v1::DEVICE_STATE_FREE);
+  ExpectAudited("EvictHost", "server");
 }
 
 // Promise 1: what was evicted stays held until the host is back and has confirmed.
@@ -77,6 +98,7 @@ TEST_F(LostHostTest, AnEvictedHostThatComesBackConfirms) {
   cluster_.WaitDisconnected(kAmpere);
   Do({"evict", kAmpere, "--yes"});
   EXPECT_EQ(DeviceState(), v1::DEVICE_STATE_RELEASING);
+  ExpectAudited("EvictHost", "unix");
   EXPECT_EQ(cluster_.Ctl({"forget", kAmpere, "--yes"}).status, 1) << "nobody has declared it dead";
   StartHost(kAmpere);
   EXPECT_TRUE(Eventually(20, [this] { return DeviceState() == v1::DEVICE_STATE_FREE; })) << cluster_.Outputs();
@@ -87,6 +109,7 @@ TEST_F(LostHostTest, AHostDeclaredDeadThatComesBackHoldsNothing) {
   cluster_.WaitDisconnected(kAmpere);
   Do({"forget", kAmpere, "--declare-dead", "--yes"});
   EXPECT_EQ(cluster_.Ctl({"get", "viommu", "a"}).status, 4);
+  ExpectAudited("ForgetHost", "unix");
 
   // With its journal: it still believes in the VM, and is told otherwise before it is given a new one.
   StartHost(kAmpere);
