@@ -16,6 +16,7 @@
 #include "server/commit/backups.h"
 #include "server/commit/core.h"
 #include "server/commit/test_command.h"
+#include "server/fleet/test_fleet.h"
 #include "server/store/rocksdb_store.h"
 #include "server/store/testing/temp_folder.h"
 
@@ -209,6 +210,45 @@ TEST_F(ToolTest, RestoreOfABackupThatThereIsNot) {
   EXPECT_EQ(Run({"restore", "--from", backup_.c_str(), "--backup", "7", "--store", target_store_.c_str()}), 1);
   EXPECT_NE(err_.find("no backup 7"), std::string::npos) << err_;
   EXPECT_EQ(Run({"restore", "--from", path_.c_str(), "--store", target_store_.c_str()}), 1);
+}
+
+// testdata/format-1 was written by the last version of that format, before there was an audit log, in two starts: two
+// hosts, a VM on one of them with a nested domain, a device that is attached to it and one that is being released, each
+// under a request_id. That version's successor goes on with it.
+TEST_F(ToolTest, AStoreOfTheFormatBeforeIsGoneOnWith) {
+  fs::copy("server/tool/testdata/format-1", target_);
+  ASSERT_EQ(Run({"verify", "--store", target_store_.c_str()}), 0) << err_;
+  {
+    const auto store = RocksDbStore::Open(target_, {.fsync_probes = 0}).value();
+    auto core =
+        CommitCore::Open(*store, clock_, [this] { return "uid-" + std::to_string(++uids_); }, {.boot_id = "boot"});
+    ASSERT_TRUE(core.ok()) << core.status();
+    EXPECT_EQ((*core)->revision(), 10);
+    EXPECT_EQ((*core)->identity().epoch, 3);
+    (*core)->Read([](const Tables& tables, int64_t) {
+      EXPECT_TRUE(CheckInvariants(tables).ok()) << CheckInvariants(tables);
+      EXPECT_EQ(tables.Find<v1::Vdevice>("viommus/v/vdevices/5")->state(), v1::STATE_READY);
+      EXPECT_EQ(tables.Find<v1::Vdevice>("viommus/v/vdevices/5")->nested_domain(), "viommus/v/nestedDomains/n");
+      EXPECT_EQ(tables.Find<v1::Vdevice>("viommus/v/vdevices/6")->state(), v1::STATE_DELETING);
+      EXPECT_EQ(tables.Find<v1::Device>(DeviceOf(kGrace, 1))->state(), v1::DEVICE_STATE_RELEASING);
+    });
+    TestCommand repeated([](const Context&, Draft&) { return absl::InternalError("carried out twice"); });
+    repeated.request_id = "00000000-0000-4000-9000-000100000002";
+    repeated.fingerprint = "fingerprint";
+    EXPECT_TRUE(repeated.RunOn(**core).ok());
+    EXPECT_EQ(repeated.response, "answer 2");
+    TestCommand change(
+        [](const Context& context, Draft& draft) { return Judge(UnsetVdevId("v", 5), context, draft).status(); });
+    change.method = "UnsetVdevId";
+    change.target = "viommus/v/vdevices/5";
+    EXPECT_TRUE(change.RunOn(**core).ok());
+    EXPECT_TRUE((*core)->Close().ok());
+  }
+  ASSERT_EQ(Run({"verify", "--store", target_store_.c_str()}), 0) << err_;
+  EXPECT_NE(out_.find("revision       11"), std::string::npos) << out_;
+  EXPECT_NE(out_.find("audit entries  1"), std::string::npos) << out_;
+  ASSERT_EQ(Run({"inspect", "--store", target_store_.c_str(), "audit"}), 0) << err_;
+  EXPECT_EQ(Lines().at(0)["target"], "viommus/v/vdevices/5");
 }
 
 }  // namespace
