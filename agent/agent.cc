@@ -54,9 +54,9 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const AgentConfig& config, 
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Agent>> Agent::Start(const AgentConfig& config) {
+absl::StatusOr<std::unique_ptr<Agent>> Agent::Start(const AgentConfig& config, const WrapBackend& wrap) {
   std::unique_ptr<Agent> agent(new Agent(config));
-  VIOMMU_RETURN_IF_ERROR(agent->Init());
+  VIOMMU_RETURN_IF_ERROR(agent->Init(wrap));
   return agent;
 }
 
@@ -68,14 +68,14 @@ Agent::~Agent() {
   driver_.reset();
 }
 
-absl::Status Agent::Init() {
+absl::Status Agent::Init(const WrapBackend& wrap) {
   VIOMMU_ASSIGN_OR_RETURN(std::string boot_id, ReadBootId(config_.boot_id_file));
   facts_ = {.name = "hosts/" + config_.host, .boot_id = std::move(boot_id), .labels = config_.labels};
 
   fd_store_ = OpenSystemdFdStore();
   auto backend = MakeBackend(config_, fd_store_.get());
   VIOMMU_RETURN_IF_ERROR(In("backend", backend.status()));
-  backend_ = *std::move(backend);
+  backend_ = wrap ? wrap(*std::move(backend)) : *std::move(backend);
 
   Journal::Options journal_options;
   journal_options.on_sync = [this](std::chrono::nanoseconds time) { metrics_.CountJournalSync(time); };

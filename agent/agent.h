@@ -11,6 +11,7 @@
 #define VIOMMU_AGENT_AGENT_H_
 
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -37,8 +38,11 @@ namespace viommu::agent {
 
 class Agent {
  public:
+  // For tests: what is to stand between the agent and its backend.
+  using WrapBackend = std::function<std::unique_ptr<Backend>(std::unique_ptr<Backend>)>;
+
   // Starts everything. Errors name the part and the way out.
-  static absl::StatusOr<std::unique_ptr<Agent>> Start(const AgentConfig& config);
+  static absl::StatusOr<std::unique_ptr<Agent>> Start(const AgentConfig& config, const WrapBackend& wrap = nullptr);
   ~Agent();
 
   // Ends the session and the local service; calls that run have `grace` to end. What is held stays in the journal. The
@@ -57,7 +61,7 @@ class Agent {
  private:
   explicit Agent(const AgentConfig& config);
 
-  absl::Status Init();
+  absl::Status Init(const WrapBackend& wrap);
   absl::Status MakeSession();
   absl::Status StartLocal();
   void FillStatus(v1::GetAgentStatusResponse& status);

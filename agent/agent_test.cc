@@ -10,6 +10,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -143,6 +144,26 @@ class FakeServer : public v1::AgentService::Service {
   grpc::ServerReaderWriter<v1::ConnectResponse, v1::ConnectRequest>* stream_ ABSL_GUARDED_BY(mu_) = nullptr;
   std::map<std::string, v1::ItemResult> results_ ABSL_GUARDED_BY(mu_);
   v1::InvalidateReply reply_ ABSL_GUARDED_BY(mu_);
+};
+
+// The agent's backend, and a way for somebody else to its contexts.
+class SharedBackend : public Backend {
+ public:
+  explicit SharedBackend(std::unique_ptr<Backend> backend) : backend_(std::move(backend)) {}
+
+  absl::StatusOr<Inventory> Discover() override { return backend_->Discover(); }
+  Capabilities GetCapabilities() const override { return backend_->GetCapabilities(); }
+  std::vector<SmmuStats> GetStats() const override { return backend_->GetStats(); }
+  absl::StatusOr<std::unique_ptr<Context>> OpenContext() override {
+    auto context = backend_->OpenContext();
+    if (context.ok()) last_context_ = context->get();
+    return context;
+  }
+  Context& last_context() { return *last_context_; }
+
+ private:
+  const std::unique_ptr<Backend> backend_;
+  std::atomic<Context*> last_context_ = nullptr;
 };
 
 class AgentTest : public testing::Test {
@@ -392,6 +413,51 @@ TEST_F(AgentTest, Metrics) {
     if (line.rfind("| `viommu_agent_", 0) == 0) documented.insert(line.substr(3, line.find('`', 3) - 3));
   }
   EXPECT_EQ(exported, documented);
+}
+
+// Somebody else takes a device away from a VM: it is counted, on request it is mended, and nothing is counted any more.
+TEST_F(AgentTest, DriftIsCountedUntilItIsMended) {
+  FakeServer server;
+  Use(server);
+  config_.metrics_listen = ParseAddress("127.0.0.1:0").value();
+  SharedBackend* backend = nullptr;
+  const auto agent = Agent::Start(config_, [&](std::unique_ptr<Backend> own) {
+    auto shared = std::make_unique<SharedBackend>(std::move(own));
+    backend = shared.get();
+    return shared;
+  });
+  ASSERT_TRUE(agent.ok()) << agent.status();
+  server.Send(Vm());
+  ASSERT_TRUE(server.WaitForOutcome("d", v1::OUTCOME_APPLIED));
+  // missing, different, strays, unknown
+  const auto drift = [&] {
+    std::vector<std::string> counts;
+    std::istringstream lines(Scrape((*agent)->metrics_address()));
+    for (std::string line; std::getline(lines, line);) {
+      if (line.rfind("viommu_agent_drift_objects{", 0) == 0) counts.push_back(line.substr(line.rfind(' ') + 1));
+    }
+    return counts;
+  };
+  const std::vector<std::string> none = {"0", "0", "0", "0"};
+  EXPECT_EQ(drift(), none);
+
+  ASSERT_TRUE(backend->last_context().UnbindDevice("0000:01:00.0").ok());
+  EXPECT_EQ(drift(), (std::vector<std::string>{"1", "0", "0", "0"}));
+
+  v1::ConnectResponse call;
+  call.mutable_inspect_call()->set_call_id(5);
+  call.mutable_inspect_call()->set_repair(true);
+  server.Send(call);
+  const auto give_up = std::chrono::steady_clock::now() + seconds(20);
+  while (drift() != none && std::chrono::steady_clock::now() < give_up) std::this_thread::yield();
+  EXPECT_EQ(drift(), none);
+  v1::LocalInvalidateRequest request;
+  request.set_target("viommus/v");
+  request.add_commands()->mutable_cfgi_cd_all()->set_vdev_id(7);
+  v1::LocalInvalidateResponse response;
+  grpc::ClientContext context;
+  ASSERT_TRUE(Local()->LocalInvalidate(&context, request, &response).ok());
+  EXPECT_EQ(response.result().handled(), 1u) << "the device is there again: " << response.DebugString();
 }
 
 TEST_F(AgentTest, WhatStandsInTheWayIsSaid) {
