@@ -101,34 +101,31 @@ TEST_F(CommitterTest, AFullQueueRefusesAndTakesNothing) {
 }
 
 TEST_F(CommitterTest, AQueueIsAlsoFullOfBytes) {
-  Committer committer(*core_, {.max_queue_bytes = 100, .max_batch_commands = 2});
-  SlowCommand slow;
+  SlowCommand slow, again;
+  TestCommand a(PutHost("hosts/a")), b(PutHost("hosts/b")), c(PutHost("hosts/c"));
+  TestCommand d(PutHost("hosts/d")), e(PutHost("hosts/e"));
   slow.command.bytes = 1000;  // alone: taken whatever its length
-  ASSERT_TRUE(committer.Submit(&slow.command).ok());
-  slow.AwaitJudge();
-  TestCommand a(PutHost("hosts/a"));
-  TestCommand b(PutHost("hosts/b"));
-  TestCommand c(PutHost("hosts/c"));
   a.bytes = 60;
   b.bytes = 41;
   c.bytes = 40;
+  d.bytes = 1;
+  e.bytes = 99;
+  Committer committer(*core_, {.max_queue_bytes = 100, .max_batch_commands = 2});
+  ASSERT_TRUE(committer.Submit(&slow.command).ok());
+  slow.AwaitJudge();
   EXPECT_TRUE(committer.Submit(&a).ok()) << "what is being carried out does not wait any more";
   const absl::Status refused = committer.Submit(&b);
   EXPECT_EQ(ReasonOf(refused), v1::ERROR_REASON_OVERLOADED);
   EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_TRUE(committer.Submit(&c).ok());
+  const absl::Status taken = committer.Submit(&c);
   slow.Go();
+  ASSERT_TRUE(taken.ok()) << taken;
   c.done.wait(false);
   EXPECT_TRUE(a.done);
   EXPECT_FALSE(b.done);
   // Nothing waits: there is room for as much again.
-  SlowCommand again;
   ASSERT_TRUE(committer.Submit(&again.command).ok());
   again.AwaitJudge();
-  TestCommand d(PutHost("hosts/d"));
-  TestCommand e(PutHost("hosts/e"));
-  d.bytes = 1;
-  e.bytes = 99;
   EXPECT_TRUE(committer.Submit(&d).ok());
   EXPECT_TRUE(committer.Submit(&e).ok());
   EXPECT_EQ(ReasonOf(committer.Submit(&b)), v1::ERROR_REASON_OVERLOADED);

@@ -47,7 +47,7 @@ class LostHostTest : public FleetFixture {
     EXPECT_EQ(entry["code"], "OK");
     for (const auto& change : entry["changes"]) {
       if (change["name"] != "viommus/a/vdevices/16") continue;
-      EXPECT_EQ(change["before"]["vdevice"]["device"], device_) << said;
+      EXPECT_EQ(change.value(nlohmann::json::json_pointer("/before/vdevice/device"), ""), device_) << said;
       return;
     }
     ADD_FAILURE() << "nothing of the vdevice in " << said;
