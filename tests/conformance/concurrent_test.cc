@@ -67,6 +67,27 @@ TEST_P(Concurrent, InvalidationsBesideControlCalls) {
   EXPECT_EQ(failures, 0);
 }
 
+// Backends may make one call for several callers.
+TEST_P(Concurrent, ABadCommandIsItsCallersAlone) {
+  Vm vm(Open());
+  const Function function = vm.Plug(A0(), 0x10);
+  std::atomic<int> surprises{0};
+  const auto good = [&] {
+    const std::vector<RawCommand> commands(3, Encode(CfgiCdAll(0x10)));
+    const InvalidateResult result = vm.Send(function.viommu, commands);
+    if (!result.status.ok() || result.handled != commands.size()) ++surprises;
+  };
+  const auto bad = [&] {
+    const RawCommand commands[] = {Encode(NhAll()), Encode(CfgiCdAll(0x77)), Encode(NhAll())};
+    const InvalidateResult result = vm.Send(function.viommu, commands);
+    if (StatusErrnoOf(result) != EIO || result.handled > 1) ++surprises;
+  };
+  Repeat one(good), two(good), other(bad), another(bad);
+  for (Repeat* caller : {&one, &two, &other, &another}) caller->Await(200);
+  for (Repeat* caller : {&one, &two, &other, &another}) caller->Stop();
+  EXPECT_EQ(surprises, 0);
+}
+
 TEST_P(Concurrent, VdevicesComeAndGoBesideInvalidations) {
   Vm vm(Open());
   const Function function = vm.PlugWithoutVdevice(A0());

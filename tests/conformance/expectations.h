@@ -30,6 +30,8 @@ struct Expectations {
   int empty_invalidate;
   // BindDevice() of a device that is bound already.
   int bound_device;
+  // BindDevice() of a device while another one of its group is bound in another context.
+  int group_elsewhere;
   // AllocVdevice() with a guest StreamID of more than 32 bits.
   int wide_virt_id;
   // A command with a bit that the architecture does not define there, or with fields that do not go together.
@@ -53,6 +55,7 @@ inline constexpr Expectations kLinux72 = {
     .invalidate_by_nested = EOPNOTSUPP,
     .empty_invalidate = EINVAL,
     .bound_device = EINVAL,
+    .group_elsewhere = EPERM,
     .wide_virt_id = 0,
     .bad_command_bits = 0,
     .exact_handled = false,
@@ -66,6 +69,7 @@ inline constexpr Expectations kStrict = {
     .invalidate_by_nested = 0,
     .empty_invalidate = 0,
     .bound_device = EBUSY,
+    .group_elsewhere = EBUSY,
     .wide_virt_id = EINVAL,
     .bad_command_bits = EIO,
     .exact_handled = true,

@@ -148,12 +148,6 @@ TEST_P(HwQueue, KeepsItsViommu) {
   EXPECT_OK(q().vm->Destroy(q().function.viommu));
 }
 
-TEST_P(HwQueue, AViommuOfTheOrdinaryTypeHasNone) {
-  const ObjectId plain = q().vm.Viommu(q().function.device, q().function.stage2);
-  EXPECT_ERRNO(EOPNOTSUPP, q().vm->AllocHwQueue(plain, HwQueueType::kTegra241Cmdqv, 0, q().Room(), kQueueBytes));
-  EXPECT_ERRNO(EOPNOTSUPP, q().vm->MapVintf(plain));
-}
-
 TEST_P(HwQueue, InterfacesAreUsedUp) {
   const uint32_t interfaces = Inventory().vintfs;
   if (interfaces > 64) GTEST_SKIP() << "this SMMU has more interfaces than one wants to use up";

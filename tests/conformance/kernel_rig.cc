@@ -1,7 +1,7 @@
 // The suite on the running kernel: iommufd, VFIO and the arm-smmu-v3 driver, with QEMU's "edu" devices in front.
 //
 // As root, on a machine where nobody else wants these devices; the rig gives them to vfio-pci. Options are
-// GoogleTest's.
+// GoogleTest's, and --no-canwbs where firmware says that devices can go around the cache.
 
 #include <unistd.h>
 
@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <iostream>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -34,6 +35,10 @@ using agent::Sysfs;
 
 constexpr char kDeviceA0[] = "0000:00:02.0";
 constexpr char kDeviceA1[] = "0000:00:03.0";
+constexpr char kDeviceGroup0[] = "0000:00:05.0";
+constexpr char kDeviceGroup1[] = "0000:00:05.1";
+constexpr char kDeviceTwoStreams[] = "0000:02:01.0";  // its bridge speaks for it, too
+constexpr const char* kDevices[] = {kDeviceA0, kDeviceA1, kDeviceGroup0, kDeviceGroup1, kDeviceTwoStreams};
 
 // ---- The registers of one edu device --------------------------------------------------------------------------------
 
@@ -121,10 +126,10 @@ class WatchedKernel final : public agent::Kernel {
   std::string root() const override { return real_.root(); }
   int Open(const std::string& path) override {
     const int fd = real_.Open(path);
-    constexpr std::string_view kDevices = "/dev/vfio/devices/";
-    if (fd >= 0 && path.starts_with(kDevices)) {
+    constexpr std::string_view kFolder = "/dev/vfio/devices/";
+    if (fd >= 0 && path.starts_with(kFolder)) {
       const std::lock_guard lock(mu_);
-      names_[fd] = path.substr(kDevices.size());
+      names_[fd] = path.substr(kFolder.size());
     }
     return fd;
   }
@@ -188,7 +193,9 @@ class EduEngine final : public DmaEngine {
   bool NeedsScratch() const override { return true; }
   void UseScratch(const DmaScratch& scratch) override { scratch_ = scratch; }
 
-  bool Reaches(const std::string& device) const override { return device == kDeviceA0 || device == kDeviceA1; }
+  bool Reaches(const std::string& device) const override {
+    return std::find(std::begin(kDevices), std::end(kDevices), device) != std::end(kDevices);
+  }
   bool HasPasids(const std::string&) const override { return false; }
   bool HasAts(const std::string&) const override { return false; }
 
@@ -307,7 +314,8 @@ constexpr HardwareFlaw kQemuFlaws[] = {
 
 class KernelRig final : public Rig {
  public:
-  KernelRig(agent::Backend* backend, WatchedKernel* kernel) : backend_(*backend), dma_(kernel) {}
+  KernelRig(agent::Backend* backend, WatchedKernel* kernel, bool around_cache)
+      : backend_(*backend), dma_(kernel), around_cache_(around_cache) {}
 
   agent::Backend& backend() override { return backend_; }
   const Expectations& expectations() const override { return kLinux72; }
@@ -326,6 +334,14 @@ class KernelRig final : public Rig {
         return kDeviceA0;
       case Role::kA1:
         return kDeviceA1;
+      case Role::kGroup0:
+        return kDeviceGroup0;
+      case Role::kGroup1:
+        return kDeviceGroup1;
+      case Role::kTwoStreams:
+        return kDeviceTwoStreams;
+      case Role::kAroundCache:
+        return around_cache_ ? kDeviceA0 : "";
       default:
         return "";
     }
@@ -334,12 +350,13 @@ class KernelRig final : public Rig {
  private:
   agent::Backend& backend_;
   EduEngine dma_;
+  const bool around_cache_;
 };
 
 int Main(int argc, char** argv) {
   static WatchedKernel kernel;
   agent::IommufdBackend::Options options;
-  options.bind = {kDeviceA0, kDeviceA1};
+  options.bind.assign(std::begin(kDevices), std::end(kDevices));
   options.on_left_out = [](const std::string& device, const absl::Status& why) {
     std::cerr << device << " is left out: " << why << std::endl;
   };
@@ -353,8 +370,9 @@ int Main(int argc, char** argv) {
     std::printf("%-24s %-3s %s\n", ability.name.c_str(), ability.available ? "yes" : "no", ability.reason.c_str());
   }
   std::setvbuf(stdout, nullptr, _IOLBF, 0);
-  RegisterRig({"iommufd", [&backend](const RigRequest&) -> std::unique_ptr<Rig> {
-                 return std::make_unique<KernelRig>(backend->get(), &kernel);
+  const bool around_cache = argc > 1 && std::string_view(argv[1]) == "--no-canwbs";
+  RegisterRig({"iommufd", [&backend, around_cache](const RigRequest&) -> std::unique_ptr<Rig> {
+                 return std::make_unique<KernelRig>(backend->get(), &kernel, around_cache);
                }});
   return RunSuite(argc, argv);
 }

@@ -71,6 +71,13 @@ TEST_P(Viommu, HardwareQueuesWhereThereAreNone) {
   EXPECT_ERRNO(EOPNOTSUPP, Alloc(vm, device, vm.Stage2(device), ViommuType::kTegra241Cmdqv));
 }
 
+TEST_P(Viommu, OfTheOrdinaryTypeHasNoHardwareQueues) {
+  Vm vm(Open());
+  const Function function = vm.PlugWithoutVdevice(A0());
+  EXPECT_ERRNO(EOPNOTSUPP, vm->AllocHwQueue(function.viommu, HwQueueType::kTegra241Cmdqv, 0, kMemoryBase, 4096));
+  EXPECT_ERRNO(EOPNOTSUPP, vm->MapVintf(function.viommu));
+}
+
 TEST_P(Viommu, OnOneStage) {
   NEED_DEVICE(pci, Role::kOneStage);
   Vm vm(Open());

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Boots the testbed's kernel in QEMU and runs a program as root in it: an emulated SMMUv3 with both stages, two "edu" PCI
-# devices behind it at 0000:00:02.0 and 0000:00:03.0, which vfio-pci has. Its console is our standard output.
+# Boots the testbed's kernel in QEMU and runs a program as root in it: an emulated SMMUv3 with both stages, and behind it
+# "edu" PCI devices, which vfio-pci has: 0000:00:02.0 and 0000:00:03.0, 0000:00:05.0 and .1, which share an IOMMU group, and
+# 0000:02:01.0, with two StreamIDs. Its console is our standard output.
 #
 #   tests/kernel/boot.sh [OPTION…] [--] PROGRAM [ARGUMENT…]
 #
@@ -13,7 +14,8 @@
 #   --qemu ARGUMENT        one more for QEMU; any number
 #
 # PROGRAM is a file of ours, which goes to /run, or, when it is in none of our folders, what the guest finds: /bin/sh.
-# Exits as PROGRAM does; 124 when the limit has passed, 125 when the guest ended without a word.
+# Exits as PROGRAM does; 124 when the limit has passed, 125 when the guest ended without a word. So it does, with a panic,
+# when the kernel meets a fault of its own.
 set -euo pipefail
 
 usage() { sed -n '2,/^set -/{/^set -/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}" >&2; }
@@ -95,14 +97,18 @@ if "$canwbs"; then
 fi
 (cd "$root" && find . | sort | cpio --quiet -o -H newc -R 0:0) >>"$work/initrd"
 
+edu=edu,dma_mask=0xffffffffffffffff
 # Commas are within arguments.
 # shellcheck disable=SC2054
 arguments=(
   -machine "virt,gic-version=3,its=on,iommu=smmuv3,acpi=on" -global arm-smmuv3.stage=nested
   -cpu max -accel tcg,thread=multi -smp 2 -m 1536M
   -bios "$kernel_uefi" -kernel "$folder/Image" -initrd "$work/initrd"
-  -append "console=ttyAMA0 panic=-1 acpi=force loglevel=$loglevel viommu.time=$(date +%s)"
-  -device "edu,dma_mask=0xffffffffffffffff,addr=2" -device "edu,dma_mask=0xffffffffffffffff,addr=3"
+  -append "console=ttyAMA0 panic=-1 acpi=force panic_on_warn=1 oops=panic loglevel=$loglevel viommu.time=$(date +%s)"
+  -device "$edu,addr=2" -device "$edu,addr=3"
+  # Functions of one device between which nothing keeps accesses apart (ACS), and one behind a bridge to plain PCI.
+  -device "$edu,addr=5.0,multifunction=on" -device "$edu,addr=5.1"
+  -device "pcie-root-port,id=pcie,addr=6" -device "pcie-pci-bridge,id=pci,bus=pcie" -device "$edu,bus=pci,addr=1"
   -display none -monitor none -serial stdio -no-reboot
 )
 if [[ -n "$network" ]]; then

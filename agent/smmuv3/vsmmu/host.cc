@@ -134,7 +134,7 @@ absl::Status Host::Claim(const HostDevice& device, const void* owner) {
     const auto found = owners_.find(member);
     if (found == owners_.end() || (member != &device && found->second == owner)) continue;
     const std::string whose = found->second == owner ? "this context" : "another context";
-    const int error = member == &device && !personality().bound_device_is_busy ? EINVAL : EBUSY;
+    const int error = personality().bound_device_is_busy ? EBUSY : member == &device ? EINVAL : EPERM;
     return ErrnoStatus(error, BackendOpName(BackendOp::kBindDevice),
                        absl::StrCat("device ", member->spec.info.pci_address, " of IOMMU group ", device.group->id,
                                     " is bound in ", whose, "; unbind it there first"));

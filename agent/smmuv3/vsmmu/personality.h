@@ -39,8 +39,8 @@ struct Personality {
   // and the call succeeds all the same.
   bool check_command_fields = true;
 
-  // Whether a device that is bound already, here or in another context, is EBUSY. Linux 7.2: EINVAL, because a VFIO
-  // device is opened once; EBUSY is for the other devices of its group.
+  // Whether a device that is bound already, here or in another context, is EBUSY, and so the others of its group
+  // elsewhere. Linux 7.2: EINVAL, because a VFIO device is opened once; EPERM for the others, whose group has an owner.
   bool bound_device_is_busy = true;
 
   // Whether a guest StreamID above 32 bits is refused. Linux 7.2 takes it, although no command can name it.
