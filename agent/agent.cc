@@ -5,9 +5,11 @@
 #include <grpcpp/support/channel_arguments.h>
 
 #include <random>
+#include <set>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_join.h"
 #include "agent/reconcile/kept.h"
 #include "agent/smmuv3/iommufd/iommufd_backend.h"
 #include "agent/smmuv3/iommufd/kernel.h"
@@ -36,7 +38,8 @@ absl::Status In(std::string_view part, const absl::Status& status) {
   return absl::Status(status.code(), fmt::format("{}: {}", part, std::string(status.message())));
 }
 
-absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const AgentConfig& config, FdStore* store) {
+absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const AgentConfig& config, const std::string& boot_id,
+                                                     FdStore* store) {
   if (config.backend == BackendKind::kEmulated) {
     VIOMMU_ASSIGN_OR_RETURN(EmulatedInventory inventory, LoadInventory(config));
     VIOMMU_ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend, EmulatedBackend::Create(std::move(inventory)));
@@ -44,6 +47,8 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const AgentConfig& config, 
   }
   IommufdBackend::Options options;
   options.bind = config.bind;
+  options.state_dir = config.state_dir;
+  options.boot_id = boot_id;
   options.store = store;
   options.on_left_out = [](const std::string& device, const absl::Status& why) {
     VIOMMU_LOG(kWarning, "device left out", {{"device", device}, {"why", why}});
@@ -72,16 +77,17 @@ absl::Status Agent::Init(const WrapBackend& wrap) {
   VIOMMU_ASSIGN_OR_RETURN(std::string boot_id, ReadBootId(config_.boot_id_file));
   facts_ = {.name = "hosts/" + config_.host, .boot_id = std::move(boot_id), .labels = config_.labels};
 
-  fd_store_ = OpenSystemdFdStore();
-  auto backend = MakeBackend(config_, fd_store_.get());
-  VIOMMU_RETURN_IF_ERROR(In("backend", backend.status()));
-  backend_ = wrap ? wrap(*std::move(backend)) : *std::move(backend);
-
   Journal::Options journal_options;
   journal_options.on_sync = [this](std::chrono::nanoseconds time) { metrics_.CountJournalSync(time); };
   auto journal = Journal::Open(PosixFileSystem(), config_.state_dir, std::move(journal_options));
   VIOMMU_RETURN_IF_ERROR(In("journal", journal.status()));
   journal_ = *std::move(journal);
+
+  // After the journal, whose directory one agent has at a time: what is written there of devices is ours now.
+  fd_store_ = OpenSystemdFdStore();
+  auto backend = MakeBackend(config_, facts_.boot_id, fd_store_.get());
+  VIOMMU_RETURN_IF_ERROR(In("backend", backend.status()));
+  backend_ = wrap ? wrap(*std::move(backend)) : *std::move(backend);
 
   std::vector<AdoptedContext> adopted = AdoptKept(journal_->state(), *backend_, facts_.boot_id);
   const size_t contexts = adopted.size();
@@ -108,11 +114,18 @@ absl::Status Agent::Init(const WrapBackend& wrap) {
               {"same_boot", driver_->believes()},
               {"contexts", contexts}});
   size_t lost = 0;
-  for (const auto& [uid, item] : journal_->state().items()) lost += item.done && !driver_->HasObjects(uid) ? 1 : 0;
+  std::set<std::string> vms;
+  for (const auto& [uid, item] : journal_->state().items()) {
+    if (!item.done || driver_->HasObjects(uid)) continue;
+    ++lost;
+    // Without it a VM has nothing.
+    if (item.kind == ItemKind::kStage2Domain) vms.insert(item.resource.stage2_domain().vm());
+  }
   if (driver_->believes() && lost != 0) {
     // A /dev/iommu that nobody else has open ends with its process, and VMs' devices are cut off until they have theirs
     // again.
-    VIOMMU_LOG(kWarning, "objects of the last agent are gone and are made anew", {{"items", lost}});
+    VIOMMU_LOG(kWarning, "objects of the last agent are gone and are made anew",
+               {{"items", lost}, {"vms", absl::StrJoin(vms, ",")}});
   }
 
   Invalidator::Options invalidator_options;

@@ -34,7 +34,9 @@ std::string KeyOf(const PciFunction& function) { return function.address + " " +
 }  // namespace
 
 IommufdBackend::IommufdBackend(Kernel* kernel, Options options)
-    : host_(kernel, options.store), options_(std::move(options)) {
+    : host_(kernel, options.store),
+      options_(std::move(options)),
+      bindings_(&host_.sysfs(), options_.state_dir, options_.boot_id) {
   if (options_.store == nullptr) return;
   for (const FdStore::Entry& entry : options_.store->Take()) stored_[entry.name] = KernelFile(kernel, entry.fd);
 }
@@ -43,21 +45,17 @@ absl::StatusOr<std::unique_ptr<IommufdBackend>> IommufdBackend::Create(Kernel* k
   std::unique_ptr<IommufdBackend> backend(new IommufdBackend(kernel, std::move(options)));
   if (absl::Status status = IommufdContext::Open(&backend->host_).status(); !status.ok()) return status;
   for (const std::string& address : backend->options_.bind) {
-    if (backend->host_.sysfs().Find(address).driver == "vfio-pci") continue;
-    if (absl::Status status = backend->host_.sysfs().BindToVfio(address); !status.ok()) return status;
-    backend->bound_.push_back(address);
+    if (absl::Status status = backend->bindings_.Take(address); !status.ok()) return status;
   }
   if (absl::Status status = backend->Discover().status(); !status.ok()) return status;
   return backend;
 }
 
 IommufdBackend::~IommufdBackend() {
-  for (const std::string& address : bound_) {
-    // Its driver would wait for the end of whoever has it.
-    if (host_.IsKept(address)) continue;
-    const absl::Status status = host_.sysfs().UnbindFromVfio(address);
-    if (!status.ok() && options_.on_left_out) options_.on_left_out(address, status);
-  }
+  bindings_.GiveBack([this](const std::string& address) { return StaysOpen(address); },
+                     [this](const std::string& address, const absl::Status& why) {
+                       if (options_.on_left_out) options_.on_left_out(address, why);
+                     });
 }
 
 absl::StatusOr<Inventory> IommufdBackend::Discover() {
@@ -139,6 +137,11 @@ absl::StatusOr<std::unique_ptr<Context>> IommufdBackend::OpenKeptContext(const s
   auto context = IommufdContext::Open(&host_, key);
   if (!context.ok()) return context.status();
   return std::unique_ptr<Context>(*std::move(context));
+}
+
+bool IommufdBackend::StaysOpen(const std::string& address) const {
+  MutexLock lock(mu_);
+  return host_.IsKept(address) || IsStored(address);
 }
 
 bool IommufdBackend::IsStored(const std::string& address) const {

@@ -2,7 +2,7 @@
 //
 // Its inventory is what VFIO has: PCI functions bound to vfio-pci, and the SMMUs in front of them. A function that
 // another driver has is none of the agent's business, unless the configuration names it: such ones are bound to
-// vfio-pci when the backend is made, and given back when it is destroyed.
+// vfio-pci when the backend is made, and given back when it, or a later one, is destroyed (bindings.h).
 //
 // Registers, ATS and PASIDs come from GET_HW_INFO, for which a device has to be bound to a context for a moment; that
 // is done once for each device. A device that somebody else has in use then cannot be asked, and is left out until the
@@ -25,6 +25,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "agent/backend.h"
+#include "agent/smmuv3/iommufd/bindings.h"
 #include "agent/smmuv3/iommufd/host.h"
 #include "agent/smmuv3/iommufd/kernel.h"
 #include "agent/smmuv3/iommufd/probe.h"
@@ -37,6 +38,9 @@ class IommufdBackend final : public Backend {
   struct Options {
     // PCI addresses to bind to vfio-pci.
     std::vector<std::string> bind;
+    // Where to write down whose they were, and what changes with every boot (Bindings).
+    std::string state_dir = {};
+    std::string boot_id = {};
     // Outlives the backend; null: nothing outlives the process.
     FdStore* store = nullptr;
     // A device that was left out of the inventory, and why. Optional.
@@ -60,10 +64,12 @@ class IommufdBackend final : public Backend {
   IommufdBackend(Kernel* kernel, Options options);
   // Whether an earlier process has left a device open that nobody has adopted.
   bool IsStored(const std::string& address) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Whether the device is open when this process has ended.
+  bool StaysOpen(const std::string& address) const ABSL_LOCKS_EXCLUDED(mu_);
 
   mutable IommufdHost host_;
   const Options options_;
-  std::vector<std::string> bound_;  // by this backend; to be given back
+  Bindings bindings_;
   mutable Mutex mu_;
   // What earlier processes have left and nobody has adopted, by its name in the store.
   std::map<std::string, KernelFile> stored_ ABSL_GUARDED_BY(mu_);

@@ -20,9 +20,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// To driver_override: a line break takes it back.
-constexpr char kNoOverride[] = "\n";
-
 // The last part of what a link points at; empty when there is none.
 std::string LinkName(const fs::path& link) {
   std::error_code error;
@@ -39,13 +36,6 @@ std::vector<std::string> Names(const fs::path& folder) {
   }
   std::sort(names.begin(), names.end());
   return names;
-}
-
-// What to write to driver_override so that it is as it is now.
-std::string DriverOverride(const fs::path& folder) {
-  std::string name;
-  std::getline(std::ifstream(folder / "driver_override"), name);
-  return name.empty() || name == "(null)" ? kNoOverride : name;
 }
 
 }  // namespace
@@ -120,35 +110,49 @@ absl::Status Sysfs::GiveToVfio(const PciFunction& function) const {
       absl::StrCat("vfio-pci did not take ", function.address, "; is the module vfio-pci there (CONFIG_VFIO_PCI)?"));
 }
 
-absl::Status Sysfs::GiveBack(const PciFunction& function, const std::string& driver_override) const {
-  if (absl::Status status = Write(Folder(function.address) + "/driver_override", driver_override); !status.ok()) {
-    return status;
-  }
-  if (function.driver.empty() || !Find(function.address).driver.empty()) return absl::OkStatus();
-  return Write(absl::StrCat(root_, "/sys/bus/pci/drivers/", function.driver, "/bind"), function.address);
+absl::Status Sysfs::WriteOverride(const FormerDriver& former) const {
+  // A line break takes it back.
+  return Write(Folder(former.address) + "/driver_override",
+               former.driver_override.empty() ? "\n" : former.driver_override);
+}
+
+absl::Status Sysfs::GiveBack(const FormerDriver& former) const {
+  if (former.driver.empty() || !Find(former.address).driver.empty()) return absl::OkStatus();
+  return Write(absl::StrCat(root_, "/sys/bus/pci/drivers/", former.driver, "/bind"), former.address);
+}
+
+FormerDriver Sysfs::DriverOf(const std::string& address) const {
+  FormerDriver former{.address = address, .driver = Find(address).driver, .driver_override = {}};
+  std::getline(std::ifstream(Folder(address) + "/driver_override"), former.driver_override);
+  if (former.driver_override == "(null)") former.driver_override.clear();
+  return former;
 }
 
 absl::Status Sysfs::BindToVfio(const std::string& address) const {
   const PciFunction function = Find(address);
   if (function.address.empty()) return ErrnoStatus(ENODEV, "bind", absl::StrCat("no PCI function ", address));
   if (function.driver == "vfio-pci") return absl::OkStatus();
-  const std::string driver_override = DriverOverride(Folder(address));
+  const FormerDriver former = DriverOf(address);
   absl::Status status = GiveToVfio(function);
   if (status.ok()) return status;
-  if (const absl::Status back = GiveBack(function, driver_override); !back.ok()) {
+  absl::Status back = WriteOverride(former);
+  if (back.ok()) back = GiveBack(former);
+  if (!back.ok()) {
     return ErrnoStatus(StatusErrno(status), "bind",
                        absl::StrCat(status.message(), "; and ", address, " could not be given back to ",
-                                    function.driver.empty() ? "nobody" : function.driver, ": ", back.message()));
+                                    former.driver.empty() ? "nobody" : former.driver, ": ", back.message()));
   }
   return status;
 }
 
-absl::Status Sysfs::UnbindFromVfio(const std::string& address) const {
-  if (Find(address).driver != "vfio-pci") return absl::OkStatus();
-  const std::string folder = Folder(address);
-  if (absl::Status status = Write(folder + "/driver_override", kNoOverride); !status.ok()) return status;
-  if (absl::Status status = Write(folder + "/driver/unbind", address); !status.ok()) return status;
-  return Write(root_ + "/sys/bus/pci/drivers_probe", address);
+absl::Status Sysfs::UnbindFromVfio(const FormerDriver& former) const {
+  if (Find(former.address).driver != "vfio-pci") return absl::OkStatus();
+  // First, or vfio-pci would be given it again.
+  if (absl::Status status = WriteOverride(former); !status.ok()) return status;
+  if (absl::Status status = Write(Folder(former.address) + "/driver/unbind", former.address); !status.ok()) {
+    return status;
+  }
+  return GiveBack(former);
 }
 
 }  // namespace viommu::agent

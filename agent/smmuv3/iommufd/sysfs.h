@@ -28,6 +28,13 @@ struct PciFunction {
   std::string vfio_name;  // "vfio0"; empty: VFIO does not have it
 };
 
+// Whose a function is, to be given back to.
+struct FormerDriver {
+  std::string address;
+  std::string driver;           // empty: none
+  std::string driver_override;  // empty: none
+};
+
 // Thread-safe: it keeps nothing.
 class Sysfs {
  public:
@@ -43,11 +50,12 @@ class Sysfs {
   // One of them; without address when there is no such function.
   PciFunction Find(std::string_view address) const;
 
+  FormerDriver DriverOf(const std::string& address) const;
   // Gives the function to vfio-pci and to nobody else (driver_override). Errors carry an errno; then the function has
   // its driver and override again that it had, or the message says why not.
   absl::Status BindToVfio(const std::string& address) const;
-  // Takes it away from vfio-pci, and lets the kernel find its usual driver.
-  absl::Status UnbindFromVfio(const std::string& address) const;
+  // Takes it away from vfio-pci, and gives it back.
+  absl::Status UnbindFromVfio(const FormerDriver& former) const;
 
   // ACPI's IO Remapping Table; empty when there is none that can be read. At most kMaxIortBytes of it.
   std::string Iort() const;
@@ -62,8 +70,9 @@ class Sysfs {
 
  private:
   absl::Status GiveToVfio(const PciFunction& function) const;
-  // The opposite, for a function as it was.
-  absl::Status GiveBack(const PciFunction& function, const std::string& driver_override) const;
+  // The opposite, for a function that vfio-pci does not have.
+  absl::Status GiveBack(const FormerDriver& former) const;
+  absl::Status WriteOverride(const FormerDriver& former) const;
 
   const std::string root_;
 };

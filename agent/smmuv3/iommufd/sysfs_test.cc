@@ -1,3 +1,5 @@
+// The kernel's drivers of PCI functions, and what the agent changes in that and takes back.
+
 #include "agent/smmuv3/iommufd/sysfs.h"
 
 #include <gtest/gtest.h>
@@ -5,11 +7,14 @@
 #include <cerrno>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "agent/errno_status.h"
+#include "agent/smmuv3/iommufd/bindings.h"
 
 namespace viommu::agent {
 namespace {
@@ -27,7 +32,8 @@ class FakeSysfs final : public Sysfs {
   }
 
   bool vfio_takes_it = true;
-  std::map<std::string, int> errors;  // by the end of the path
+  std::map<std::string, int> errors;   // by the end of the path
+  std::function<void()> before_write;  // may be none
 
   void SetDriver(const std::string& driver) const {
     fs::remove(folder() / "driver");
@@ -47,6 +53,7 @@ class FakeSysfs final : public Sysfs {
     if (const auto error = errors.find(command); error != errors.end()) {
       return ErrnoStatus(error->second, "write", path);
     }
+    if (before_write) before_write();
     if (command == "driver_override") {
       SetOverride(text == "\n" ? "(null)" : text);
       return absl::OkStatus();
@@ -103,6 +110,101 @@ TEST_F(SysfsTest, AFailureHalfWayTakesTheOverrideBack) {
   EXPECT_EQ(StatusErrno(sysfs_.BindToVfio(kFunction)), EBUSY);
   EXPECT_EQ(sysfs_.Driver(), "nvme");
   EXPECT_EQ(sysfs_.Override(), "(null)");
+}
+
+TEST_F(SysfsTest, GivesBackWhatItHasTaken) {
+  for (const auto& [driver, name] : std::map<std::string, std::string>{{"nvme", ""}, {"mlx5", "mlx5"}, {"", "none"}}) {
+    SCOPED_TRACE(driver);
+    sysfs_.SetDriver(driver);
+    sysfs_.SetOverride(name.empty() ? "(null)" : name);
+    const FormerDriver former = sysfs_.DriverOf(kFunction);
+    ASSERT_TRUE(sysfs_.BindToVfio(kFunction).ok());
+    ASSERT_TRUE(sysfs_.UnbindFromVfio(former).ok());
+    EXPECT_EQ(sysfs_.Driver(), driver);
+    EXPECT_EQ(sysfs_.DriverOf(kFunction).driver_override, name);
+  }
+}
+
+TEST_F(SysfsTest, LeavesAloneWhatVfioHasNoMore) {
+  sysfs_.SetDriver("nvme");
+  sysfs_.SetOverride("nvme");
+  EXPECT_TRUE(sysfs_.UnbindFromVfio({.address = kFunction, .driver = "other", .driver_override = ""}).ok());
+  EXPECT_EQ(sysfs_.Driver(), "nvme");
+  EXPECT_EQ(sysfs_.Override(), "nvme");
+}
+
+class BindingsTest : public SysfsTest {
+ protected:
+  Bindings Agent(const std::string& boot = "boot") { return {&sysfs_, root_.string(), boot}; }
+  void GiveBack(Bindings bindings, bool stays = false) {
+    bindings.GiveBack([stays](const std::string&) { return stays; },
+                      [this](const std::string& what, const absl::Status&) { failures_.push_back(what); });
+  }
+
+  std::vector<std::string> failures_;
+};
+
+TEST_F(BindingsTest, TheNextAgentGivesBackWhatAKilledOneTook) {
+  sysfs_.SetDriver("nvme");
+  sysfs_.SetOverride("nvme");
+  ASSERT_TRUE(Agent().Take(kFunction).ok());
+  Bindings next = Agent();
+  ASSERT_TRUE(next.Take(kFunction).ok());
+  EXPECT_EQ(sysfs_.Driver(), "vfio-pci");
+  GiveBack(next);
+  EXPECT_EQ(sysfs_.Driver(), "nvme");
+  EXPECT_EQ(sysfs_.Override(), "nvme");
+  // And that is that: what somebody else gives to vfio-pci stays there.
+  sysfs_.SetDriver("vfio-pci");
+  GiveBack(Agent());
+  EXPECT_EQ(sysfs_.Driver(), "vfio-pci");
+}
+
+// An agent that is killed between the two has not changed what nobody knows of.
+TEST_F(BindingsTest, IsWrittenDownBeforeAnythingHappens) {
+  sysfs_.SetDriver("nvme");
+  std::string recorded;
+  sysfs_.before_write = [&] {
+    if (recorded.empty()) std::getline(std::ifstream(root_ / "bindings") >> std::ws, recorded, '\0');
+  };
+  ASSERT_TRUE(Agent().Take(kFunction).ok());
+  EXPECT_EQ(recorded, std::string("boot\n") + kFunction + "\tnvme\t\n");
+}
+
+TEST_F(BindingsTest, WhatCannotBeWrittenDownIsNotTaken) {
+  sysfs_.SetDriver("nvme");
+  fs::create_directories(root_ / "bindings.new");
+  EXPECT_FALSE(Agent().Take(kFunction).ok());
+  EXPECT_EQ(sysfs_.Driver(), "nvme");
+}
+
+TEST_F(BindingsTest, WhatVfioHadBeforeStaysThere) {
+  sysfs_.SetDriver("vfio-pci");
+  Bindings agent = Agent();
+  ASSERT_TRUE(agent.Take(kFunction).ok());
+  GiveBack(agent);
+  EXPECT_EQ(sysfs_.Driver(), "vfio-pci");
+}
+
+TEST_F(BindingsTest, OfAnotherBootIsNotBelieved) {
+  sysfs_.SetDriver("nvme");
+  ASSERT_TRUE(Agent("last").Take(kFunction).ok());
+  GiveBack(Agent("this"));
+  EXPECT_EQ(sysfs_.Driver(), "vfio-pci");
+}
+
+TEST_F(BindingsTest, WhatStaysOrFailsIsTheNextAgentsToGiveBack) {
+  sysfs_.SetDriver("nvme");
+  ASSERT_TRUE(Agent().Take(kFunction).ok());
+  GiveBack(Agent(), /*stays=*/true);
+  EXPECT_EQ(sysfs_.Driver(), "vfio-pci");
+  EXPECT_TRUE(failures_.empty());
+  sysfs_.errors["unbind"] = EBUSY;
+  GiveBack(Agent());
+  EXPECT_EQ(failures_, std::vector<std::string>{kFunction});
+  sysfs_.errors.clear();
+  GiveBack(Agent());
+  EXPECT_EQ(sysfs_.Driver(), "nvme");
 }
 
 TEST_F(SysfsTest, SaysWhatItCouldNotGiveBack) {
