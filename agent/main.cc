@@ -32,10 +32,12 @@ int Fail(const std::string& what, const absl::Status& status) {
 }
 
 // --check-host.
-int PrintHostCheck() {
+int PrintHostCheck(const AgentConfig& options) {
   constexpr int kCannotServe = 3;
   IommufdHost host(&RealKernel());
-  const HostCheck check = CheckHost(host);
+  HostCheck check = CheckHost(host);
+  const auto boot_id = ReadBootId(options.boot_id_file);
+  check.items.push_back({"boot id", boot_id.ok(), boot_id.ok() ? *boot_id : std::string(boot_id.status().message())});
   for (const Capability& item : check.items) {
     fmt::print("{:<3} {}{}{}\n", item.available ? "yes" : "no", item.name, item.reason.empty() ? "" : ": ",
                item.reason);
@@ -51,7 +53,7 @@ int Main(int argc, char** argv) {
                  .default_file = "/etc/viommu/agent.yaml"});
   DeclareAgentOptions(config, &options);
   if (const auto exit = config.Load(argc, argv)) return *exit;
-  if (options.check_host) return PrintHostCheck();
+  if (options.check_host) return PrintHostCheck(options);
   InitLogging({.level = options.log_level, .format = options.log_format, .writer = nullptr});
 
   auto shutdown = ShutdownSignal::Install();

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -22,6 +23,8 @@ namespace fs = std::filesystem;
 
 constexpr char kDevice[] = "0000:01:00.0";
 constexpr char kSmmu[] = "smmu3.0x0000000009050000";
+constexpr uint64_t kVintfOffset = 0x3000;
+constexpr uint64_t kVintfLength = 0x10000;
 
 // A sysfs with one function that VFIO has and one that another driver has, and one context.
 class IommufdContextTest : public testing::Test {
@@ -70,8 +73,17 @@ class IommufdContextTest : public testing::Test {
       case uapi::kHwptAlloc:
         static_cast<uapi::HwptAlloc*>(argument)->out_hwpt_id = ++id_;
         break;
-      case uapi::kViommuAlloc:
-        static_cast<uapi::ViommuAlloc*>(argument)->out_viommu_id = ++id_;
+      case uapi::kViommuAlloc: {
+        auto& call = *static_cast<uapi::ViommuAlloc*>(argument);
+        call.out_viommu_id = ++id_;
+        if (call.type == static_cast<uint32_t>(ViommuType::kTegra241Cmdqv)) {
+          *reinterpret_cast<uapi::ViommuTegra241Cmdqv*>(call.data_uptr) = {kVintfOffset, kVintfLength};
+        }
+        break;
+      }
+      case uapi::kHwQueueAlloc:
+        hw_queue_ = *static_cast<uapi::HwQueueAlloc*>(argument);
+        static_cast<uapi::HwQueueAlloc*>(argument)->out_hw_queue_id = ++id_;
         break;
       case uapi::kVeventqAlloc:
         static_cast<uapi::VeventqAlloc*>(argument)->out_veventq_id = ++id_;
@@ -95,6 +107,7 @@ class IommufdContextTest : public testing::Test {
   std::vector<int> files_;
   ObjectId id_ = 0;
   int last_queue_ = -1;
+  uapi::HwQueueAlloc hw_queue_;  // the last one that was asked for
   std::unique_ptr<IommufdHost> host_;
   std::unique_ptr<IommufdContext> context_;
 };
@@ -184,6 +197,134 @@ TEST_F(IommufdContextTest, AQueueInUseKeepsItsFile) {
   EXPECT_TRUE(context_->Destroy(queue).ok());
   EXPECT_FALSE(kernel_.open_files.contains(last_queue_));
   EXPECT_EQ(Errno(context_->ReadFaults(queue, 4).status()), ENOENT);
+}
+
+TEST_F(IommufdContextTest, FaultsAreReadAndAnswered) {
+  const ObjectId queue = *context_->AllocFaultQueue();
+  const uapi::FaultRecord records[] = {{.flags = uapi::kFaultPasidValid,
+                                        .dev_id = 3,
+                                        .pasid = 7,
+                                        .group = 5,
+                                        .permissions = uapi::kFaultRead | uapi::kFaultPrivileged,
+                                        .address = 0x1234'5000,
+                                        .cookie = 9},
+                                       {.flags = uapi::kFaultLastPage,
+                                        .dev_id = 4,
+                                        .permissions = uapi::kFaultWrite | uapi::kFaultExecute,
+                                        .cookie = 10}};
+  std::vector<std::byte> data(sizeof(records));
+  std::memcpy(data.data(), records, data.size());
+  kernel_.to_read[last_queue_].push_back(data);
+  const std::vector<PageFault> faults = *context_->ReadFaults(queue, 4);
+  ASSERT_EQ(faults.size(), 2u);
+  const auto flags = [](const PageFault& fault) {
+    return std::vector<bool>{fault.pasid_valid, fault.last_page, fault.read,
+                             fault.write,       fault.execute,   fault.privileged};
+  };
+  EXPECT_EQ(flags(faults[0]), (std::vector<bool>{true, false, true, false, false, true}));
+  EXPECT_EQ(flags(faults[1]), (std::vector<bool>{false, true, false, true, true, false}));
+  EXPECT_EQ(faults[0].device, 3u);
+  EXPECT_EQ(faults[0].pasid, 7u);
+  EXPECT_EQ(faults[0].group, 5u);
+  EXPECT_EQ(faults[0].address, 0x1234'5000u);
+  EXPECT_EQ(faults[0].cookie, 9u);
+  EXPECT_EQ(faults[1].device, 4u);
+
+  EXPECT_TRUE(context_->AnswerFault(queue, 9, PageResponseCode::kInvalid).ok());
+  ASSERT_EQ(kernel_.written.size(), 1u);
+  const uint32_t answer[] = {9, 1};  // cookie, code
+  ASSERT_EQ(kernel_.written[0].size(), sizeof(answer));
+  EXPECT_EQ(std::memcmp(kernel_.written[0].data(), answer, sizeof(answer)), 0);
+  EXPECT_EQ(Errno(context_->AnswerFault(99, 9, PageResponseCode::kInvalid)), ENOENT);
+}
+
+TEST_F(IommufdContextTest, HardwareQueues) {
+  const ObjectId device = *context_->BindDevice(kDevice);
+  const ObjectId viommu = context_->AllocViommu(device, 2, ViommuType::kTegra241Cmdqv)->id;
+  const ObjectId queue = *context_->AllocHwQueue(viommu, HwQueueType::kTegra241Cmdqv, 1, 0x4000'0000, 0x2000);
+  EXPECT_EQ(queue, id_);
+  EXPECT_EQ(hw_queue_.viommu_id, viommu);
+  EXPECT_EQ(hw_queue_.type, static_cast<uint32_t>(HwQueueType::kTegra241Cmdqv));
+  EXPECT_EQ(hw_queue_.index, 1u);
+  EXPECT_EQ(hw_queue_.nesting_parent_iova, 0x4000'0000u);
+  EXPECT_EQ(hw_queue_.length, 0x2000u);
+  errors_[uapi::kHwQueueAlloc] = EIO;
+  EXPECT_EQ(Errno(context_->AllocHwQueue(viommu, HwQueueType::kTegra241Cmdqv, 3, 0, 0x2000).status()), EIO);
+}
+
+TEST_F(IommufdContextTest, TheRegistersOfHardwareQueuesAreMappedFromTheContextsFile) {
+  const int iommufd = *kernel_.open_files.begin();
+  const ObjectId device = *context_->BindDevice(kDevice);
+  const ObjectId plain = context_->AllocViommu(device, 2, ViommuType::kArmSmmuv3)->id;
+  EXPECT_EQ(Errno(context_->MapVintf(plain).status()), EOPNOTSUPP);
+  EXPECT_EQ(Errno(context_->MapVintf(99).status()), ENOENT);
+  const ObjectId viommu = context_->AllocViommu(device, 2, ViommuType::kTegra241Cmdqv)->id;
+  EXPECT_EQ(Errno(context_->UnmapVintf(viommu)), EINVAL);
+  const VintfMapping mapping = *context_->MapVintf(viommu);
+  EXPECT_EQ(mapping.offset, kVintfOffset);
+  EXPECT_EQ(mapping.length, kVintfLength);
+  EXPECT_TRUE(kernel_.open_files.contains(mapping.fd));
+  EXPECT_EQ(kernel_.mapped, (std::vector<FakeKernel::Mapping>{{iommufd, kVintfOffset, kVintfLength}}));
+  EXPECT_EQ(kernel_.maps, 1) << "its own mapping keeps the viommu";
+  EXPECT_TRUE(context_->UnmapVintf(viommu).ok());
+  EXPECT_EQ(kernel_.maps, 0);
+  // What goes wrong half way leaves nothing behind.
+  kernel_.duplicate_error = -EMFILE;
+  EXPECT_EQ(Errno(context_->MapVintf(viommu).status()), EMFILE);
+  kernel_.map_error = -ENXIO;
+  EXPECT_EQ(Errno(context_->MapVintf(viommu).status()), ENXIO);
+  EXPECT_EQ(kernel_.maps, 0);
+  kernel_.Close(mapping.fd);  // its owner
+}
+
+TEST_F(IommufdContextTest, HowManyHardwareQueuesThereAre) {
+  const ObjectId device = *context_->BindDevice(kDevice);
+  kernel_.on_ioctl = [&](int, unsigned long request, void* argument) {
+    EXPECT_EQ(request, uapi::kGetHwInfo);
+    auto& call = *static_cast<uapi::GetHwInfo*>(argument);
+    EXPECT_EQ(call.flags, uapi::kHwInfoInputType);
+    EXPECT_EQ(call.data_type, uapi::kHwInfoTegra241Cmdqv);
+    EXPECT_EQ(call.dev_id, device);
+    *reinterpret_cast<uapi::HwInfoTegra241Cmdqv*>(call.data_uptr) = {.log2_vcmdqs = 1, .log2_vsids = 4};
+    return 0;
+  };
+  const auto queues = context_->GetHwQueues(device);
+  ASSERT_TRUE(queues.has_value());
+  EXPECT_EQ(queues->queues_per_vintf, 2u);
+  EXPECT_EQ(queues->sid_slots, 16u);
+  kernel_.on_ioctl = [](int, unsigned long, void*) { return -EOPNOTSUPP; };
+  EXPECT_FALSE(context_->GetHwQueues(device).has_value());
+}
+
+// No device may reach memory that is about to go, and nothing may keep what the kernel is to free with the last
+// descriptor.
+TEST_F(IommufdContextTest, EndsInOrder) {
+  std::map<int, std::string> names = {{*kernel_.open_files.begin(), "iommufd"}};
+  const ObjectId device = *context_->BindDevice(kDevice);
+  names[files_.back()] = "device";
+  const ObjectId ioas = *context_->AllocIoas();
+  errors_[uapi::kIoasMapFile] = ENOTTY;
+  ASSERT_TRUE(context_->MapIoas(ioas, 0, 4096, {.fd = 5}).ok());
+  const ObjectId viommu = context_->AllocViommu(device, 2, ViommuType::kTegra241Cmdqv)->id;
+  kernel_.Close(context_->MapVintf(viommu)->fd);
+  ASSERT_TRUE(context_->AllocVeventq(viommu, VeventqType::kTegra241Cmdqv, 8).ok());
+  names[last_queue_] = "events";
+  ASSERT_TRUE(context_->AllocFaultQueue().ok());
+  names[last_queue_] = "faults";
+  std::vector<std::string> log;
+  kernel_.on_ioctl = [&](int fd, unsigned long request, void*) {
+    log.push_back((request == uapi::kVfioDetachPt ? "detach " : "? ") + names[fd]);
+    return 0;
+  };
+  kernel_.on_close = [&](int fd) { log.push_back("close " + names[fd]); };
+  kernel_.on_unmap = [&](uint64_t length) {
+    log.push_back(length == kVintfLength ? "unmap registers" : "unmap memory");
+  };
+  context_.reset();
+  EXPECT_EQ(log, (std::vector<std::string>{"detach device", "unmap registers", "close events", "close faults",
+                                           "close device", "unmap memory", "close iommufd"}));
+  kernel_.on_close = nullptr;
+  kernel_.on_unmap = nullptr;
 }
 
 TEST_F(IommufdContextTest, Stage2sAreCountedByTheirSmmu) {

@@ -25,11 +25,23 @@ class FakeKernel final : public Kernel {
   std::string root_path;
   // 0 or -errno; -ENOTTY when there is none.
   std::function<int(int fd, unsigned long request, void* argument)> on_ioctl;
+  // Before they happen; may be none.
+  std::function<void(int fd)> on_close;
+  std::function<void(uint64_t length)> on_unmap;
   std::map<int, std::deque<std::vector<std::byte>>> to_read;  // by file; what each read() gives
   std::set<std::string> missing;                              // paths that cannot be opened (ENOENT)
   std::vector<std::string> opened;
   std::set<int> open_files;
   std::vector<std::vector<std::byte>> written;
+  struct Mapping {
+    int fd = -1;
+    uint64_t offset = 0;
+    uint64_t length = 0;
+    bool operator==(const Mapping&) const = default;
+  };
+  std::vector<Mapping> mapped;
+  int map_error = 0;        // -errno, of maps
+  int duplicate_error = 0;  // likewise
 
   int NewFile() {
     open_files.insert(++last_file_);
@@ -42,7 +54,10 @@ class FakeKernel final : public Kernel {
     if (missing.contains(path)) return -ENOENT;
     return NewFile();
   }
-  void Close(int fd) override { open_files.erase(fd); }
+  void Close(int fd) override {
+    if (on_close) on_close(fd);
+    open_files.erase(fd);
+  }
   int Ioctl(int fd, unsigned long request, void* argument) override {
     return on_ioctl ? on_ioctl(fd, request, argument) : -ENOTTY;
   }
@@ -60,13 +75,18 @@ class FakeKernel final : public Kernel {
     written.emplace_back(begin, begin + bytes);
     return static_cast<ssize_t>(bytes);
   }
-  int Duplicate(int) override { return NewFile(); }
-  int Map(int, uint64_t, uint64_t, bool, bool, void** address) override {
+  int Duplicate(int) override { return duplicate_error != 0 ? duplicate_error : NewFile(); }
+  int Map(int fd, uint64_t offset, uint64_t length, bool, bool, void** address) override {
+    if (map_error != 0) return map_error;
+    mapped.push_back({fd, offset, length});
     *address = this;  // somewhere
     ++maps;
     return 0;
   }
-  void Unmap(void*, uint64_t) override { --maps; }
+  void Unmap(void*, uint64_t length) override {
+    if (on_unmap) on_unmap(length);
+    --maps;
+  }
 
   int maps = 0;
 

@@ -1,16 +1,22 @@
 #include "agent/smmuv3/iommufd/probe.h"
 
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <fstream>
 #include <memory>
 #include <utility>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "agent/errno_status.h"
 #include "agent/smmuv3/iommufd/context.h"
+#include "agent/smmuv3/iommufd/iort.h"
 #include "agent/smmuv3/spec/command.h"
 #include "agent/smmuv3/spec/ste.h"
 
@@ -85,6 +91,19 @@ bool Has(const std::vector<Capability>& list, std::string_view name) {
   return std::any_of(list.begin(), list.end(), [&](const Capability& c) { return c.name == name && c.available; });
 }
 
+bool HasIpcLock() {
+  constexpr int kCapIpcLock = 14;
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    absl::string_view rest = line;
+    uint64_t effective = 0;
+    if (absl::ConsumePrefix(&rest, "CapEff:") && absl::SimpleHexAtoi(absl::StripAsciiWhitespace(rest), &effective)) {
+      return ((effective >> kCapIpcLock) & 1) != 0;
+    }
+  }
+  return false;
+}
+
 // What the kernel tells of it.
 absl::StatusOr<ProbedDevice> Ask(IommufdContext& context, ObjectId device, const PciFunction& function) {
   auto hw = context.GetHwInfo(device);
@@ -122,6 +141,15 @@ absl::StatusOr<ProbedDevice> ProbeAdopted(IommufdContext& context, ObjectId devi
   return probed;
 }
 
+Capability MemlockAbility(uint64_t limit, bool has_ipc_lock) {
+  if (has_ipc_lock) return {"memlock", true, "CAP_IPC_LOCK: nothing is counted"};
+  if (limit == RLIM_INFINITY) return {"memlock", true, "unlimited"};
+  return {"memlock", false,
+          absl::StrCat("this user may pin ", limit,
+                       " bytes in all, and a VM's whole memory counts: above it maps and attaches are ENOMEM; "
+                       "LimitMEMLOCK=infinity, or CAP_IPC_LOCK")};
+}
+
 HostCheck CheckHost(IommufdHost& host) {
   HostCheck check;
   const auto note = [&](std::string name, const absl::Status& status, std::string how = "") {
@@ -129,6 +157,10 @@ HostCheck CheckHost(IommufdHost& host) {
     return status.ok();
   };
   const bool iommufd = note("/dev/iommu", IommufdContext::Open(&host).status());
+  rlimit memlock = {};
+  ::getrlimit(RLIMIT_MEMLOCK, &memlock);
+  check.items.push_back(MemlockAbility(memlock.rlim_cur, HasIpcLock()));
+  const std::string iort = host.sysfs().Iort();
   const std::vector<PciFunction> functions = host.sysfs().Functions();
   if (functions.empty()) {
     note("SMMUv3", ErrnoStatus(ENODEV, "sysfs", "no PCI function is behind an SMMUv3 (CONFIG_ARM_SMMU_V3)"));
@@ -145,7 +177,16 @@ HostCheck CheckHost(IommufdHost& host) {
     if (!iommufd) continue;
     const auto probed = ProbeDevice(host, function);
     if (!note(name, probed.status(), "IOMMU group " + std::to_string(function.group))) continue;
-    for (const Capability& ability : probed->abilities) {
+    std::vector<Capability> abilities = probed->abilities;
+    const auto stream_id = IortStreamId(iort, function.address, function.smmu);
+    abilities.push_back({"stream_ids", stream_id.has_value(),
+                         stream_id ? absl::StrCat("0x", absl::Hex(*stream_id), " in firmware's IORT")
+                                   : "not in firmware's IORT, or it cannot be read; reported as 0"});
+    abilities.push_back({"ats", probed->info.ats, probed->info.ats ? "" : "the device or its SMMU has none"});
+    const uint32_t pasid_bits = probed->info.max_pasid_log2;
+    abilities.push_back({"pasid", pasid_bits != 0,
+                         pasid_bits != 0 ? absl::StrCat(pasid_bits, " bits") : "the device or its SMMU has none"});
+    for (const Capability& ability : abilities) {
       check.items.push_back({absl::StrCat("  ", ability.name), ability.available, ability.reason});
     }
     check.can_serve = check.can_serve || (Has(probed->abilities, "vdevice") && Has(probed->abilities, "nested") &&

@@ -3,6 +3,7 @@
 #ifndef VIOMMU_AGENT_SMMUV3_IOMMUFD_PROBE_H_
 #define VIOMMU_AGENT_SMMUV3_IOMMUFD_PROBE_H_
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
@@ -31,6 +32,9 @@ absl::StatusOr<ProbedDevice> ProbeDevice(IommufdHost& host, const PciFunction& f
 // The same with a device that a context has that was adopted: nothing is made in it, so that abilities are those that
 // what is there shows.
 absl::StatusOr<ProbedDevice> ProbeAdopted(IommufdContext& context, ObjectId device, const PciFunction& function);
+
+// Whether VMs' memory can be pinned, for a process that may lock `limit` bytes (RLIMIT_MEMLOCK) or has CAP_IPC_LOCK.
+Capability MemlockAbility(uint64_t limit, bool has_ipc_lock);
 
 // What `viommu-agent --check-host` prints.
 struct HostCheck {
