@@ -5,7 +5,8 @@
 //       what lies at device address FROM goes to TO; at most 4096 bytes
 //   viommu-edu DEVICE loop FROM TO FILE FROM_PAGE TO_PAGE
 //       over and over, until SIGTERM, with a new number in the source each time; the addresses lead to these pages of
-//       FILE, a guest's memory. Then tells how often, and how often something else arrived: "copies 17, wrong 0".
+//       FILE, a guest's memory. Says "copying" when the first has arrived, and at the end how often, and how often
+//       something else did: "copies 17, wrong 0".
 //
 // Bus mastering is switched on once, at the beginning: a device that is reset meanwhile copies nothing any more.
 
@@ -103,6 +104,10 @@ void Loop(Edu& edu, uint64_t from, uint64_t to, const std::string& file, size_t 
     *source = ++copies;
     std::atomic_thread_fence(std::memory_order_seq_cst);
     if (!edu.Copy(from, to, sizeof(copies)) || *destination != copies) ++wrong;
+    if (copies == 1 && wrong == 0) {
+      std::puts("copying");
+      std::fflush(stdout);
+    }
   }
   std::printf("copies %llu, wrong %llu\n", static_cast<unsigned long long>(copies),
               static_cast<unsigned long long>(wrong));

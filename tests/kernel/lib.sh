@@ -54,11 +54,11 @@ kernel_setup() {
 }
 
 # The table of QEMU's firmware with the one bit that lets viommus be made (iort.h), as the beginning of an initramfs; the
-# kernel takes it in place of the firmware's. It is made once for each QEMU: prints the file's name.
+# kernel takes it in place of the firmware's. It is made once for each QEMU and each way to make it: prints the file's name.
 kernel_iort() {
-  local folder file work
-  folder="$(kernel_folder)"
-  file="$folder/iort-$(kernel_qemu_version).cpio"
+  local hash file work
+  hash="$(cd "$VIOMMU_ROOT/tests/kernel" && cat iort.h iort.cc iort_canwbs.cc | sha256sum)"
+  file="$(kernel_folder)/iort-$(kernel_qemu_version)-${hash:0:16}.cpio"
   if [[ ! -e "$file" ]]; then
     work="$(mktemp -d)"
     # Where the caller stands matters to him.
@@ -86,4 +86,9 @@ kernel_make_iort() {
   sed -n '/^BEGIN$/,/^END$/{/^BEGIN$/d;/^END$/d;p}' "$work/console" | base64 -d |
     "$program" >"$work/root/kernel/firmware/acpi/iort.aml" || return 1
   (cd "$work/root" && find kernel | sort | cpio --quiet -o -H newc -R 0:0) >"$work/iort.cpio"
+}
+
+# kernel_content FILE: whether the kernel has, by its messages, met no fault of its own; prints what it says.
+kernel_content() {
+  ! grep -E -A 20 'WARNING:|BUG:|Oops|Internal error|Kernel panic|Call trace:|soft lockup|blocked for more than' "$1"
 }
