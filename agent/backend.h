@@ -372,7 +372,7 @@ class Context {
   //   ENODEV  no such device here
   //   EINVAL  the device's DMA is not cache coherent
   //   EINVAL  it is bound already, here or in another context: Linux opens a VFIO device once (strict: EBUSY)
-  //   EBUSY   another one of its IOMMU group is bound in another context
+  //   EPERM   another one of its IOMMU group is bound in another context (strict: EBUSY)
   virtual absl::StatusOr<ObjectId> BindDevice(std::string_view pci_address) = 0;
 
   // Gives the device back (closes its VFIO device): detaches it. A vdevice that still exists goes with it; its id then

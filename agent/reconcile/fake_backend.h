@@ -162,7 +162,7 @@ class FakeContext : public Context, private FakeBackend::Content {
     for (const FakeContext* other : backend_.open_) {
       if (other == this || !other->HasOfGroup(pci)) continue;
       ++backend_.refused_for_group;
-      return ErrnoStatus(EBUSY, "BindDevice", pci + ", whose IOMMU group another context has");
+      return ErrnoStatus(EPERM, "BindDevice", pci + ", whose IOMMU group another context has");
     }
     if (!backend_.bound.insert(pci).second) return ErrnoStatus(EBUSY, "BindDevice", pci);
     const ObjectId id = Add({.kind = "device", .smmu = pci[9] == '0' ? "s0" : "s1"});
