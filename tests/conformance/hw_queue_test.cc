@@ -77,6 +77,21 @@ TEST_P(HwQueue, Q3_Overflow) { EXPECT_ERRNO(EOVERFLOW, q().Alloc(0, ~uint64_t{0}
 
 TEST_P(HwQueue, Q4_Unmapped) { EXPECT_ERRNO(ENOENT, q().Alloc(0, 0x8000'0000)); }
 
+TEST_P(HwQueue, Q4_BelowAllThatIsMapped) { EXPECT_ERRNO(ENOENT, q().Alloc(0, 0)); }
+
+// The hardware takes one physical address. Two files are not in one piece; two halves of one may be, and may not.
+TEST_P(HwQueue, MemoryOfTwoFiles) {
+  constexpr uint64_t kAt = 0x8000'0000;
+  MemoryFile first(kQueueBytes), second(kQueueBytes);
+  // The second one has another one's memory in front of it.
+  ASSERT_OK(q().vm->MapIoas(q().vm.ioas(), kAt, kQueueBytes, first.handle()));
+  MemoryFile between(kQueueBytes);
+  ASSERT_OK(q().vm->MapIoas(q().vm.ioas(), 2 * kAt, kQueueBytes, between.handle()));
+  ASSERT_OK(q().vm->MapIoas(q().vm.ioas(), kAt + kQueueBytes, kQueueBytes, second.handle()));
+  EXPECT_ERRNO(EFAULT, q().Alloc(0, kAt, 2 * kQueueBytes));
+  EXPECT_OK(q().Alloc(0, kAt));
+}
+
 TEST_P(HwQueue, Q4_HalfMapped) {
   EXPECT_ERRNO(ENOENT, q().Alloc(0, kMemoryBase + kMemoryBytes - kQueueBytes, 2 * kQueueBytes));
 }
@@ -201,6 +216,8 @@ TEST_P(HwQueue, V11_AMappingKeepsTheViommu) {
   EXPECT_OK(q().vm->Destroy(q().function.viommu));
   close(mapping.fd);
 }
+
+TEST_P(HwQueue, WhatIsNotMappedIsNotUnmapped) { EXPECT_ERRNO(EINVAL, q().vm->UnmapVintf(q().function.viommu)); }
 
 TEST_P(HwQueue, MappingsAreCounted) {
   const agent::VintfMapping one = Must(q().vm->MapVintf(q().function.viommu));
