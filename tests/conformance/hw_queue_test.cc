@@ -83,10 +83,10 @@ TEST_P(HwQueue, Q4_BelowAllThatIsMapped) { EXPECT_ERRNO(ENOENT, q().Alloc(0, 0))
 TEST_P(HwQueue, MemoryOfTwoFiles) {
   constexpr uint64_t kAt = 0x8000'0000;
   MemoryFile first(kQueueBytes), second(kQueueBytes);
-  // The second one has another one's memory in front of it.
   ASSERT_OK(q().vm->MapIoas(q().vm.ioas(), kAt, kQueueBytes, first.handle()));
+  // Lies where the second one would follow the first.
   MemoryFile between(kQueueBytes);
-  ASSERT_OK(q().vm->MapIoas(q().vm.ioas(), 2 * kAt, kQueueBytes, between.handle()));
+  ASSERT_OK(q().vm->MapIoas(q().vm.ioas(), 2 * kAt + kQueueBytes, kQueueBytes, between.handle()));
   ASSERT_OK(q().vm->MapIoas(q().vm.ioas(), kAt + kQueueBytes, kQueueBytes, second.handle()));
   EXPECT_ERRNO(EFAULT, q().Alloc(0, kAt, 2 * kQueueBytes));
   EXPECT_OK(q().Alloc(0, kAt));
