@@ -311,8 +311,9 @@ absl::Status RocksDbStore::Scan(KeySpace space, std::string_view begin, std::str
   if (reading.open() == nullptr) return reading.error();
   if (reading.open()->handle(space) == nullptr) return absl::OkStatus();
   rocksdb::ReadOptions read;
-  // What is read to its end would push out of the cache what is asked for again.
-  read.fill_cache = !end.empty();
+  // What is read to its end would push out of the cache what is asked for again, and resources are read once, at the
+  // start.
+  read.fill_cache = !end.empty() && space != KeySpace::kResources;
   const rocksdb::Slice upper_bound = ToSlice(end);
   if (!end.empty()) read.iterate_upper_bound = &upper_bound;
   const std::unique_ptr<rocksdb::Iterator> it(reading.open()->db().NewIterator(read, reading.open()->handle(space)));

@@ -329,5 +329,34 @@ TEST_F(RocksDbStoreTest, TablesAndMemoryStayBounded) {
   EXPECT_GT((*store)->stats().sst_bytes, 0u);
 }
 
+// They are in memory from the start on.
+TEST_F(RocksDbStoreTest, ResourcesThatWereReadAreNotCached) {
+  const auto open = [this] {
+    RocksDbOptions options;
+    options.fsync_probes = 0;
+    options.write_buffer_bytes = size_t{4} << 20;
+    return RocksDbStore::Open(path(), options);
+  };
+  auto store = open();
+  ASSERT_TRUE(store.ok()) << store.status();
+  for (int i = 0; i < 1000; ++i) {
+    Batch batch;
+    batch.Put(KeySpace::kResources, std::to_string(i), std::string(8192, 'v'));
+    ASSERT_TRUE((*store)->Commit(batch, Durability::kBuffered).ok());
+  }
+  store = absl::CancelledError();  // closed
+  store = open();
+  ASSERT_TRUE(store.ok()) << store.status();
+  const uint64_t before = (*store)->stats().block_cache_bytes;  // of tables that were made of the log
+  size_t read = 0;
+  const auto visit = [&read](std::string_view, std::string_view value) {
+    read += value.size();
+    return true;
+  };
+  ASSERT_TRUE((*store)->Scan(KeySpace::kResources, "0", "9999", visit).ok());
+  EXPECT_GT(read, size_t{7} << 20);
+  EXPECT_LT((*store)->stats().block_cache_bytes - before, size_t{1} << 20);
+}
+
 }  // namespace
 }  // namespace viommu::server

@@ -13,6 +13,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "absl/synchronization/mutex.h"
 #include "agent/reconcile/backoff.h"
 #include "agent/session/client.h"
 #include "common/grpc_error.h"
@@ -233,6 +234,8 @@ class HostPlayer {
 };
 
 HostPlayers::HostPlayers(const PlayedFleet& fleet) : fleet_(fleet) {
+  // As agents do.
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   for (int i = 0; i < fleet.hosts; ++i) players_.push_back(std::make_unique<HostPlayer>(*this, i));
   ticker_ = std::thread([this] { Tick(); });
 }
