@@ -174,6 +174,7 @@ absl::Status AgentDisk::Append(File& file, const std::string& path, std::string_
 
 absl::Status AgentDisk::Sync(File& file, const std::string& path) {
   if (const absl::Status status = Change(path); !status.ok()) return status;
+  if (sync_time_ > nanoseconds(0)) waited_ += scheduler_.random.Between(nanoseconds(0), sync_time_);
   if (failing_syncs_ > 0) {
     --failing_syncs_;
     file.dropped = std::min(file.dropped, file.durable.size());
@@ -202,6 +203,7 @@ absl::Status AgentDisk::SyncDirectory(const std::string& path) {
 
 void AgentDisk::AfterKill() {
   crashed_ = false;
+  waited_ = nanoseconds(0);
   crash_in_ = 0;
 }
 

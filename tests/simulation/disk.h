@@ -16,6 +16,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
@@ -108,6 +109,10 @@ class AgentDisk final : public agent::FileSystem {
   // Every change fails while it is full; syncs fail `n` times.
   void SetFull(bool full) { full_ = full; }
   void FailSyncs(uint64_t n) { failing_syncs_ = n; }
+  // A sync takes up to `most`. Its process cannot wait inside of a call: who runs it asks how long it would have waited
+  // since it was asked last, and lets it stand still for that long.
+  void set_sync_time(nanoseconds most) { sync_time_ = most; }
+  nanoseconds TakeWait() { return std::exchange(waited_, nanoseconds(0)); }
 
   void AfterKill();
   void AfterPowerLoss();
@@ -140,6 +145,8 @@ class AgentDisk final : public agent::FileSystem {
   bool crashed_ = false;
   bool full_ = false;
   uint64_t failing_syncs_ = 0;
+  nanoseconds sync_time_{0};
+  nanoseconds waited_{0};
 };
 
 }  // namespace viommu::simulation

@@ -257,6 +257,8 @@ void Host::After(nanoseconds delay, std::function<void()> event) {
     if (until > scheduler_.now()) return After(until - scheduler_.now(), event);
     if (process_->dying) return;
     event();
+    if (process_ == nullptr) return;
+    if (const nanoseconds wait = disk_.TakeWait(); wait > nanoseconds(0)) PauseAgent(wait);
   });
 }
 

@@ -114,7 +114,8 @@ void World::BuildFleet() {
   server_boot_ = random().Uuid();
   disk_ = std::make_unique<ServerDisk>(scheduler_);
   timeline_ = std::make_shared<Timeline>();
-  const uint64_t hosts = 2 + random().Below(2);
+  // Few hosts meet each other's faults more often; many make the server share out its turns.
+  const uint64_t hosts = Often(20) ? 12 + random().Below(19) : 2 + random().Below(2);
   for (uint64_t i = 1; i <= hosts; ++i) {
     hosts_.push_back(std::make_unique<Host>(
         scheduler_, checker_, weather_, [this] { return SomeServer(); }, fmt::format("hosts/h{}", i)));
@@ -266,6 +267,14 @@ void World::ChooseAgentFaults() {
     });
   }
   if (Often(4)) Every(milliseconds(1500), [this] { SomeHost().disk().FailSyncs(1 + random().Below(2)); });
+  if (Often(4)) {
+    Every(milliseconds(2000), [this] {
+      Host& host = SomeHost();
+      host.disk().set_sync_time(milliseconds(200));
+      scheduler_.After(random().Between(milliseconds(100), milliseconds(1500)),
+                       [&host] { host.disk().set_sync_time(milliseconds(0)); });
+    });
+  }
   if (Often(3)) {
     Every(milliseconds(300), [this] {
       static const std::vector<std::string> kCalls = {"BindDevice",  "UnbindDevice", "AllocStage2", "AllocViommu",
