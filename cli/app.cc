@@ -70,8 +70,9 @@ absl::Status CheckChangeFlags(const Command& root, const Parsed& parsed) {
   for (const Argument& argument : root.arguments()) {
     if (parsed.command->Takes(argument) || !parsed.global_flags.contains(argument.LongName().substr(2))) continue;
     const char* const why = !parsed.command->changes()        ? "changes nothing"
-                            : argument.LongName() == "--etag" ? "makes something new, which has no etag to guard"
-                                                              : "waits for no host";
+                            : argument.LongName() == "--wait" ? "waits for no host"
+                            : !parsed.command->records()      ? "changes nothing of the record"
+                                                              : "makes something new, which has no etag to guard";
     return UsageError(fmt::format("{}: `{}` {}", argument.LongName(), parsed.command->Path(), why));
   }
   return absl::OkStatus();

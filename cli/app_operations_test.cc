@@ -259,6 +259,12 @@ TEST_F(AppTest, ARepairOfDriftAsksFirst) {
   EXPECT_EQ(Run({"drift", "a", "--repair", "--yes"}), 0) << err();
   EXPECT_TRUE(operations_.Last<v1::GetDriftRequest>().repair());
   EXPECT_THAT(err(), HasSubstr("being mended"));
+  for (const char* flag : {"--etag", "--request-id"}) {
+    EXPECT_EQ(Run({"drift", "a", "--repair", flag, "x"}), 2);
+    EXPECT_THAT(err(), HasSubstr(std::string(flag) + ": `drift` changes nothing of the record"));
+    EXPECT_EQ(Run({"drift", "--help"}), 0);
+    EXPECT_THAT(out(), Not(HasSubstr(flag)));
+  }
 }
 
 }  // namespace

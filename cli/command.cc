@@ -20,6 +20,7 @@ Command& Command::WithExample(std::string command, std::string meaning) {
 
 Command& Command::Changes(bool waits) {
   changes_ = true;
+  records_ = true;
   waits_ = waits;
   guards_ = true;
   return *this;
@@ -27,14 +28,20 @@ Command& Command::Changes(bool waits) {
 
 Command& Command::MakesNew() {
   changes_ = true;
+  records_ = true;
   waits_ = true;
+  return *this;
+}
+
+Command& Command::ChangesHost() {
+  changes_ = true;
   return *this;
 }
 
 bool Command::Takes(const Argument& root_flag) const {
   if (root_flag.group != kChangeGroup) return true;
   const std::string name = root_flag.LongName();
-  return name == "--wait" ? waits_ : name == "--etag" ? guards_ : changes_;
+  return name == "--wait" ? waits_ : name == "--etag" ? guards_ : name == "--request-id" ? records_ : changes_;
 }
 
 Command& Command::Add(Argument argument) {

@@ -77,6 +77,8 @@ class Command {
   Command& Changes(bool waits = true);
   // The same, of what makes something new: there is no etag yet, and --etag has no meaning.
   Command& MakesNew();
+  // It changes what a host has, not the record: only --dry-run and --yes have a meaning.
+  Command& ChangesHost();
   Command& Positional(std::string name, std::string* value, std::string help, Values values = {});
   Command& OptionalPositional(std::string name, std::string* value, std::string help, Values values = {});
   Command& Positionals(std::string name, std::vector<std::string>* value, std::string help, bool required,
@@ -95,6 +97,7 @@ class Command {
   const std::string& details() const { return details_; }
   const Command* parent() const { return parent_; }
   bool changes() const { return changes_; }
+  bool records() const { return records_; }
   // Whether one of the root's flags has a meaning for it.
   bool Takes(const Argument& root_flag) const;
   const Action& action() const { return action_; }
@@ -114,6 +117,7 @@ class Command {
   const Command* const parent_;
   std::string details_;
   bool changes_ = false;
+  bool records_ = false;
   bool waits_ = false;
   bool guards_ = false;
   Action action_;

@@ -67,9 +67,6 @@ void Print(Session& session, const v1::GetDriftResponse& response, bool all) {
 
 absl::StatusOr<ExitCode> Drift(Session& session, const DriftArguments& arguments) {
   VIOMMU_ASSIGN_OR_RETURN(const std::string host, FullName(Kind::kHost, arguments.host));
-  if (!session.settings().request_id.empty() || !session.settings().etag.empty()) {
-    return UsageError("a repair changes nothing of the record: --request-id and --etag have no meaning for it");
-  }
   const bool repair = arguments.repair && !session.settings().dry_run;
   if (repair) {
     const absl::Status asked = AskFirst(
@@ -115,7 +112,7 @@ void DeclareDrift(Command& root) {
           "--repair has the agent forget what is missing, take over what is different as it is, and go on from there: "
           "it makes\n"
           "everything as recorded, tries what has failed at once, and ends strays. It asks first.")
-      .Changes(/*waits=*/false)
+      .ChangesHost()
       .WithExample("drift a", "does host a hold what is recorded for it?")
       .WithExample("drift a --repair --yes", "make it so")
       .Positional("HOST", &drift->host, "the host; its agent must be connected", {.names_of = Kind::kHost})
