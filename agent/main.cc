@@ -14,6 +14,7 @@
 #include "agent/smmuv3/iommufd/probe.h"
 #include "common/config.h"
 #include "common/log.h"
+#include "common/open_files.h"
 #include "common/service_notify.h"
 #include "common/shutdown.h"
 #include "common/version.h"
@@ -56,6 +57,7 @@ int Main(int argc, char** argv) {
   if (options.check_host) return PrintHostCheck(options);
   InitLogging({.level = options.log_level, .format = options.log_format, .writer = nullptr});
 
+  RaiseOpenFileLimit();
   auto shutdown = ShutdownSignal::Install();
   if (!shutdown.ok()) return Fail("cannot wait for signals", shutdown.status());
   auto agent = Agent::Start(options);

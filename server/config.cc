@@ -1,5 +1,8 @@
 #include "server/config.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <string_view>
 
 #include "absl/strings/match.h"
@@ -15,6 +18,9 @@ using std::chrono::minutes;
 using std::chrono::seconds;
 
 constexpr std::string_view kRocksDb = "rocksdb:";
+// RocksDB keeps 256 tables open (rocksdb_options.h); its logs and compactions, backups, scrapes of metrics and gRPC's
+// own take less than as many again.
+constexpr uint64_t kOtherOpenFiles = 512;
 constexpr uint64_t kMiB = uint64_t{1} << 20;
 constexpr uint64_t kGiB = uint64_t{1} << 30;
 
@@ -33,6 +39,18 @@ bool HasOwnTransport(const ServerConfig& config) {
 }
 
 }  // namespace
+
+absl::StatusOr<size_t> ConnectionLimit(const ServerConfig& config, uint64_t open_files) {
+  const uint64_t listeners = config.agents_listen.empty() ? 1 : 2;
+  const uint64_t room = open_files > kOtherOpenFiles ? (open_files - kOtherOpenFiles) / listeners : 0;
+  if (room == 0) {
+    return absl::FailedPreconditionError(
+        fmt::format("{} open files are too few: {} are needed besides connections; raise the limit (ulimit -n, or "
+                    "LimitNOFILE= of the unit)",
+                    open_files, kOtherOpenFiles));
+  }
+  return std::min<uint64_t>(static_cast<uint64_t>(config.limits_connections), room);
+}
 
 const TransportOptions& AgentsTransport(const ServerConfig& config) {
   return HasOwnTransport(config) ? config.agents_tls : config.tls;
@@ -102,6 +120,8 @@ void DeclareServerOptions(Config& config, ServerConfig* options) {
   config.Int("agents.max_syncs", &options->agents_max_syncs, 1, 100'000,
              "Agents that are sent what they lack at the same time");
 
+  config.Int("limits.connections", &options->limits_connections, 1, 1'000'000,
+             "Connections at the same time, to listen and to agents.listen each");
   config.Int("limits.queue", &options->limits_queue, 1, 1'000'000, "Changes that wait to be recorded");
   config.Int("limits.watches", &options->limits_watches, 1, 1'000'000, "Watches at the same time");
   config.Int("limits.waits", &options->limits_waits, 1, 10'000'000, "Calls that wait for their host");

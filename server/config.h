@@ -4,6 +4,7 @@
 #define VIOMMU_SERVER_CONFIG_H_
 
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -46,6 +47,7 @@ struct ServerConfig {
   int64_t agents_max_sessions = 20'000;
   int64_t agents_max_syncs = 64;
 
+  int64_t limits_connections = 24'000;                 // at the same time, to `listen` and to `agents_listen` each
   int64_t limits_queue = 8192;                         // changes that wait to be recorded
   int64_t limits_watches = 1000;                       // at the same time
   int64_t limits_waits = 16'384;                       // calls that wait for their host at the same time
@@ -63,6 +65,10 @@ struct ServerConfig {
 
 // Declares every option of the server on `config`. Both must outlive its Load().
 void DeclareServerOptions(Config& config, ServerConfig* options);
+
+// limits_connections, or fewer when a process that may have `open_files` open could not have as many besides the
+// store's files. FAILED_PRECONDITION when that leaves none.
+absl::StatusOr<size_t> ConnectionLimit(const ServerConfig& config, uint64_t open_files);
 
 // How `agents.listen` is secured, and the section of the configuration that says so.
 const TransportOptions& AgentsTransport(const ServerConfig& config);

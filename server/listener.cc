@@ -8,7 +8,6 @@
 #include <grpcpp/server_builder.h>
 
 #include <chrono>
-#include <list>
 #include <utility>
 
 #include "common/error.h"
@@ -46,14 +45,16 @@ absl::StatusOr<std::unique_ptr<GrpcListener>> GrpcListener::Start(const Listener
                                                                   const ServerConfig& config,
                                                                   std::shared_ptr<MetricSet> metrics,
                                                                   const Clock& clock) {
-  auto listener = std::unique_ptr<GrpcListener>(new GrpcListener());
+  // As gRPC has it: data waits for an acknowledgement as long as a ping does for its answer.
+  auto listener = std::unique_ptr<GrpcListener>(
+      new GrpcListener(options.max_connections, std::chrono::milliseconds(Milliseconds(config.keepalive_timeout))));
   grpc::EnableDefaultHealthCheckService(true);
   grpc::ServerBuilder builder;
-  std::list<int> ports;  // gRPC writes them when it binds
   for (const Address& address : options.addresses) {
     VIOMMU_ASSIGN_OR_RETURN(const auto credentials,
                             MakeServerCredentials(address, options.transport, options.transport_section, clock));
-    builder.AddListeningPort(address.ToString(), credentials, &ports.emplace_back(0));
+    VIOMMU_ASSIGN_OR_RETURN(Address bound, listener->acceptor_.Listen(address, GiveToGrpc(builder, credentials)));
+    listener->addresses_.push_back(std::move(bound));
   }
   for (grpc::Service* service : options.services) builder.RegisterService(service);
   builder.SetOption(std::make_unique<ReflectionOption>(config.reflection));
@@ -70,22 +71,11 @@ absl::StatusOr<std::unique_ptr<GrpcListener>> GrpcListener::Start(const Listener
   // Nobody can ask for it: there is no channelz service, and an idle agent's connection would keep half a kilobyte for
   // it.
   builder.AddChannelArgument(GRPC_ARG_ENABLE_CHANNELZ, 0);
-  // Two servers must not share a port by accident: the second one is to be told.
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  InstallRpcMetrics(builder, std::move(metrics), options.metrics_prefix, options.service_names);
+  InstallRpcMetrics(builder, metrics, options.metrics_prefix, options.service_names);
   listener->server_ = builder.BuildAndStart();
-
-  auto port = ports.begin();
-  for (Address address : options.addresses) {
-    if (listener->server_ == nullptr || *port == 0) {
-      return absl::UnavailableError(
-          fmt::format("cannot listen on {}: another program may listen there, or the address is not this machine's",
-                      address.ToString()));
-    }
-    if (address.reach != AddressReach::kUnix) address.port = static_cast<uint16_t>(*port);
-    listener->addresses_.push_back(std::move(address));
-    ++port;
-  }
+  if (listener->server_ == nullptr) return absl::InternalError("gRPC cannot build a server");
+  AddConnectionMetrics(*metrics, options.metrics_prefix, listener->acceptor_);
+  listener->acceptor_.Start();
   listener->SetServing("", true);
   for (const std::string& name : options.service_names) listener->SetServing(name, true);
   return listener;
@@ -101,5 +91,10 @@ void GrpcListener::SetServing(const std::string& service, bool serving) {
 }
 
 void GrpcListener::EndServing() { server_->GetHealthCheckService()->Shutdown(); }
+
+void GrpcListener::Shutdown(std::chrono::system_clock::time_point deadline) {
+  acceptor_.Stop();
+  server_->Shutdown(deadline);
+}
 
 }  // namespace viommu::server

@@ -9,6 +9,7 @@
 
 #include "common/config.h"
 #include "common/log.h"
+#include "common/open_files.h"
 #include "common/service_notify.h"
 #include "common/shutdown.h"
 #include "common/version.h"
@@ -43,6 +44,7 @@ int Main(int argc, char** argv) {
   if (const auto exit = config.Load(argc, argv)) return *exit;
   InitLogging({.level = options.log_level, .format = options.log_format, .writer = nullptr});
 
+  RaiseOpenFileLimit();
   auto shutdown = ShutdownSignal::Install();
   if (!shutdown.ok()) return Fail("cannot wait for signals", shutdown.status());
   auto server = Server::Start(options);

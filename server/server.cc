@@ -13,6 +13,7 @@
 #include "common/log.h"
 #include "common/metrics.h"
 #include "common/mutex.h"
+#include "common/open_files.h"
 #include "common/uuid.h"
 #include "server/api/apply_waits.h"
 #include "server/api/drain_keeper.h"
@@ -173,7 +174,7 @@ class Server::Impl {
     if (waits_.has_value()) waits_->EndAll();
     if (backups_.has_value()) backups_->Stop();
     if (sessions_.has_value()) sessions_->Shutdown(Milliseconds(timeout / 2));
-    for (GrpcListener* listener : Listeners()) listener->server().Shutdown(end);
+    for (GrpcListener* listener : Listeners()) listener->Shutdown(end);
     if (committer_.has_value()) committer_->Stop();
     metrics_->RemoveCallbacks();
     exporter_.reset();
@@ -209,7 +210,14 @@ class Server::Impl {
 
  private:
   absl::Status Listen() {
+    const uint64_t open_files = OpenFileLimit();
+    VIOMMU_ASSIGN_OR_RETURN(const size_t max_connections, ConnectionLimit(config_, open_files));
+    if (max_connections < static_cast<size_t>(config_.limits_connections)) {
+      VIOMMU_LOG(kWarning, "fewer connections than configured: the limit of open files leaves no room",
+                 {{"configured", config_.limits_connections}, {"limit", max_connections}, {"open_files", open_files}});
+    }
     ListenerOptions options;
+    options.max_connections = max_connections;
     VIOMMU_ASSIGN_OR_RETURN(options.addresses, ParseAddresses("listen", config_.listen));
     options.transport = config_.tls;
     options.transport_section = "tls";
@@ -231,6 +239,7 @@ class Server::Impl {
       agents.services = {&*agent_service_};
       agents.service_names = {kAgentServiceName};
       agents.max_receive_message_bytes = kMaxAgentMessageBytes;
+      agents.max_connections = max_connections;
       agents.metrics_prefix = "viommu_server_agents";
       VIOMMU_ASSIGN_OR_RETURN(agents_listener_, GrpcListener::Start(agents, config_, metrics_, clock_));
     }

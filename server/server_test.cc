@@ -406,6 +406,50 @@ TEST_F(ServerTest, AConnectionHasSoManyCallsAtOnce) {
   EXPECT_TRUE(Call(v1::GetServerStatusRequest()).ok());
 }
 
+// A channel with a connection of its own, which is tried again at once.
+std::shared_ptr<grpc::Channel> OwnChannel(const Address& address) {
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 20);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 20);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 20);
+  return grpc::CreateCustomChannel(address.ToString(), grpc::InsecureChannelCredentials(), arguments);
+}
+
+TEST_F(ServerTest, ThereAreSoManyConnectionsAtOnce) {
+  auto config = LocalConfig();
+  config.limits_connections = 2;
+  Start(config);
+  EXPECT_TRUE(Call(v1::GetServerStatusRequest()).ok());
+  auto second = std::make_unique<ScriptedAgent>(OwnChannel(server_->addresses()[0]), GraceHello());
+  ASSERT_TRUE(second->Next()->has_welcome());
+
+  const auto first = std::exchange(channel_, OwnChannel(server_->addresses()[0]));
+  fleet_ = v1::FleetService::NewStub(channel_);
+  EXPECT_EQ(Call(v1::GetServerStatusRequest()).code(), absl::StatusCode::kUnavailable);
+  const std::string full = Metrics();
+  EXPECT_THAT(full, HasSubstr("viommu_server_connections 2\n"));
+  EXPECT_THAT(full, testing::ContainsRegex("viommu_server_connections_refused_total [1-9]"));
+
+  second->Leave();
+  EXPECT_TRUE(second->End().ok());
+  second.reset();
+  const auto end = std::chrono::steady_clock::now() + kPatience;
+  while (!Call(v1::GetServerStatusRequest()).ok() && std::chrono::steady_clock::now() < end) {
+  }
+  EXPECT_TRUE(Call(v1::GetServerStatusRequest()).ok());
+}
+
+TEST_F(ServerTest, ThereAreNoMoreConnectionsThanOpenFilesLeaveRoomFor) {
+  auto config = LocalConfig();
+  config.limits_connections = 1000;
+  EXPECT_EQ(ConnectionLimit(config, 100'000).value(), 1000U);
+  EXPECT_EQ(ConnectionLimit(config, 1024).value(), 512U);
+  config.agents_listen = {"127.0.0.1:0"};
+  EXPECT_EQ(ConnectionLimit(config, 1024).value(), 256U);
+  EXPECT_THAT(std::string(ConnectionLimit(config, 512).status().message()), HasSubstr("LimitNOFILE"));
+}
+
 TEST_F(ServerTest, ConnectionsWithoutCallsAreClosed) {
   auto config = LocalConfig();
   config.keepalive_max_idle = seconds(1);

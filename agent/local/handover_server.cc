@@ -16,15 +16,16 @@
 #include <optional>
 #include <utility>
 
-#include "agent/local/unix_socket.h"
 #include "common/error.h"
 #include "common/grpc_error.h"
 #include "common/log.h"
+#include "common/unix_socket.h"
 
 namespace viommu::agent {
 namespace {
 
-constexpr int kBacklog = 16;  // connections that wait for accept()
+constexpr int kBacklog = 16;   // connections that wait for accept()
+constexpr int kPauseMs = 100;  // after it has failed
 
 absl::Status Failed(const std::string& path, std::string_view call) {
   return absl::UnavailableError(fmt::format("{}: {}: {}", path, call, std::strerror(errno)));
@@ -101,7 +102,11 @@ void HandoverServer::Accept() {
     if (::poll(waits.data(), waits.size(), -1) < 0) continue;  // EINTR
     if (waits[1].revents != 0) return;
     FileDescriptor socket(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
-    if (!socket.valid()) continue;
+    if (!socket.valid()) {
+      // Without free descriptors it would fail again at once, and again.
+      ::poll(&waits[1], 1, kPauseMs);
+      continue;
+    }
     Reap();
     const absl::StatusOr<ucred> judged = Judge(socket.get());
     if (!judged.ok()) {

@@ -7,11 +7,12 @@
 #include <grpcpp/server.h>
 
 #include <chrono>
+#include <cstddef>
 #include <memory>
-#include <string>
 
 #include "absl/status/statusor.h"
 #include "common/address.h"
+#include "common/connection_acceptor.h"
 #include "common/metrics.h"
 #include "viommu/v1/local_service.grpc.pb.h"
 
@@ -20,6 +21,7 @@ namespace viommu::agent {
 class LocalServer {
  public:
   static constexpr int kMaxMessageBytes = 1 << 20;
+  static constexpr size_t kMaxConnections = 1024;  // what is beyond is closed at once
 
   // Listens on `address`, a unix socket; `service` must outlive the server. The file of an agent that has ended is
   // replaced.
@@ -35,10 +37,10 @@ class LocalServer {
   void Stop(std::chrono::milliseconds grace);
 
  private:
-  LocalServer(std::string path, std::unique_ptr<grpc::Server> server);
+  LocalServer() : acceptor_(kMaxConnections) {}
 
-  const std::string path_;
   std::unique_ptr<grpc::Server> server_;
+  ConnectionAcceptor acceptor_;  // gives connections to server_
 };
 
 }  // namespace viommu::agent

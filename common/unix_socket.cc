@@ -1,4 +1,4 @@
-#include "agent/local/unix_socket.h"
+#include "common/unix_socket.h"
 
 #include <fmt/format.h>
 #include <sys/socket.h>
@@ -9,7 +9,7 @@
 #include <cerrno>
 #include <cstring>
 
-namespace viommu::agent {
+namespace viommu {
 
 absl::Status ClearStaleSocket(const std::string& path, int type) {
   struct stat status;
@@ -31,10 +31,10 @@ absl::Status ClearStaleSocket(const std::string& path, int type) {
   ::close(fd);
   if (!refused) {
     return absl::FailedPreconditionError(
-        fmt::format("another process listens on {}; give each agent its own --listen", path));
+        fmt::format("another process listens on {}; give each program its own --listen", path));
   }
   if (::unlink(path.c_str()) != 0) return absl::UnavailableError(fmt::format("{}: {}", path, std::strerror(errno)));
   return absl::OkStatus();
 }
 
-}  // namespace viommu::agent
+}  // namespace viommu
