@@ -77,9 +77,9 @@ absl::Status ConnectionAcceptor::ListenAt(const void* address, unsigned size, co
   const int fd = socket.get();
   // Connections inherit these. SO_REUSEADDR is for a restart: the port of a socket that listens is still refused.
   if (!socket.valid() ||
-      (family != AF_UNIX && (!SetOption(fd, SOL_SOCKET, SO_REUSEADDR, 1) ||
-                             !SetOption(fd, IPPROTO_TCP, TCP_NODELAY, 1) ||
-                             !SetOption(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, static_cast<int>(send_timeout_.count())))) ||
+      (family != AF_UNIX &&
+       (!SetOption(fd, SOL_SOCKET, SO_REUSEADDR, 1) || !SetOption(fd, IPPROTO_TCP, TCP_NODELAY, 1) ||
+        !SetOption(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, static_cast<int>(send_timeout_.count())))) ||
       (family == AF_INET6 && !SetOption(fd, IPPROTO_IPV6, IPV6_V6ONLY, 0)) ||
       ::bind(fd, static_cast<const sockaddr*>(address), size) != 0 || ::listen(fd, SOMAXCONN) != 0) {
     return CannotListen(name, std::strerror(errno));

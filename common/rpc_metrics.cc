@@ -15,6 +15,9 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
+#include "absl/strings/match.h"
+#include "common/error.h"
+#include "common/grpc_error.h"
 
 namespace viommu {
 namespace {
@@ -30,6 +33,7 @@ constexpr size_t kCodes = static_cast<size_t>(grpc::StatusCode::UNAUTHENTICATED)
 
 struct Method {
   std::string name;
+  bool changes_nothing = false;
   Histogram* seconds = nullptr;
   std::array<Counter, kCodes> by_code;
 };
@@ -38,6 +42,8 @@ struct Method {
 struct Table {
   std::shared_ptr<MetricSet> metrics;  // owns the histograms and the gauge
   Gauge* in_flight = nullptr;
+  Gauge* unsent = nullptr;
+  int64_t max_unsent = 0;
   std::deque<Method> methods;
   absl::flat_hash_map<std::string, Method*> by_path;  // "/viommu.v1.FleetService/GetHost"
   Method* other = nullptr;
@@ -45,15 +51,31 @@ struct Table {
 
 class Recorder final : public Interceptor {
  public:
-  Recorder(Table& table, Method& method) : table_(table), method_(method), start_(Steady::now()) {
+  Recorder(Table& table, Method& method, bool unary)
+      : table_(table), method_(method), unary_(unary), start_(Steady::now()) {
     table_.in_flight->Add(1);
   }
   // gRPC destroys it with the call, also when the call never got a status because the server went down.
   ~Recorder() override {
     if (!done_) Finish(grpc::StatusCode::CANCELLED);
+    if (unsent_ != 0) table_.unsent->Add(-unsent_);
   }
 
   void Intercept(InterceptorBatchMethods* methods) override {
+    // An answer and its status come together.
+    if (unary_ && methods->QueryInterceptionHookPoint(InterceptionHookPoints::PRE_SEND_MESSAGE)) {
+      if (method_.changes_nothing && table_.unsent->value() >= table_.max_unsent) {
+        methods->ModifySendMessage(nullptr);
+        methods->ModifySendStatus(
+            ToGrpcStatus(Error(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_OVERLOADED)
+                             .Message("{} bytes of answers wait for their callers to take them; try again later",
+                                      table_.unsent->value())
+                             .RetryAfter(std::chrono::seconds(1))));
+      } else {
+        unsent_ = static_cast<int64_t>(methods->GetSerializedSendMessage()->Length());
+        table_.unsent->Add(unsent_);
+      }
+    }
     if (!done_ && methods->QueryInterceptionHookPoint(InterceptionHookPoints::PRE_SEND_STATUS)) {
       Finish(methods->GetSendStatus().error_code());
     }
@@ -71,6 +93,8 @@ class Recorder final : public Interceptor {
 
   Table& table_;
   Method& method_;
+  const bool unary_;
+  int64_t unsent_ = 0;
   const Steady::time_point start_;
   bool done_ = false;
 };
@@ -81,7 +105,8 @@ class Factory final : public ServerInterceptorFactoryInterface {
 
   Interceptor* CreateServerInterceptor(ServerRpcInfo* info) override {
     const auto found = table_->by_path.find(info->method());
-    return new Recorder(*table_, found == table_->by_path.end() ? *table_->other : *found->second);
+    return new Recorder(*table_, found == table_->by_path.end() ? *table_->other : *found->second,
+                        info->type() == ServerRpcInfo::Type::UNARY);
   }
 
  private:
@@ -106,10 +131,13 @@ std::vector<MetricSample> CodesOf(const Table& table) {
 }  // namespace
 
 void InstallRpcMetrics(grpc::ServerBuilder& builder, std::shared_ptr<MetricSet> metrics, std::string_view prefix,
-                       const std::vector<std::string>& services) {
+                       const std::vector<std::string>& services, uint64_t max_unsent_bytes) {
   auto table = std::make_shared<Table>();
   table->metrics = metrics;
   table->in_flight = &metrics->AddGauge(fmt::format("{}_rpcs_in_flight", prefix), "RPCs that have no status yet");
+  table->unsent =
+      &metrics->AddGauge(fmt::format("{}_rpc_unsent_bytes", prefix), "Answers that their callers have not taken yet");
+  table->max_unsent = static_cast<int64_t>(max_unsent_bytes);
   const auto add = [&](std::string name) {
     Method& method = table->methods.emplace_back();
     method.seconds = &metrics->AddHistogram(fmt::format("{}_rpc_seconds", prefix),
@@ -125,6 +153,9 @@ void InstallRpcMetrics(grpc::ServerBuilder& builder, std::shared_ptr<MetricSet> 
     }
     for (int i = 0; i < descriptor->method_count(); ++i) {
       Method* method = add(fmt::format("{}/{}", service, descriptor->method(i)->name()));
+      for (const char* verb : {"Get", "List", "Find", "Compare"}) {
+        method->changes_nothing = method->changes_nothing || absl::StartsWith(descriptor->method(i)->name(), verb);
+      }
       table->by_path.emplace("/" + method->name, method);
     }
   }

@@ -71,7 +71,7 @@ absl::StatusOr<std::unique_ptr<GrpcListener>> GrpcListener::Start(const Listener
   // Nobody can ask for it: there is no channelz service, and an idle agent's connection would keep half a kilobyte for
   // it.
   builder.AddChannelArgument(GRPC_ARG_ENABLE_CHANNELZ, 0);
-  InstallRpcMetrics(builder, metrics, options.metrics_prefix, options.service_names);
+  InstallRpcMetrics(builder, metrics, options.metrics_prefix, options.service_names, config.limits_memory_bytes);
   listener->server_ = builder.BuildAndStart();
   if (listener->server_ == nullptr) return absl::InternalError("gRPC cannot build a server");
   AddConnectionMetrics(*metrics, options.metrics_prefix, listener->acceptor_);

@@ -406,10 +406,11 @@ TEST_F(ServerTest, AConnectionHasSoManyCallsAtOnce) {
   EXPECT_TRUE(Call(v1::GetServerStatusRequest()).ok());
 }
 
-// A channel with a connection of its own, which is tried again at once.
+// A channel with a connection of its own, which is tried again at once, and windows that do not grow.
 std::shared_ptr<grpc::Channel> OwnChannel(const Address& address) {
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 20);
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 20);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 20);
@@ -438,6 +439,79 @@ TEST_F(ServerTest, ThereAreSoManyConnectionsAtOnce) {
   while (!Call(v1::GetServerStatusRequest()).ok() && std::chrono::steady_clock::now() < end) {
   }
   EXPECT_TRUE(Call(v1::GetServerStatusRequest()).ok());
+}
+
+// Asks and takes nothing of the answer: beyond the stream's window it stays with the server.
+class IdleReader {
+ public:
+  IdleReader(const std::shared_ptr<grpc::Channel>& channel, const std::string& method) : stub_(channel) {
+    call_ = stub_.PrepareCall(&context_, method, &queue_);
+    Do([this] { call_->StartCall(nullptr); });
+    Do([this] { call_->WriteLast(grpc::ByteBuffer(&empty_, 1), grpc::WriteOptions(), nullptr); });
+  }
+  ~IdleReader() {
+    context_.TryCancel();
+    grpc::Status status;
+    Do([&] { call_->Finish(&status, nullptr); });
+  }
+
+ private:
+  void Do(const std::function<void()>& start) {
+    start();
+    void* tag = nullptr;
+    bool ok = false;
+    queue_.Next(&tag, &ok);
+  }
+
+  grpc::GenericStub stub_;
+  const grpc::Slice empty_;
+  grpc::ClientContext context_;
+  grpc::CompletionQueue queue_;
+  std::unique_ptr<grpc::GenericClientAsyncReaderWriter> call_;
+};
+
+TEST_F(ServerTest, WhoTakesNoAnswersDoesNotFillTheMemory) {
+  auto config = LocalConfig();
+  config.limits_memory_bytes = uint64_t{16} << 20;
+  Start(config);
+  ScriptedAgent agent(OwnChannel(server_->addresses()[0]), GraceHello());
+  ASSERT_TRUE(agent.Next()->has_welcome());
+  for (int i = 0; i < 60; ++i) {
+    auto request = CreateStage2("s" + std::to_string(i), kGrace);
+    for (int j = 0; j < 64; ++j) {
+      (*request.mutable_stage2_domain()->mutable_labels())["k" + std::to_string(j)] = std::string(255, 'x');
+    }
+    const absl::Status created = Call(request);
+    ASSERT_TRUE(created.ok()) << created;
+  }
+  const auto unsent = [this] {
+    const std::string metrics = Metrics();
+    const std::string name = "\nviommu_server_rpc_unsent_bytes ";
+    return std::stod(metrics.substr(metrics.find(name) + name.size()));
+  };
+  v1::ListStage2DomainsResponse page;
+  ASSERT_TRUE(Call(v1::ListStage2DomainsRequest(), &page).ok());
+  const auto length = static_cast<double>(page.ByteSizeLong());
+  EXPECT_GT(length, 900'000);
+
+  // What is there afterwards is about the limit, however many ask.
+  const auto idle = OwnChannel(server_->addresses()[0]);
+  std::vector<std::unique_ptr<IdleReader>> readers;
+  for (int i = 0; i < 100; ++i) {
+    readers.push_back(std::make_unique<IdleReader>(idle, "/viommu.v1.FleetService/ListStage2Domains"));
+  }
+  absl::Status refused;
+  const auto end = std::chrono::steady_clock::now() + kPatience;
+  while (refused.ok() && std::chrono::steady_clock::now() < end) refused = Call(v1::ListStage2DomainsRequest());
+  EXPECT_EQ(ReasonOf(refused), v1::ERROR_REASON_OVERLOADED) << refused;
+  EXPECT_GT(unsent(), (16 << 20) - 2 * length);
+  EXPECT_LT(unsent(), (16 << 20) + 16 * length);
+  EXPECT_TRUE(Call(CreateViommu("v", SmmuOf(kGrace, 0), "s0")).ok()) << "changes go on";
+
+  readers.clear();
+  absl::Status taken = refused;
+  while (!taken.ok() && std::chrono::steady_clock::now() < end) taken = Call(v1::ListStage2DomainsRequest());
+  EXPECT_TRUE(taken.ok()) << taken;
 }
 
 TEST_F(ServerTest, ThereAreNoMoreConnectionsThanOpenFilesLeaveRoomFor) {
