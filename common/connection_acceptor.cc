@@ -1,5 +1,6 @@
 #include "common/connection_acceptor.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -41,10 +42,12 @@ bool SetOption(int fd, int level, int option, int value) {
   return ::setsockopt(fd, level, option, &value, sizeof(value)) == 0;
 }
 
-// 0: no socket.
-ino_t InodeOf(int fd) {
-  struct stat status;
-  return ::fstat(fd, &status) == 0 && S_ISSOCK(status.st_mode) ? status.st_ino : 0;
+// 0: no socket. The descriptor may be closed meanwhile, which fstat() would be blamed for by the sanitizer for races.
+uint64_t InodeOf(int fd) {
+  struct statx status;
+  return ::statx(fd, "", AT_EMPTY_PATH, STATX_TYPE | STATX_INO, &status) == 0 && S_ISSOCK(status.stx_mode)
+             ? status.stx_ino
+             : 0;
 }
 
 // Whether it is time to log again what may happen often.
@@ -211,7 +214,7 @@ bool ConnectionAcceptor::Admit(int fd) {
 
 void ConnectionAcceptor::ForgetEnded() {
   absl::erase_if(open_, [](const auto& each) {
-    const ino_t inode = InodeOf(each.first);
+    const uint64_t inode = InodeOf(each.first);
     return inode == 0 || inode != each.second;
   });
   looked_ = Steady::now();

@@ -12,7 +12,6 @@
 #define VIOMMU_COMMON_CONNECTION_ACCEPTOR_H_
 
 #include <grpcpp/server_builder.h>
-#include <sys/types.h>
 
 #include <atomic>
 #include <chrono>
@@ -91,7 +90,7 @@ class ConnectionAcceptor {
   std::chrono::steady_clock::time_point failed_logged_;
 
   Mutex mu_;
-  absl::flat_hash_map<int, ino_t> open_ ABSL_GUARDED_BY(mu_);  // connections that have been handed over
+  absl::flat_hash_map<int, uint64_t> open_ ABSL_GUARDED_BY(mu_);  // connections that have been handed over
   std::chrono::steady_clock::time_point looked_ ABSL_GUARDED_BY(mu_);
 };
 
