@@ -5,6 +5,7 @@
 
 #include "agent/errno_status.h"
 #include "tests/conformance/one_sided.h"
+#include "tests/conformance/vm.h"
 
 namespace viommu::conformance {
 namespace {
@@ -48,7 +49,9 @@ void ConformanceBase::SetUp() {
   if (rig_ == nullptr) Die("rig " + factory().name + " cannot be set up");
   if (rig_->Device(Role::kA0).empty()) Die("rig " + factory().name + " has no device");
   const testing::TestInfo* info = testing::UnitTest::GetInstance()->current_test_info();
-  const std::string flaw = rig_->Flaw(std::string(info->test_suite_name()) + "." + info->name());
+  const std::string name = std::string(info->test_suite_name()) + "." + info->name();
+  huge_pages = rig_->WantsHugePages(name);
+  const std::string flaw = rig_->Flaw(name);
   if (!flaw.empty()) GTEST_SKIP() << "hardware: " << flaw;
   const OneSided* entry = FindOneSided(CaseName());
   if (entry == nullptr) return;

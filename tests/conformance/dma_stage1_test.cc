@@ -16,6 +16,13 @@ class DmaStage1 : public DmaSuite {
     guest().cds().Set(0, descriptor);
     guest().Attach(guest().cds().Vste());
   }
+  // With a writable page at kVa, in a table whose descriptor forbids writing.
+  void StartBehindReadOnlyTable() {
+    guest().tables().Map(kVa, memory().Filled(kOld));
+    const uint64_t slot = guest().tables().Slot(kVa, 2);
+    memory().Write(slot, smmuv3::descriptor::kApTable.Set(memory().Read(slot), smmuv3::kApTableReadOnly));
+    guest().Start();
+  }
 };
 CONFORMANCE_RIGS(DmaStage1);
 
@@ -105,11 +112,13 @@ TEST_P(DmaStage1, OutputBeyondTheIntermediateSize) {
 }
 
 TEST_P(DmaStage1, TableThatForbidsWriting) {
-  const uint64_t page = memory().Filled(kOld);
-  guest().tables().Map(kVa, page);
-  const uint64_t slot = guest().tables().Slot(kVa, 2);
-  memory().Write(slot, smmuv3::descriptor::kApTable.Set(memory().Read(slot), smmuv3::kApTableReadOnly));
-  guest().Start();
+  StartBehindReadOnlyTable();
+  EXPECT_FALSE(Write(kVa, kNew));
+}
+
+// What the walk of the read leaves in a TLB forbids it, too.
+TEST_P(DmaStage1, TableThatForbidsWritingAfterARead) {
+  StartBehindReadOnlyTable();
   EXPECT_EQ(Read(kVa), kOld);
   EXPECT_FALSE(Write(kVa, kNew));
 }

@@ -108,6 +108,8 @@ class Rig {
   // Why the rig's hardware is known to fail a case, by the end of its name with all rows; empty: it is not. Such a case
   // says nothing about the backend, and is skipped.
   virtual std::string Flaw(std::string_view) const { return ""; }
+  // Whether the case, named likewise, wants VMs' memory to be of huge pages, so that stage 2 is of blocks.
+  virtual bool WantsHugePages(std::string_view) const { return false; }
   // How often a case shall do what it would do `wanted` times with devices that are fast.
   virtual int Rounds(int wanted) const { return wanted; }
   // Whether what the SMMU and its devices have cached stays until it is invalidated. Hardware may forget at any time;

@@ -7,8 +7,15 @@
 #include <cstring>
 
 namespace viommu::conformance {
+namespace {
 
-MemoryFile::MemoryFile(uint64_t bytes) : bytes_(bytes), fd_(memfd_create("conformance", MFD_CLOEXEC)) {
+constexpr uint64_t kHugePage = 2 << 20;
+
+}  // namespace
+
+MemoryFile::MemoryFile(uint64_t bytes)
+    : bytes_(bytes),
+      fd_(memfd_create("conformance", MFD_CLOEXEC | (huge_pages && bytes % kHugePage == 0 ? MFD_HUGETLB : 0))) {
   void* data = MAP_FAILED;
   if (fd_ >= 0 && ftruncate(fd_, static_cast<off_t>(bytes)) == 0) {
     data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd_, 0);

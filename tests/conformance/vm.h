@@ -22,6 +22,9 @@ namespace viommu::conformance {
 inline constexpr uint64_t kMemoryBase = 0x4000'0000;
 inline constexpr uint64_t kMemoryBytes = 16 << 20;
 
+// Whether files of whole huge pages (2 MiB) are made of such from now on.
+inline bool huge_pages = false;
+
 // A file of zeros for mapping; -1 and a failure when there is none to be had.
 class MemoryFile {
  public:

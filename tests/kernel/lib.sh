@@ -17,11 +17,20 @@ kernel_end_with_parent() {
   [[ "${VIOMMU_ENDS_WITH_PARENT:-}" == "$$" ]] || VIOMMU_ENDS_WITH_PARENT=$$ exec setpriv --pdeathsig TERM "$0" "$@"
 }
 
-# Where the kernel is, or will be: named after everything that it is made of, so that a change makes another one.
+# What the testbed is for; Debian drops it when it has a later one (build.sh).
+kernel_series=7.2
+
+# kernel_folder [SERIES]: where the kernel is, or will be: named after everything that it is made of, so that a change makes
+# another one. Without SERIES the latest that there is, unless it is the one that we want.
 kernel_folder() {
-  local hash
+  local hash folder newest
   hash="$(cd "$VIOMMU_ROOT/tests/kernel" && cat kernel.config build.sh | sha256sum)"
-  printf '%s\n' "$VIOMMU_CACHE/kernel/${hash:0:16}"
+  folder="$VIOMMU_CACHE/kernel/${hash:0:16}"
+  newest="$folder-${1:-$kernel_series}"
+  if [[ -z "${1:-}" && ! -e "$newest" ]]; then
+    newest="$(find "$VIOMMU_CACHE/kernel" -maxdepth 1 -path "$folder-*" 2>/dev/null | sort -V | tail -n 1 || true)"
+  fi
+  printf '%s\n' "${newest:-$folder-$kernel_series}"
 }
 
 # Version of the QEMU that is installed; nothing if it is missing or too old.
@@ -34,7 +43,7 @@ kernel_qemu_version() {
 # Says why the tier cannot run as things are; nothing if it can.
 kernel_missing() {
   local folder missing
-  folder="$(kernel_folder)"
+  folder="$(kernel_folder "")" # of no series: what build.sh passes, shellcheck does not see
   missing="$(viommu_missing_packages cross kernel | paste -sd ' ')"
   if [[ ! -e "$folder/Image" ]]; then
     echo "there is no kernel in $folder; ./test --kernel builds one"
