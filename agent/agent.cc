@@ -98,7 +98,12 @@ absl::Status Agent::Init(const WrapBackend& wrap) {
   auto inventory = backend_->Discover();
   VIOMMU_RETURN_IF_ERROR(In("backend", inventory.status()));
 
+  GuestEvents::Options events_options;
+  events_options.on_event = [this](uint8_t id) { metrics_.CountGuestEvent(id); };
+  events_options.on_lost = [this](uint64_t count) { metrics_.CountLostGuestEvents(count); };
+  events_ = std::make_unique<GuestEvents>(std::move(events_options));
   Reconciler::Options options;
+  options.events = events_.get();
   options.host = facts_.name;
   options.boot_id = facts_.boot_id;
   options.cluster_id = config_.cluster_id;
@@ -146,6 +151,7 @@ absl::Status Agent::Init(const WrapBackend& wrap) {
   workers_->Start([this](int64_t session, v1::InvalidateReply reply) { client_->AddReply(session, std::move(reply)); });
   // What the journal says is made at once: VMs of this host wait for no server.
   driver_->Start();
+  events_->Start();
   client_->Start();
   return absl::OkStatus();
 }
@@ -181,17 +187,19 @@ absl::Status Agent::StartLocal() {
   sources.list = [this](const std::pair<std::string, std::string>& after, size_t max) {
     return driver_->List(after, max);
   };
+  event_lister_ = std::make_unique<EventLister>(*events_, targets_);
+  sources.list_events = [this](const v1::ListGuestEventsRequest& request) { return event_lister_->List(request); };
   local_service_ = std::make_unique<LocalServiceImpl>(std::move(sources), *backend_, *invalidator_);
   auto local_server = LocalServer::Start(config_.listen, *local_service_, metrics_.set());
   VIOMMU_RETURN_IF_ERROR(In("local service", local_server.status()));
   local_server_ = *std::move(local_server);
-  handover_ = std::make_unique<Handover>(*driver_, vmms_);
+  handover_ = std::make_unique<Handover>(*driver_, vmms_, *event_lister_);
   HandoverServer::Options handover_options;
   VIOMMU_ASSIGN_OR_RETURN(handover_options.allowed_uids, HandoverUids(config_));
   auto handover_server = HandoverServer::Start(HandoverPath(config_), *handover_, std::move(handover_options));
   VIOMMU_RETURN_IF_ERROR(In("handover", handover_server.status()));
   handover_server_ = *std::move(handover_server);
-  metrics_.Attach(*backend_, *driver_, *client_, vmms_, [this] { return workers_->waiting(); });
+  metrics_.Attach(*backend_, *driver_, *client_, vmms_, *events_, [this] { return workers_->waiting(); });
   if (config_.metrics_listen) {
     auto exporter = MetricsExporter::Start(*config_.metrics_listen, metrics_.set(), config_.metrics_allow_insecure);
     VIOMMU_RETURN_IF_ERROR(In("metrics", exporter.status()));
@@ -205,6 +213,7 @@ void Agent::Stop(std::chrono::milliseconds grace) {
   if (local_server_ != nullptr) local_server_->Stop(grace);
   // Before connections end: it is not their VMMs that go.
   if (driver_ != nullptr) driver_->Stop();
+  if (events_ != nullptr) events_->Stop();
   if (handover_ != nullptr) handover_->Leave();
   handover_server_.reset();
   if (workers_ != nullptr) workers_->Stop();

@@ -4,6 +4,7 @@
 //      ▲                │ targets
 //      └── Invalidator ◀┴── LocalServer (VMMs), InvalidateWorkers (the server's calls)
 //                Driver ◀── HandoverServer (VMMs: guests' memory, hardware queues)
+//                GuestEvents (read in turns) ◀── LocalServer, HandoverServer
 //
 // They are made from left to right and end from right to left.
 
@@ -19,6 +20,7 @@
 #include "agent/agent_metrics.h"
 #include "agent/backend.h"
 #include "agent/config.h"
+#include "agent/local/event_lister.h"
 #include "agent/local/handover.h"
 #include "agent/local/handover_server.h"
 #include "agent/local/invalidate_workers.h"
@@ -27,6 +29,7 @@
 #include "agent/local/local_service.h"
 #include "agent/local/vmms.h"
 #include "agent/reconcile/driver.h"
+#include "agent/reconcile/guest_events.h"
 #include "agent/reconcile/journal.h"
 #include "agent/reconcile/targets.h"
 #include "agent/session/client.h"
@@ -71,6 +74,7 @@ class Agent {
   HostFacts facts_;
   Targets targets_;
   AgentMetrics metrics_;
+  std::unique_ptr<GuestEvents> events_;
   Vmms vmms_{RealClock()};
   std::unique_ptr<FdStore> fd_store_;
   std::unique_ptr<Backend> backend_;
@@ -79,6 +83,7 @@ class Agent {
   std::unique_ptr<Invalidator> invalidator_;
   std::unique_ptr<InvalidateWorkers> workers_;
   std::unique_ptr<SessionClient> client_;
+  std::unique_ptr<EventLister> event_lister_;
   std::unique_ptr<LocalServiceImpl> local_service_;
   std::unique_ptr<LocalServer> local_server_;
   std::unique_ptr<Handover> handover_;

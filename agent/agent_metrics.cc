@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "agent/smmuv3/spec/command.h"
+#include "agent/smmuv3/spec/event.h"
 #include "common/error.h"
 
 namespace viommu::agent {
@@ -33,6 +34,8 @@ constexpr v1::ErrorReason kStops[] = {
 
 AgentMetrics::AgentMetrics()
     : set_(std::make_shared<MetricSet>()),
+      guest_events_lost_(set_->AddCounter("viommu_agent_guest_events_lost_total",
+                                          "Events of guests that came when their viommu's queue was full")),
       reconcile_seconds_(set_->AddHistogram("viommu_agent_reconcile_seconds",
                                             "Time of one portion of the reconciler's work", kLatency)),
       journal_sync_seconds_(set_->AddHistogram("viommu_agent_journal_sync_seconds",
@@ -56,6 +59,16 @@ AgentMetrics::AgentMetrics()
   };
   stop_counter(v1::ERROR_REASON_UNSPECIFIED, "none");
   for (const v1::ErrorReason reason : kStops) stop_counter(reason, Lower(ReasonName(reason)));
+  std::map<std::string, Counter*> by_name;
+  for (size_t id = 0; id < guest_events_.size(); ++id) {
+    const std::string name = smmuv3::EventName(static_cast<uint8_t>(id));
+    Counter*& counter = by_name[name];
+    if (counter == nullptr) {
+      counter = &set_->AddCounter("viommu_agent_guest_events_total",
+                                  "Events that the SMMU has recorded for guests, by what they are", {{"event", name}});
+    }
+    guest_events_[id] = counter;
+  }
   AddProcessMetrics(*set_, "viommu_agent");
 }
 
@@ -72,7 +85,7 @@ void AgentMetrics::CountInvalidation(int commands, std::chrono::nanoseconds time
 }
 
 void AgentMetrics::Attach(const Backend& backend, Driver& driver, const SessionClient& client, const Vmms& vmms,
-                          std::function<size_t()> waiting_calls) {
+                          const GuestEvents& events, std::function<size_t()> waiting_calls) {
   const auto one = [](double value) { return std::vector<MetricSample>{{{}, value}}; };
   set_->AddCallback("viommu_agent_held_items", "Held resources by where they stand", MetricKind::kGauge, [&driver] {
     std::vector<MetricSample> samples;
@@ -116,6 +129,8 @@ void AgentMetrics::Attach(const Backend& backend, Driver& driver, const SessionC
   set_->AddCallback("viommu_agent_invalidate_calls_waiting", "Calls of the server that wait for a thread",
                     MetricKind::kGauge,
                     [waiting = std::move(waiting_calls), one] { return one(static_cast<double>(waiting())); });
+  set_->AddCallback("viommu_agent_event_queues", "Viommus whose events are read", MetricKind::kGauge,
+                    [&events, one] { return one(static_cast<double>(events.queues())); });
   AttachBackend(backend);
   AttachVmms(vmms);
 }

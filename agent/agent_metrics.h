@@ -12,6 +12,7 @@
 #include "agent/backend.h"
 #include "agent/local/vmms.h"
 #include "agent/reconcile/driver.h"
+#include "agent/reconcile/guest_events.h"
 #include "agent/reconcile/resource.h"
 #include "agent/session/client.h"
 #include "common/metrics.h"
@@ -30,9 +31,12 @@ class AgentMetrics {
   void CountJournalSync(std::chrono::nanoseconds time) { journal_sync_seconds_.Record(time); }
   void CountInvalidation(int commands, std::chrono::nanoseconds time, v1::ErrorReason stop);
 
+  void CountGuestEvent(uint8_t id) { guest_events_[id]->Add(); }
+  void CountLostGuestEvents(uint64_t count) { guest_events_lost_.Add(count); }
+
   // Has these asked at every scrape, until Detach(). They must live until then.
   void Attach(const Backend& backend, Driver& driver, const SessionClient& client, const Vmms& vmms,
-              std::function<size_t()> waiting_calls);
+              const GuestEvents& events, std::function<size_t()> waiting_calls);
   void Detach() { set_->RemoveCallbacks(); }
 
   const std::shared_ptr<MetricSet>& set() const { return set_; }
@@ -44,6 +48,8 @@ class AgentMetrics {
   std::shared_ptr<MetricSet> set_;
   std::array<std::array<Counter*, v1::Outcome_ARRAYSIZE>, kItemKinds> outcomes_ = {};
   std::map<v1::ErrorReason, Counter*> invalidate_stops_;  // filled once
+  std::array<Counter*, 256> guest_events_ = {};           // by event id; unknown ones share one
+  Counter& guest_events_lost_;
   Histogram& reconcile_seconds_;
   Histogram& journal_sync_seconds_;
   Histogram& invalidate_seconds_;

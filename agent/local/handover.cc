@@ -59,6 +59,12 @@ absl::StatusOr<HandoverHandler::HwQueue> Handover::OpenHwQueue(Connection connec
   return queue;
 }
 
+absl::StatusOr<v1::ListGuestEventsResponse> Handover::ListGuestEvents(Connection connection,
+                                                                      const v1::ListGuestEventsRequest& request) {
+  VIOMMU_RETURN_IF_ERROR(driver_.CheckReader(UserOf(connection), request.viommu()));
+  return events_.List(request);
+}
+
 void Handover::Closed(Connection connection) {
   driver_.ForgetOwner(connection);
   if (!leaving_) vmms_.Closed(connection);

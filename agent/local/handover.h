@@ -8,6 +8,7 @@
 #include <string>
 
 #include "absl/base/thread_annotations.h"
+#include "agent/local/event_lister.h"
 #include "agent/local/handover_server.h"
 #include "agent/local/vmms.h"
 #include "agent/reconcile/driver.h"
@@ -22,8 +23,8 @@ class Handover final : public HandoverHandler {
  public:
   static constexpr size_t kMaxVmBytes = 128;  // length of a VM's name, as at the server
 
-  // Both must outlive it.
-  Handover(Driver& driver, Vmms& vmms) : driver_(driver), vmms_(vmms) {}
+  // All must outlive it.
+  Handover(Driver& driver, Vmms& vmms, EventLister& events) : driver_(driver), vmms_(vmms), events_(events) {}
 
   // From now on connections end because the agent does, and not because their VMMs do.
   void Leave() { leaving_ = true; }
@@ -32,6 +33,8 @@ class Handover final : public HandoverHandler {
   absl::Status Map(Connection connection, const v1::MapMemory& request, FileDescriptor file) override;
   absl::StatusOr<uint64_t> Unmap(Connection connection, const v1::UnmapMemory& request) override;
   absl::StatusOr<HwQueue> OpenHwQueue(Connection connection, const std::string& name) override;
+  absl::StatusOr<v1::ListGuestEventsResponse> ListGuestEvents(Connection connection,
+                                                              const v1::ListGuestEventsRequest& request) override;
   void Closed(Connection connection) override;
 
  private:
@@ -39,6 +42,7 @@ class Handover final : public HandoverHandler {
 
   Driver& driver_;
   Vmms& vmms_;
+  EventLister& events_;
   std::atomic<bool> leaving_{false};
   Mutex mu_;
   std::map<Connection, VmMemory::User> users_ ABSL_GUARDED_BY(mu_);

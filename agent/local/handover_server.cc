@@ -184,10 +184,16 @@ bool HandoverServer::ServeOne(HandoverHandler::Connection connection, int socket
         descriptors = {queue.registers.get(), queue.memory.get()};
         return absl::OkStatus();
       }
+      case v1::HandoverRequest::kListGuestEvents: {
+        VIOMMU_RETURN_IF_ERROR(CheckDescriptors(packet, 0));
+        VIOMMU_ASSIGN_OR_RETURN(*response.mutable_guest_events(),
+                                handler_.ListGuestEvents(connection, request.list_guest_events()));
+        return absl::OkStatus();
+      }
       case v1::HandoverRequest::KIND_NOT_SET:
         break;
     }
-    return InvalidField("kind", "is required: map_memory, unmap_memory or open_hw_queue");
+    return InvalidField("kind", "is required: map_memory, unmap_memory, open_hw_queue or list_guest_events");
   };
   if (absl::Status status = handle(); !status.ok()) *response.mutable_status() = ToWireStatus(status);
   return SendPacket(socket, response, descriptors).ok();

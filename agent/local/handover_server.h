@@ -43,6 +43,8 @@ class HandoverHandler {
   virtual absl::Status Map(Connection connection, const v1::MapMemory& request, FileDescriptor file) = 0;
   virtual absl::StatusOr<uint64_t> Unmap(Connection connection, const v1::UnmapMemory& request) = 0;
   virtual absl::StatusOr<HwQueue> OpenHwQueue(Connection connection, const std::string& name) = 0;
+  virtual absl::StatusOr<v1::ListGuestEventsResponse> ListGuestEvents(Connection connection,
+                                                                      const v1::ListGuestEventsRequest& request) = 0;
   // The last call for this connection: what it has is to be given back.
   virtual void Closed(Connection connection) = 0;
 };

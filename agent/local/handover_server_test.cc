@@ -54,6 +54,12 @@ class FakeHandler : public HandoverHandler {
     queue.memory = MemoryFile("memory of " + name);
     return queue;
   }
+  absl::StatusOr<v1::ListGuestEventsResponse> ListGuestEvents(Connection,
+                                                              const v1::ListGuestEventsRequest& request) override {
+    v1::ListGuestEventsResponse events;
+    events.add_events()->set_text("of " + request.viommu());
+    return events;
+  }
   void Closed(Connection connection) override {
     MutexLock lock(mu_);
     mapped_.erase(connection);
@@ -153,6 +159,12 @@ TEST_F(HandoverServerTest, DescriptorsGoBothWays) {
   ASSERT_EQ(queue->descriptors.size(), 2U);
   EXPECT_EQ(Contents(queue->descriptors[0].get()), "registers of q");
   EXPECT_EQ(Contents(queue->descriptors[1].get()), "memory of q");
+
+  v1::HandoverRequest list;
+  list.mutable_list_guest_events()->set_viommu("v");
+  const auto events = client.Call(list);
+  ASSERT_TRUE(events.ok()) << events.status();
+  EXPECT_EQ(events->response.guest_events().events(0).text(), "of v");
 }
 
 TEST_F(HandoverServerTest, ErrorsKeepTheirReasonAndTheConnection) {

@@ -31,6 +31,7 @@ class HandoverTest : public testing::Test {
     options.host = "hosts/h1";
     options.boot_id = "boot";
     options.random = [] { return 0.5; };
+    options.events = &events_;
     auto reconciler =
         Reconciler::Open(*journal_, backend_, targets_, backend_.Discover().value(), std::move(options)).value();
     driver_ = std::make_unique<Driver>(std::move(reconciler), *journal_, Driver::Options{});
@@ -40,7 +41,7 @@ class HandoverTest : public testing::Test {
       cv_.NotifyAll();
     });
     driver_->Start();
-    handover_ = std::make_unique<Handover>(*driver_, vmms_);
+    handover_ = std::make_unique<Handover>(*driver_, vmms_, lister_);
     handover_->Opened(kOne, {.pid = 1, .uid = 1001, .gid = 0});
     handover_->Opened(kTwo, {.pid = 2, .uid = 1002, .gid = 0});
     handover_->Opened(kRoot, {.pid = 3, .uid = 0, .gid = 0});
@@ -96,6 +97,8 @@ class HandoverTest : public testing::Test {
   FakeBackend backend_;
   Targets targets_;
   FakeClock clock_;
+  GuestEvents events_{{.clock = &clock_}};
+  EventLister lister_{events_, targets_};
   Vmms vmms_{clock_, [](pid_t) { return uint64_t{1}; }};
   std::unique_ptr<Journal> journal_;
   std::unique_ptr<Driver> driver_;
@@ -120,6 +123,43 @@ TEST_F(HandoverTest, AQueueIsOpenedByTheUserWhoseGuestItIsOf) {
   EXPECT_EQ(ReasonOf(OpenTheQueue(kTwo)), v1::ERROR_REASON_NOT_AUTHORIZED);
   EXPECT_TRUE(OpenTheQueue(kOne).ok());
   EXPECT_TRUE(OpenTheQueue(kRoot).ok());
+}
+
+TEST_F(HandoverTest, EventsAreForTheUserWhoseGuestTheyAreOf) {
+  v1::ListGuestEventsRequest request;
+  request.set_viommu("viommus/v");
+  EXPECT_EQ(ReasonOf(handover_->ListGuestEvents(kRoot, request).status()), v1::ERROR_REASON_VIOMMU_NOT_FOUND);
+  smmuv3::Event fault;
+  fault.id = smmuv3::EventId::kFTranslation;
+  fault.sid = 7;
+  fault.address = 0x1000;
+  backend_.on_read_events = [&fault](ObjectId, uint32_t) {
+    return std::vector<Vevent>{{.lost = false, .sequence = 0, .record = smmuv3::EncodeEvent(fault)}};
+  };
+  MakeTheQueue();
+  events_.Turn();
+  EXPECT_EQ(ReasonOf(handover_->ListGuestEvents(kOne, request).status()), v1::ERROR_REASON_NOT_AUTHORIZED);
+  ASSERT_TRUE(Map(kOne, 0x5000'0000).ok());
+  const auto told = handover_->ListGuestEvents(kOne, request);
+  ASSERT_TRUE(told.ok()) << told.status();
+  ASSERT_EQ(told->events_size(), 1);
+  const v1::GuestEvent& event = told->events(0);
+  EXPECT_EQ(event.event(), "F_TRANSLATION");
+  EXPECT_EQ(event.vdev_id(), 7u);
+  EXPECT_EQ(event.address(), 0x1000u);
+  EXPECT_FALSE(event.has_ssid());
+  ASSERT_EQ(event.record_size(), 4);
+  EXPECT_EQ(event.record(2), 0x1000u);
+  EXPECT_TRUE(handover_->ListGuestEvents(kRoot, request).ok());
+  EXPECT_EQ(ReasonOf(handover_->ListGuestEvents(kTwo, request).status()), v1::ERROR_REASON_NOT_AUTHORIZED);
+}
+
+TEST_F(HandoverTest, AViommuWithoutAQueueHasNoEvents) {
+  backend_.faults["AllocVeventq"] = {EOPNOTSUPP};
+  MakeTheQueue();
+  v1::ListGuestEventsRequest request;
+  request.set_viommu("viommus/v");
+  EXPECT_EQ(ReasonOf(handover_->ListGuestEvents(kRoot, request).status()), v1::ERROR_REASON_NOT_OFFERED);
 }
 
 // The agent makes a queue's memory where nobody has handed any over: that makes the guest nobody's.

@@ -121,6 +121,14 @@ grpc::Status LocalServiceImpl::AccessDma(grpc::ServerContext*, const v1::AccessD
   return ToGrpcStatus(Access(*request, *response));
 }
 
+grpc::Status LocalServiceImpl::ListGuestEvents(grpc::ServerContext*, const v1::ListGuestEventsRequest* request,
+                                               v1::ListGuestEventsResponse* response) {
+  auto events = sources_.list_events(*request);
+  if (!events.ok()) return ToGrpcStatus(events.status());
+  *response = *std::move(events);
+  return grpc::Status::OK;
+}
+
 absl::Status LocalServiceImpl::Access(const v1::AccessDmaRequest& request, v1::AccessDmaResponse& response) {
   DeviceDma* const dma = backend_.device_dma();
   if (dma == nullptr) {

@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "agent/backend.h"
 #include "agent/local/invalidator.h"
 #include "common/clock.h"
@@ -29,6 +30,7 @@ class LocalServiceImpl final : public v1::LocalService::Service {
     std::function<void(v1::GetAgentStatusResponse&)> fill_status;
     // Held objects behind (name, uid), at most `max`.
     std::function<std::vector<v1::HeldObject>(const std::pair<std::string, std::string>& after, size_t max)> list;
+    std::function<absl::StatusOr<v1::ListGuestEventsResponse>(const v1::ListGuestEventsRequest&)> list_events;
     std::string host;  // "hosts/h1"
     WallTime start_time;
   };
@@ -46,6 +48,8 @@ class LocalServiceImpl final : public v1::LocalService::Service {
                                v1::LocalInvalidateResponse* response) override;
   grpc::Status AccessDma(grpc::ServerContext* context, const v1::AccessDmaRequest* request,
                          v1::AccessDmaResponse* response) override;
+  grpc::Status ListGuestEvents(grpc::ServerContext* context, const v1::ListGuestEventsRequest* request,
+                               v1::ListGuestEventsResponse* response) override;
 
  private:
   absl::Status Access(const v1::AccessDmaRequest& request, v1::AccessDmaResponse& response);

@@ -105,6 +105,10 @@ absl::StatusOr<OpenedHwQueue> Driver::OpenHwQueue(VmMemory::Owner owner, VmMemor
   return Call([&](Reconciler& r) { return r.OpenHwQueue(owner, user, name); });
 }
 
+absl::Status Driver::CheckReader(VmMemory::User user, const std::string& viommu) {
+  return Call([&](Reconciler& r) { return r.CheckReader(user, viommu); });
+}
+
 void Driver::ForgetOwner(VmMemory::Owner owner) {
   {
     MutexLock lock(mu_);

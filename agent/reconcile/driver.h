@@ -70,6 +70,7 @@ class Driver : public HostWork {
   absl::Status MapMemory(const std::string& vm, uint64_t iova, VmMemory::Range range);
   absl::StatusOr<uint64_t> UnmapMemory(VmMemory::Owner owner, const std::string& vm, uint64_t iova, uint64_t length);
   absl::StatusOr<OpenedHwQueue> OpenHwQueue(VmMemory::Owner owner, VmMemory::User user, const std::string& name);
+  absl::Status CheckReader(VmMemory::User user, const std::string& viommu);
   std::map<std::string, uint64_t> UnclaimedBytes();
   // Not after Stop(): then it is the agent that goes, and not the owner.
   void ForgetOwner(VmMemory::Owner owner);

@@ -98,6 +98,9 @@ class FakeBackend : public Backend {
   Context& OpenedContext(size_t i);
   size_t opened() const { return open_.size(); }
 
+  // What ReadVeventq() returns; nothing without it.
+  std::function<std::vector<Vevent>(ObjectId veventq, uint32_t max)> on_read_events;
+
   // Contexts that outlive their process: what was in them, by key.
   bool keeps_contexts = false;
   bool KeepsContexts() const override { return keeps_contexts; }
@@ -255,11 +258,19 @@ class FakeContext : public Context, private FakeBackend::Content {
     if (backend_.on_invalidate) return backend_.on_invalidate(id, commands);
     return {absl::OkStatus(), array.entry_count};
   }
-  absl::StatusOr<ObjectId> AllocVeventq(ObjectId, VeventqType, uint32_t) override {
-    return ErrnoStatus(EOPNOTSUPP, "AllocVeventq", "none here");
+  absl::StatusOr<ObjectId> AllocVeventq(ObjectId viommu, VeventqType, uint32_t) override {
+    if (auto s = backend_.Fault("AllocVeventq"); !s.ok()) return s;
+    if (!Is(viommu, "viommu")) return ErrnoStatus(ENOENT, "AllocVeventq", "viommu");
+    for (const auto& [id, object] : objects_) {
+      if (object.kind == "veventq" && object.parent == viommu) return ErrnoStatus(EEXIST, "AllocVeventq", "taken");
+    }
+    Log("AllocVeventq");
+    return Add({.kind = "veventq", .parent = viommu});
   }
-  absl::StatusOr<std::vector<Vevent>> ReadVeventq(ObjectId, uint32_t) override {
-    return ErrnoStatus(ENOENT, "ReadVeventq", "none here");
+  absl::StatusOr<std::vector<Vevent>> ReadVeventq(ObjectId veventq, uint32_t max) override {
+    if (!Is(veventq, "veventq")) return ErrnoStatus(ENOENT, "ReadVeventq", "id");
+    if (backend_.on_read_events) return backend_.on_read_events(veventq, max);
+    return std::vector<Vevent>();
   }
   absl::StatusOr<ObjectId> AllocFaultQueue() override {
     return ErrnoStatus(EOPNOTSUPP, "AllocFaultQueue", "none here");
@@ -301,9 +312,9 @@ class FakeContext : public Context, private FakeBackend::Content {
 
   absl::StatusOr<std::vector<ObjectInfo>> Objects() const override {
     static const std::map<std::string, ObjectKind> kKinds = {
-        {"device", ObjectKind::kDevice},   {"ioas", ObjectKind::kIoas},       {"stage2", ObjectKind::kHwpt},
-        {"viommu", ObjectKind::kViommu},   {"vdevice", ObjectKind::kVdevice}, {"nested", ObjectKind::kNested},
-        {"hw_queue", ObjectKind::kHwQueue}};
+        {"device", ObjectKind::kDevice},    {"ioas", ObjectKind::kIoas},       {"stage2", ObjectKind::kHwpt},
+        {"viommu", ObjectKind::kViommu},    {"vdevice", ObjectKind::kVdevice}, {"nested", ObjectKind::kNested},
+        {"hw_queue", ObjectKind::kHwQueue}, {"veventq", ObjectKind::kVeventq}};
     if (!backend_.lists_objects) return ErrnoStatus(EOPNOTSUPP, "Objects", "not told");
     std::vector<ObjectInfo> infos;
     for (const auto& [id, object] : objects_) {

@@ -161,6 +161,14 @@ bool Inspection::IoasIsMissing(const std::string& vm) {
   return found == context.by_id.end() || found->second.kind != ObjectKind::kIoas;
 }
 
+bool Inspection::IsItsOwn(const Context& context, const std::string& uid, const Made& made,
+                          const ObjectInfo& object) const {
+  if (object.kind == ObjectKind::kDevice) return made.device == object.id && IsBound(context, uid, made);
+  if (!IsThere(context, uid, made)) return false;
+  return object.kind == ObjectKind::kVeventq ? made.event_queue == object.id && object.parent == made.id
+                                             : made.id == object.id;
+}
+
 std::vector<ObjectInfo> Inspection::Strays(const std::string& vm) {
   const Context& context = ContextOf(vm);
   std::vector<ObjectInfo> strays;
@@ -168,10 +176,7 @@ std::vector<ObjectInfo> Inspection::Strays(const std::string& vm) {
     if (id == context.ioas && object.kind == ObjectKind::kIoas) continue;
     const std::string& uid = objects_.OwnerOf(vm, id);
     const Made* made = objects_.Find(uid);
-    const bool known =
-        made != nullptr && (object.kind == ObjectKind::kDevice ? made->device == id && IsBound(context, uid, *made)
-                                                               : made->id == id && IsThere(context, uid, *made));
-    if (!known) strays.push_back(object);
+    if (made == nullptr || !IsItsOwn(context, uid, *made, object)) strays.push_back(object);
   }
   std::sort(strays.begin(), strays.end(), [](const ObjectInfo& a, const ObjectInfo& b) {
     // The highest of a kind first: hardware queues go in the reverse of the order in which they came.

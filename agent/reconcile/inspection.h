@@ -73,6 +73,8 @@ class Inspection {
   const Context& ContextOf(const std::string& vm);
   // Whether the object is what the resource has made it; of a vdevice: its own, not its device.
   bool IsThere(const Context& context, const std::string& uid, const Made& made) const;
+  // Whether `object` is one of those that were made for it, and stands where it should.
+  bool IsItsOwn(const Context& context, const std::string& uid, const Made& made, const ObjectInfo& object) const;
   bool IsBound(const Context& context, const std::string& uid, const Made& made) const;
   Finding LookAtVdevice(const Context& context, const std::string& uid, const Made& made) const;
   // How people call the object.

@@ -41,6 +41,7 @@ void Realizer::Learn(const HeldItem& item, const Finding& finding) {
     }
   } else {
     targets_.Withdraw(uid);
+    if (hooks_.events != nullptr) hooks_.events->Remove(uid);
     objects_.Erase(uid);
     // Its memory is supplied anew with the queue.
     if (queues_.erase(uid) != 0) TidyMemory(made.vm);

@@ -45,7 +45,7 @@ void Objects::Add(const std::string& uid, Made made) {
   const Made& added = it->second;
   Count(standing_on_, added.parent, true);
   Count(of_vm_, added.vm, true);
-  for (const ObjectId id : {added.id, added.device}) {
+  for (const ObjectId id : {added.id, added.device, added.event_queue}) {
     if (id != 0) by_id_[{added.vm, id}] = uid;
   }
   if (added.kind != ItemKind::kVdevice || added.device == 0) return;
@@ -69,6 +69,7 @@ void Objects::Erase(const std::string& uid) {
   }
   TakeId(uid, made.vm, made.id);
   TakeId(uid, made.vm, made.device);
+  TakeId(uid, made.vm, made.event_queue);
   Count(standing_on_, made.parent, false);
   Count(of_vm_, made.vm, false);
   made_.erase(it);
@@ -84,6 +85,13 @@ void Objects::SetVdevice(const std::string& uid, ObjectId id, uint64_t virt_id) 
   if (id == 0) return;
   by_virt_id_[{made.parent, virt_id}] = uid;
   by_id_[{made.vm, id}] = uid;
+}
+
+void Objects::SetEventQueue(const std::string& uid, ObjectId id) {
+  Made& made = made_.at(uid);
+  TakeId(uid, made.vm, made.event_queue);
+  made.event_queue = id;
+  if (id != 0) by_id_[{made.vm, id}] = uid;
 }
 
 void Objects::SetAttached(const std::string& uid, const std::string& to) {

@@ -24,7 +24,10 @@ struct Made {
   std::string vm;
   std::string parent;  // uid; of a viommu: its stage 2; of a nested domain or vdevice: its viommu
   ObjectId id = 0;     // 0: none yet
-  uint32_t vmid = 0;   // of a viommu
+
+  // Of a viommu.
+  uint32_t vmid = 0;
+  ObjectId event_queue = 0;  // 0: none
 
   // Of a vdevice.
   std::string pci_address;
@@ -46,10 +49,12 @@ class Objects {
 
   // A vdevice's own object; id 0: it is gone.
   void SetVdevice(const std::string& uid, ObjectId id, uint64_t virt_id);
+  // The event queue of a viommu; 0: it is gone.
+  void SetEventQueue(const std::string& uid, ObjectId id);
   // What a vdevice's device is attached to; empty: nothing.
   void SetAttached(const std::string& uid, const std::string& to);
 
-  // uid of the resource whose object, or whose device, has this id in the VM's context; empty when none has.
+  // uid of the resource whose object, event queue or device has this id in the VM's context; empty when none has.
   const std::string& OwnerOf(const std::string& vm, ObjectId id) const;
   // uid of the vdevice that has this device bound; empty when none has.
   const std::string& HolderOf(const std::string& pci_address) const;

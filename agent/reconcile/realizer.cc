@@ -169,6 +169,7 @@ Step Realizer::AdvanceViommu(const HeldItem& item) {
   objects_.Add(item.uid(), made);
   NoteObjects(made.vm, item.uid());
   PublishTarget(item, made);
+  MakeEventQueue(item);
   return {.kind = Step::Kind::kApplied, .vmid = made.vmid};
 }
 
@@ -318,6 +319,7 @@ Step Realizer::Release(const HeldItem& item) {
   if (item.kind == ItemKind::kVdevice) return ReleaseVdevice(item, made);
   if (objects_.SomethingStandsOn(item.uid())) return {.kind = Step::Kind::kWaiting};
   targets_.Withdraw(item.uid());
+  if (auto failure = EndEventQueue(item)) return *failure;
   Context& context = *contexts_.at(made.vm).context;
   if (auto failure = TryEnd(item, made.vm, Operation::kDestroy, [&] { return context.Destroy(made.id); })) {
     return *failure;
@@ -407,6 +409,7 @@ void Realizer::Adopt(AdoptedContext adopted) {
   vm.ioas = kept.ioas;
   vm.kept = true;
   vm.unclaimed = kept.ranges;
+  std::vector<const HeldItem*> viommus;
   for (const auto& [uid, object] : kept.objects) {
     const HeldItem& item = *held_.Find(uid);
     const bool vdevice = item.kind == ItemKind::kVdevice;
@@ -415,6 +418,7 @@ void Realizer::Adopt(AdoptedContext adopted) {
               .parent = object.parent(),
               .id = vdevice ? 0 : object.id(),
               .vmid = object.vmid(),
+              .event_queue = object.event_queue(),
               .pci_address = object.pci_address(),
               .stage2_name = object.stage2_name(),
               .device = object.device()};
@@ -425,6 +429,11 @@ void Realizer::Adopt(AdoptedContext adopted) {
     }
     if (!object.attached_to().empty()) objects_.SetAttached(uid, object.attached_to());
     if (item.kind == ItemKind::kViommu || item.kind == ItemKind::kNestedDomain) PublishTarget(item, made);
+    if (item.kind == ItemKind::kViommu && !item.deleting) viommus.push_back(&item);
+  }
+  // The descriptors of event queues went with the earlier process, and nobody else can read what was in them.
+  for (const HeldItem* viommu : viommus) {
+    if (hooks_.events != nullptr && !EndEventQueue(*viommu)) MakeEventQueue(*viommu);
   }
 }
 
@@ -464,6 +473,7 @@ void Realizer::NoteObjects(const std::string& vm, const std::string& uid) {
   object.set_parent(made->parent);
   object.set_id(made->id);
   object.set_vmid(made->vmid);
+  object.set_event_queue(made->event_queue);
   object.set_pci_address(made->pci_address);
   object.set_stage2_name(made->stage2_name);
   object.set_device(made->device);
@@ -483,6 +493,7 @@ std::map<std::string, uint32_t> Realizer::KernelIds(const std::string& uid) cons
   if (made == nullptr) return ids;
   if (made->id != 0) ids[std::string(ItemKindName(made->kind))] = made->id;
   if (made->device != 0) ids["device"] = made->device;
+  if (made->event_queue != 0) ids["event_queue"] = made->event_queue;
   return ids;
 }
 

@@ -26,6 +26,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -34,6 +35,7 @@
 #include "absl/status/status.h"
 #include "agent/backend.h"
 #include "agent/errno_status.h"
+#include "agent/reconcile/guest_events.h"
 #include "agent/reconcile/held_state.h"
 #include "agent/reconcile/inspection.h"
 #include "agent/reconcile/kept.h"
@@ -83,6 +85,8 @@ class Realizer {
     std::function<bool(const std::string& uid)> has_failed;
     // Writes what happens to a context that is kept.
     std::function<absl::Status(journal::Kept note)> note;
+    // Who reads viommus' event queues; without, none are made.
+    GuestEvents* events = nullptr;
   };
 
   // Everything must outlive it. `held` is what its owner's journal says, and may change between the calls.
@@ -114,6 +118,10 @@ class Realizer {
   //   FAILED_PRECONDITION  NOT_REALIZED
   //   UNAVAILABLE          BACKEND_FAILED
   absl::StatusOr<OpenedHwQueue> OpenHwQueue(VmMemory::Owner owner, VmMemory::User user, const std::string& name);
+  // Whether processes of `user` may know of a viommu by this name what its guest does: see VmMemory::CheckReader().
+  //   NOT_FOUND          VIOMMU_NOT_FOUND
+  //   PERMISSION_DENIED  NOT_AUTHORIZED
+  absl::Status CheckReader(VmMemory::User user, const std::string& viommu) const;
   // By VM: bytes that are mapped in a context that was adopted, and that nobody has handed over again.
   std::map<std::string, uint64_t> UnclaimedBytes() const;
   // Takes back what it has mapped and what was handed out to it.
@@ -156,6 +164,10 @@ class Realizer {
   Step AdvanceViommu(const HeldItem& item);
   Step AdvanceNested(const HeldItem& item);
   Step AdvanceVdevice(const HeldItem& item);
+  // event_queues.cc: of a viommu that is made and has none. One that gets none serves all the same; the log says so.
+  void MakeEventQueue(const HeldItem& item);
+  // Ends its event queue; nothing when done.
+  std::optional<Step> EndEventQueue(const HeldItem& item);
   // hw_queues.cc
   Step AdvanceHwQueue(const HeldItem& item);
   // Memory of the agent's own for a queue that lies where nothing is mapped.
@@ -233,6 +245,7 @@ class Realizer {
   std::map<std::string, VmMemory> memory_;     // by VM name
   std::map<std::string, QueueMemory> queues_;  // by uid, of hardware queues that are made
   std::map<VmMemory::Owner, std::vector<OpenVintf>> open_vintfs_;
+  std::set<int> queue_failures_;  // errnos with which event queues were refused, as the log has said
   uint64_t changes_ = 0;
 };
 

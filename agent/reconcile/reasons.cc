@@ -58,6 +58,8 @@ const char* OperationName(Operation operation) {
       return "HWPT_ALLOC(nested)";
     case Operation::kAllocHwQueue:
       return "HW_QUEUE_ALLOC";
+    case Operation::kAllocVeventq:
+      return "VEVENTQ_ALLOC";
     case Operation::kMapMemory:
       return "IOAS_MAP_FILE";
     case Operation::kAttach:

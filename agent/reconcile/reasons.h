@@ -21,6 +21,7 @@ enum class Operation {
   kAllocVdevice,
   kAllocNested,
   kAllocHwQueue,
+  kAllocVeventq,
   kMapMemory,
   kAttach,
   kDetach,

@@ -69,7 +69,8 @@ Reconciler::Reconciler(Journal& journal, Backend& backend, Targets& targets, con
                  return it != runtimes_.end() && it->second->attempted &&
                         (it->second->last.kind == Step::Kind::kFailed || it->second->last.kind == Step::Kind::kBlocked);
                },
-           .note = [this](journal::Kept note) { return Note(std::move(note)); }}),
+           .note = [this](journal::Kept note) { return Note(std::move(note)); },
+           .events = options_.events}),
       believes_(held().synced_boot_id() == options_.boot_id || Mutated(Mutation::kIgnoreBootId)),
       revision_(held().synced_revision()) {
   for (const auto& [uid, item] : held().items()) Activate(uid);

@@ -34,6 +34,7 @@
 #include "absl/status/statusor.h"
 #include "agent/backend.h"
 #include "agent/reconcile/backoff.h"
+#include "agent/reconcile/guest_events.h"
 #include "agent/reconcile/journal.h"
 #include "agent/reconcile/kept.h"
 #include "agent/reconcile/realizer.h"
@@ -56,6 +57,8 @@ class Reconciler {
     std::function<std::string()> new_agent_id = NewUuid;  // for a new journal
     std::chrono::nanoseconds first_retry = std::chrono::milliseconds(500);
     std::chrono::nanoseconds longest_retry = std::chrono::seconds(30);
+    // Who reads viommus' event queues, and must outlive the reconciler; without, none are made.
+    GuestEvents* events = nullptr;
     // Each outcome as it becomes known. Optional.
     std::function<void(ItemKind, v1::Outcome)> on_outcome;
   };
@@ -108,6 +111,9 @@ class Reconciler {
   }
   absl::StatusOr<OpenedHwQueue> OpenHwQueue(VmMemory::Owner owner, VmMemory::User user, const std::string& name) {
     return realizer_.OpenHwQueue(owner, user, name);
+  }
+  absl::Status CheckReader(VmMemory::User user, const std::string& viommu) const {
+    return realizer_.CheckReader(user, viommu);
   }
   std::map<std::string, uint64_t> UnclaimedBytes() const { return realizer_.UnclaimedBytes(); }
   void ForgetOwner(VmMemory::Owner owner) {

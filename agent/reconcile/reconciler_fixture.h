@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "agent/reconcile/fake_backend.h"
+#include "agent/reconcile/guest_events.h"
 #include "agent/reconcile/journal.h"
 #include "agent/reconcile/kept.h"
 #include "agent/reconcile/reconciler.h"
@@ -36,6 +37,7 @@ class ReconcilerTest : public testing::Test {
   // A process begins; the objects of the one before are gone with it.
   void Start() {
     reconciler_.reset();
+    events_ = std::make_unique<GuestEvents>(GuestEvents::Options{.clock = &clock_});
     journal_.reset();
     targets_ = std::make_unique<Targets>();
     backend_.log.clear();
@@ -47,6 +49,7 @@ class ReconcilerTest : public testing::Test {
     options.boot_id = boot_id_;
     options.clock = &clock_;
     options.random = [] { return 1.0 - 1e-9; };
+    if (reads_events_) options.events = events_.get();
     auto adopted = AdoptKept(journal_->state(), backend_, boot_id_);
     auto reconciler = Reconciler::Open(*journal_, backend_, *targets_, backend_.Discover().value(), std::move(options),
                                        std::move(adopted));
@@ -120,6 +123,8 @@ class ReconcilerTest : public testing::Test {
   std::string boot_id_ = "boot-1";
   FakeClock clock_;
   FakeBackend backend_;
+  bool reads_events_ = false;
+  std::unique_ptr<GuestEvents> events_;
   std::unique_ptr<Targets> targets_;
   std::unique_ptr<Journal> journal_;
   std::unique_ptr<Reconciler> reconciler_;

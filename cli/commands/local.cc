@@ -9,6 +9,7 @@
 #include "cli/commands/invalidate.h"
 #include "cli/fetch.h"
 #include "cli/hints.h"
+#include "cli/names.h"
 #include "cli/output/document.h"
 #include "cli/output/resources.h"
 #include "cli/output/style.h"
@@ -145,6 +146,39 @@ absl::StatusOr<ExitCode> LocalInvalidate(Session& session, const InvalidateArgum
   return ShowInvalidation(session, request.target(), commands, response.result());
 }
 
+struct EventsArguments {
+  std::string viommu;
+  std::string after = "0";
+};
+
+absl::StatusOr<ExitCode> LocalEvents(Session& session, const EventsArguments& arguments) {
+  v1::ListGuestEventsRequest request;
+  VIOMMU_ASSIGN_OR_RETURN(*request.mutable_viommu(), FullName(Kind::kViommu, arguments.viommu));
+  VIOMMU_ASSIGN_OR_RETURN(const uint64_t after, ParseNumber(arguments.after, "--after"));
+  request.set_after(after);
+  session.UseAgent();
+  VIOMMU_ASSIGN_OR_RETURN(const auto response, session.Call<v1::ListGuestEventsResponse>(request));
+  std::ostream& out = *session.terminal().out;
+  if (session.settings().ForPrograms()) {
+    ShowDocument(session, ToJson(response));
+    return ExitCode::kOk;
+  }
+  const WallTime now = session.terminal().clock->Now();
+  Table table(
+      {{"NUMBER", Align::kRight}, {"AGE", Align::kRight}, {"EVENT"}, {"VDEV-ID"}, {"SSID"}, {"ADDRESS"}, {"RECORD"}});
+  for (const v1::GuestEvent& event : response.events()) {
+    if (session.settings().output == OutputFormat::kName) out << event.number() << "\n";
+    table.Add({std::to_string(event.number()), FormatAge(FromTimestamp(event.read_time()), now), event.event(),
+               fmt::format("{:#x}", event.vdev_id()), event.has_ssid() ? fmt::format("{:#x}", event.ssid()) : "",
+               event.has_address() ? fmt::format("{:#x}", event.address()) : "", event.text()});
+  }
+  if (session.settings().output == OutputFormat::kName) return ExitCode::kOk;
+  if (!table.empty()) out << table.Print(session.terminal().ColourOut());
+  *session.terminal().err << fmt::format("{} events in {}, {} of them lost\n", response.count(),
+                                         FormatAge(FromTimestamp(response.queue_time()), now), response.lost());
+  return ExitCode::kOk;
+}
+
 }  // namespace
 
 void DeclareLocal(Command& root) {
@@ -157,6 +191,12 @@ void DeclareLocal(Command& root) {
       .WithExample("local objects", "with the kernel's ids of this boot")
       .Flag("--limit", limit.get(), "N", fmt::format("at most this many; {} unless given", kDefaultLimit))
       .Runs([limit](Session& session) { return LocalObjects(session, *limit); });
+  const auto events = std::make_shared<EventsArguments>();
+  local.Sub("events", "List what the SMMU has recorded for the guest of a viommu of this host: faults of its devices")
+      .WithExample("local events v1", "the last ones, oldest first")
+      .Positional("VIOMMU", &events->viommu, "which one", {.names_of = Kind::kViommu})
+      .Flag("--after", &events->after, "NUMBER", "only those behind this one")
+      .Runs([events](Session& session) { return LocalEvents(session, *events); });
   const auto arguments = std::make_shared<InvalidateArguments>();
   Command& invalidate = local.Sub("invalidate", "Carry out invalidations for a viommu of this host, without the server")
                             .WithExample("local invalidate v1 tlbi-nh-asid:asid=5", "one address space");

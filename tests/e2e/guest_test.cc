@@ -58,6 +58,13 @@ class GuestTest : public FleetFixture {
     return vmm.value("state", "") + " " + vmm.value("restarts", "0");
   }
 
+  // What `viommuctl local events v` says in JSON.
+  nlohmann::json Events(const std::string& after = "0") {
+    const Finished done = cluster_.Ctl(
+        {"local", "events", "v", "--after", after, "-o", "json", "--socket", cluster_.socket_path(kGrace)});
+    return nlohmann::json::parse(done.out, nullptr, /*allow_exceptions=*/false);
+  }
+
   int guests_ = 0;
   std::unique_ptr<Process> guest_;
 };
@@ -88,6 +95,18 @@ TEST_F(GuestTest, ADeviceReadsThroughItsOldMappingUntilTheInvalidation) {
   int status = 0;
   EXPECT_NE(Dma("0x20000", &status).find("F_TRANSLATION"), std::string::npos) << "not mapped";
   EXPECT_EQ(status, 1);
+  // Its VM hears of that, and so does the operator.
+  EXPECT_TRUE(Eventually(10, [&] { return Events().value("count", "") == "1"; })) << cluster_.Outputs();
+  const auto told = Events();
+  ASSERT_EQ(told["events"].size(), 1u) << told;
+  EXPECT_EQ(told["events"][0].value("event", ""), "F_TRANSLATION") << told;
+  EXPECT_EQ(told["events"][0].value("vdevId", 0), 0x10) << told;
+  EXPECT_EQ(told["events"][0].value("address", ""), std::to_string(0x20000)) << told;
+  EXPECT_TRUE(Events("1")["events"].empty());
+  EXPECT_NE(cluster_.Outputs().find(
+                R"("guest fault","vm":"vm","viommu":"viommus/v","vdev_id":"0x10","fault":"F_TRANSLATION")"),
+            std::string::npos)
+      << cluster_.Outputs();
 
   // With the VM its memory goes, and the device reaches nothing any more.
   guest_.reset();

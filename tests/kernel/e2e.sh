@@ -215,6 +215,13 @@ checks_host() {
 logged() {
   guest 'cat /tmp/agent.log' >"$work/agent-log" && has_words "$work/agent-log" "$@"
 }
+# What the guest's device was refused for: in the log, which has one line about a viommu at first, and counted.
+fault_is_told() {
+  logged "guest fault" "viommu=viommus/v1 vdev_id=$vdev fault=F_TRANSLATION" || return 1
+  guest 'wget -qO- http://127.0.0.1:9465/metrics' >"$work/metrics" || return 1
+  grep -E '^viommu_agent_guest_events_total\{event="F_TRANSLATION"\} [1-9]' "$work/metrics" ||
+    { grep guest_events "$work/metrics"; return 1; }
+}
 # The kernel has nothing to say against itself: a warning or worse would also have ended the guest (boot.sh).
 kernel_is_content() {
   guest dmesg >"$work/dmesg" && has_words "$work/dmesg" "Linux version" && kernel_content "$work/dmesg"
@@ -317,6 +324,7 @@ check "the vdevice is ready" grep -q READY <<<"$ready"
 check "its caches are invalidated" ctl invalidate v1 tlbi-nh-asid:asid=5 "cfgi-cd-all:vdev_id=$vdev"
 check "it reaches the guest's memory by the guest's addresses" copies first
 check "but not by an address that the guest has taken away and invalidated" unmapped_is_refused
+check "and its VM's fault is told" within 10 fault_is_told
 
 viommu_say "The agent is killed and starts again"
 check "its device copies without a pause" start_copying
@@ -363,6 +371,8 @@ check "the VMM hands its memory over again" within 30 hand_over
 check "the device has copied all the while" stop_copying
 cat "$work/loop"
 check "an invalidation reaches the viommu that was kept" moved_page_is_seen
+check "an address that is taken away there is refused" unmapped_is_refused
+check "and the fault is told, although the queue is another one" within 10 fault_is_told
 check "no VM notices an orderly restart either" orderly_restart
 check "what was kept can be detached" ctl detach "v1/$vdev" --wait=applied
 check "and is: it reaches nothing by the guest's addresses" copies_nothing detached

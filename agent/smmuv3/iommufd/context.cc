@@ -79,7 +79,10 @@ IommufdContext::~IommufdContext() {
     for (auto& [id, viommu] : viommus_) UnmapVintfs(*viommu);
     viommus_.clear();
   }
-  veventqs_.clear();
+  {
+    MutexLock events_lock(events_mu_);
+    veventqs_.clear();
+  }
   fault_queues_.clear();
   devices_.clear();
   for (const auto& [key, mapped] : mapped_) kernel().Unmap(mapped.address, mapped.length);
@@ -512,14 +515,14 @@ absl::StatusOr<ObjectId> IommufdContext::AllocVeventq(ObjectId viommu, VeventqTy
     return ErrnoStatus(error, "VEVENTQ_ALLOC",
                        absl::StrCat("viommu ", viommu, ", type ", call.type, ", depth ", depth));
   }
-  StopKeepingLocked();
+  MutexLock events_lock(events_mu_);
   veventqs_.emplace(call.out_veventq_id, Veventq{KernelFile(&kernel(), call.out_veventq_fd), type});
   return call.out_veventq_id;
 }
 
 absl::StatusOr<std::vector<Vevent>> IommufdContext::ReadVeventq(ObjectId id, uint32_t max) {
   constexpr char kCall[] = "read(VEVENTQ)";
-  MutexLock lock(control_mu_);
+  MutexLock lock(events_mu_);
   const auto queue = veventqs_.find(id);
   if (queue == veventqs_.end()) return ErrnoStatus(ENOENT, kCall, absl::StrCat("no event queue ", id));
   const size_t record_bytes = VeventBytes(queue->second.type);
@@ -663,7 +666,10 @@ absl::Status IommufdContext::Destroy(ObjectId id) {
     }
     fault_queues_.erase(queue);
   }
-  veventqs_.erase(id);
+  {
+    MutexLock events_lock(events_mu_);
+    veventqs_.erase(id);
+  }
   uapi::Destroy call;
   call.id = id;
   if (const int error = Call(uapi::kDestroy, call); error != 0) {

@@ -6,7 +6,8 @@
 // A context that is opened with a key has its descriptors in the host's FdStore, too, named StoredIommufd() and
 // StoredDevice(): one for the /dev/iommu, one for each bound device. Its destructor closes the process's own, and no
 // more. It stops being kept with the first thing in it that cannot be found again by those: memory that is mapped by
-// its address in this process, queues, whose descriptors are others, and hardware queues.
+// its address in this process, fault queues, whose descriptors are others, and hardware queues. An event queue is found
+// again by its id, without its descriptor: it can be destroyed, and not read.
 //
 // Where the kernel is not what agent/backend.h says in general: docs/kernel-differences.md.
 
@@ -68,7 +69,7 @@ class IommufdContext final : public Context {
   absl::StatusOr<ObjectId> AllocVeventq(ObjectId viommu, VeventqType type, uint32_t depth) override
       ABSL_LOCKS_EXCLUDED(control_mu_);
   absl::StatusOr<std::vector<Vevent>> ReadVeventq(ObjectId veventq, uint32_t max) override
-      ABSL_LOCKS_EXCLUDED(control_mu_);
+      ABSL_LOCKS_EXCLUDED(events_mu_);
   absl::StatusOr<ObjectId> AllocFaultQueue() override ABSL_LOCKS_EXCLUDED(control_mu_);
   absl::StatusOr<std::vector<PageFault>> ReadFaults(ObjectId fault_queue, uint32_t max) override
       ABSL_LOCKS_EXCLUDED(control_mu_);
@@ -145,11 +146,14 @@ class IommufdContext final : public Context {
   mutable Mutex control_mu_;
   std::string key_ ABSL_GUARDED_BY(control_mu_);  // empty: it is not kept
   std::map<ObjectId, Device> devices_ ABSL_GUARDED_BY(control_mu_);
-  std::map<ObjectId, Veventq> veventqs_ ABSL_GUARDED_BY(control_mu_);
   std::map<ObjectId, FaultQueue> fault_queues_ ABSL_GUARDED_BY(control_mu_);
   std::map<ObjectId, ObjectId> fault_of_hwpt_ ABSL_GUARDED_BY(control_mu_);
   std::map<ObjectId, std::string> smmu_of_stage2_ ABSL_GUARDED_BY(control_mu_);
   std::map<std::pair<ObjectId, uint64_t>, MappedFile> mapped_ ABSL_GUARDED_BY(control_mu_);  // by IOAS and address
+
+  // Changed under both locks, so that whoever reads the events of all VMs does not wait for one's control calls.
+  Mutex events_mu_;
+  std::map<ObjectId, Veventq> veventqs_ ABSL_GUARDED_BY(events_mu_);
 
   // Changed under both locks, so that Invalidate() does not wait for control calls.
   mutable SharedMutex viommus_mu_;

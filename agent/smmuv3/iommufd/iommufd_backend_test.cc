@@ -157,6 +157,10 @@ class IommufdBackendTest : public testing::Test {
         if (kind->second == "nested") return -EOPNOTSUPP;
         return kind->second == "viommu" ? 0 : -EINVAL;
       }
+      case uapi::kVeventqAlloc:
+        static_cast<uapi::VeventqAlloc*>(argument)->out_veventq_id = ++id_;
+        static_cast<uapi::VeventqAlloc*>(argument)->out_veventq_fd = kernel_.NewFile();
+        return 0;
       case uapi::kVfioDetachPt:
       case uapi::kDestroy:
       case uapi::kIoasMap:
@@ -263,6 +267,17 @@ TEST_F(IommufdBackendTest, WhatIsNotAsItShouldBeIsDestroyed) {
     EXPECT_EQ(backend_->Discover()->devices.size(), 1u) << "the device is free again";
     EXPECT_EQ(backend_->GetStats().at(0).vmids_used, 0u);
   }
+}
+
+// It is nothing but an id to the next process.
+TEST_F(IommufdBackendTest, AnEventQueueIsLeftBehindWithoutItsDescriptor) {
+  MakeVm();
+  const ObjectId queue = *context_->AllocVeventq(kept_.viommus[0].id, VeventqType::kArmSmmuv3, 8);
+  EXPECT_THAT(store_.Names(), ElementsAre(kStoredIommufd, kStoredDevice));
+  ASSERT_TRUE(Restart().ok());
+  EXPECT_EQ(StatusErrno(context_->ReadVeventq(queue, 1).status()), ENOENT);
+  EXPECT_TRUE(context_->Destroy(queue).ok());
+  End();
 }
 
 TEST_F(IommufdBackendTest, WhatNobodyAsksForIsClosed) {

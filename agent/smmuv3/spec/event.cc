@@ -206,6 +206,8 @@ Event DecodeEvent(const RawEvent& raw) {
 
 RawEvent EventDefinedBits(EventId id) { return MaskOf(id).words; }
 
+bool HasInputAddress(EventId id) { return EventDefinedBits(id)[2] != 0; }
+
 std::string ToString(const Event& record) {
   LayoutPrinter printer(EventName(static_cast<uint8_t>(record.id)));
   VisitFields(record, printer);

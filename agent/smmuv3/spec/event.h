@@ -110,6 +110,8 @@ RawEvent EncodeEvent(const Event& event);
 Event DecodeEvent(const RawEvent& raw);
 // The bits that have a meaning here in events of this id.
 RawEvent EventDefinedBits(EventId id);
+// Whether events of this id say where the access went (Event::address).
+bool HasInputAddress(EventId id);
 // "F_TRANSLATION{StreamID=0x10 SSV SubstreamID=3 RnW CLASS=IN InputAddr=0x1000}", for people.
 std::string ToString(const Event& event);
 
