@@ -20,8 +20,8 @@ void Realizer::MakeEventQueue(const HeldItem& item) {
       ++changes_;
       objects_.SetEventQueue(item.uid(), *queue);
       NoteObjects(made.vm, item.uid());
-      return hooks_.events->Add(
-          item.uid(), {.viommu = item.name(), .vm = made.vm, .context = context, .id = made.event_queue});
+      return hooks_.events->Add(item.uid(),
+                                {.viommu = item.name(), .vm = made.vm, .context = context, .id = made.event_queue});
     }
     NoteSettled(made.vm);
     status = queue.status();
@@ -36,8 +36,7 @@ std::optional<Step> Realizer::EndEventQueue(const HeldItem& item) {
   const Made& made = *Find(item.uid());
   if (made.event_queue == 0) return std::nullopt;
   Context& context = *contexts_.at(made.vm).context;
-  if (auto failure =
-          TryEnd(item, made.vm, Operation::kDestroy, [&] { return context.Destroy(made.event_queue); })) {
+  if (auto failure = TryEnd(item, made.vm, Operation::kDestroy, [&] { return context.Destroy(made.event_queue); })) {
     return failure;
   }
   objects_.SetEventQueue(item.uid(), 0);

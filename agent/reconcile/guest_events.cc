@@ -143,8 +143,11 @@ void GuestEvents::Loop() {
       }
       if (stop_) return;
     }
-    Turn();
     due = options_.clock->Monotonic() + kTurnEvery;
+    Turn();
+    // However much there is to read, there is a rest.
+    const MonotonicTime now = options_.clock->Monotonic();
+    if (now > due) due = now + kTurnEvery;
   }
 }
 

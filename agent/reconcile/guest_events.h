@@ -43,12 +43,12 @@ struct GuestEvent {
 
 class GuestEvents {
  public:
-  static constexpr uint32_t kQueueDepth = 256;                // events of one viommu that wait to be read
-  static constexpr uint32_t kMaxPerTurn = 64;                 // that are read of one viommu
-  static constexpr size_t kMaxKept = 128;                     // of one viommu
+  static constexpr uint32_t kQueueDepth = 256;  // events of one viommu that wait to be read
+  static constexpr uint32_t kMaxPerTurn = 64;   // that are read of one viommu
+  static constexpr size_t kMaxKept = 128;       // of one viommu
   static constexpr std::chrono::milliseconds kTurnEvery{100};
-  static constexpr std::chrono::seconds kLogEvery{60};        // one line about one viommu
-  static constexpr int kMaxLines = 10;                        // in kLogEvery, about all viommus
+  static constexpr std::chrono::seconds kLogEvery{60};  // one line about one viommu
+  static constexpr int kMaxLines = 10;                  // in kLogEvery, about all viommus
 
   struct Options {
     const Clock* clock = &RealClock();
@@ -116,7 +116,7 @@ class GuestEvents {
 
   const Options options_;
   mutable Mutex mu_;
-  CondVar changed_;                                        // a queue came, was read, or stop_ was set
+  CondVar changed_;                                            // a queue came, was read, or stop_ was set
   std::map<std::string, Entry> entries_ ABSL_GUARDED_BY(mu_);  // by uid
   std::optional<MonotonicTime> lines_since_ ABSL_GUARDED_BY(mu_);
   int lines_ ABSL_GUARDED_BY(mu_) = 0;  // since then

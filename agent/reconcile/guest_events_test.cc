@@ -67,9 +67,8 @@ class GuestEventsTest : public ReconcilerTest {
     return numbers;
   }
   size_t Lines(const std::string& what) const {
-    return static_cast<size_t>(std::count_if(lines_.begin(), lines_.end(), [&](const std::string& line) {
-      return line.find(what) != std::string::npos;
-    }));
+    return static_cast<size_t>(std::count_if(
+        lines_.begin(), lines_.end(), [&](const std::string& line) { return line.find(what) != std::string::npos; }));
   }
 
   std::map<ObjectId, std::deque<Vevent>> waiting_;
@@ -245,30 +244,37 @@ TEST_F(GuestEventsTest, AnAdoptedViommuGetsAnotherQueue) {
 
 TEST_F(GuestEventsTest, AQueueIsNotTakenAwayWhileItIsRead) {
   MakeVm();
-  std::atomic<bool> reading = false;
+  std::atomic<bool> removing = false;
   std::thread remover;
+  int gone = 0;
   backend_.on_read_events = [&](ObjectId, uint32_t) {
-    reading = true;
     remover = std::thread([&] {
+      removing = true;
       events_->Remove("v");
-      EXPECT_FALSE(reading);
     });
-    for (int i = 0; i < 1000; ++i) std::this_thread::yield();
-    reading = false;
+    while (!removing) std::this_thread::yield();
+    for (int i = 0; i < 1000; ++i) {
+      std::this_thread::yield();
+      gone += events_->List(kViommu, 0).has_value() ? 0 : 1;
+    }
     return std::vector<Vevent>{Fault(0)};
   };
   events_->Turn();
   remover.join();
+  EXPECT_EQ(gone, 0);
   EXPECT_EQ(events_->queues(), 0u);
 }
 
-TEST_F(GuestEventsTest, AThreadTakesATurnInEachPeriod) {
+TEST_F(GuestEventsTest, AThreadTakesATurnInEachPeriodHoweverOftenItIsWoken) {
+  MakeVm();
+  const ObjectId queue = QueueOf("v");
+  Context& context = backend_.OpenedContext(0);
   Mutex mu;
   CondVar cv;
   int reads = 0;
-  backend_.on_read_events = [&](ObjectId, uint32_t) {
+  backend_.on_read_events = [&](ObjectId id, uint32_t) {
     MutexLock lock(mu);
-    ++reads;
+    reads += id == queue ? 1 : 0;
     cv.NotifyAll();
     return std::vector<Vevent>();
   };
@@ -276,10 +282,14 @@ TEST_F(GuestEventsTest, AThreadTakesATurnInEachPeriod) {
     MutexLock lock(mu);
     while (reads < count) cv.Wait(mu);
   };
-  MakeVm();
   events_->Start();
   wait_for(1);
   for (int turn = 2; turn < 5; ++turn) {
+    for (int i = 0; i < 100; ++i) {
+      events_->Add("x", {.viommu = "viommus/x", .vm = "vm1", .context = &context, .id = 99});
+      std::this_thread::yield();
+      events_->Remove("x");
+    }
     clock_.Advance(GuestEvents::kTurnEvery);
     wait_for(turn);
   }

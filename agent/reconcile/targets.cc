@@ -29,7 +29,7 @@ absl::StatusOr<Targets::Lease> Targets::Acquire(std::string_view name_or_uid) {
     return Error(absl::StatusCode::kFailedPrecondition, v1::ERROR_REASON_NOT_REALIZED)
         .Message(
             "{} has no kernel object at the moment: it is made along with the first vdevice, so there is nothing "
-            "to invalidate",
+            "to invalidate, and no event",
             entry->name)
         .Meta("target", entry->name);
   }
