@@ -9,9 +9,10 @@
 // whose queue meets an error again as soon as it is acknowledged, takes its turn and no more. When a round finds
 // nothing the thread spins for a moment, yields for some more, then sleeps: until a producer wakes it through the
 // interface's wake word, or for max_sleep, whichever is first. It sleeps on the words of the interfaces that had work
-// last, max_wake_words of them, because each costs about as much as a short sleep is worth; the first command after a
-// long silence may have to wait for max_sleep. An interface whose wake word wakes the thread for nothing is left out
-// for the rest of that sleep.
+// last, max_wake_words of them, because each costs about as much as a short sleep is worth; a command of another one
+// may have to wait for max_sleep. After some sleeps through which nothing came at all they are long ones, on the words
+// of all interfaces: what then waits for long_sleep is the command of a producer that does not wake. An interface whose
+// wake word wakes the thread for nothing is left out for the rest of that sleep.
 //
 // Errors. A command that cannot be carried out stops its queue: CONS.ERR says why, GERROR becomes active, the queue's
 // bit in LVCMDQ_ERR_MAP and the interface's in VINTF_ERR_MAP are set until the owner has acknowledged, and the error
@@ -57,7 +58,8 @@ struct CmdqvOptions {
   int spins = 64;           // empty rounds before the thread yields
   int yields = 16;          // and further ones before it sleeps
   std::chrono::nanoseconds max_sleep = std::chrono::milliseconds(1);
-  uint32_t max_wake_words = 16;  // interfaces, at most kMaxVintfs
+  std::chrono::nanoseconds long_sleep = std::chrono::milliseconds(16);  // after 16 of those
+  uint32_t max_wake_words = 16;  // interfaces in a short sleep, at most kMaxVintfs
 };
 
 // LVCMDQ_ERR_MAP of an interface: bit n of word n / 64 is its queue n.
@@ -107,8 +109,9 @@ class Cmdqv {
   // ---- Looking inside, for tests and status ----
 
   const VcmdqCounters& counters() const { return counters_; }
-  // Times that the thread went to sleep, and times that it woke up for nothing.
+  // Times that the thread went to sleep, long ones among them, and times that it woke up for nothing.
   uint64_t sleeps() const { return sleeps_.load(std::memory_order_relaxed); }
+  uint64_t long_sleeps() const { return long_sleeps_.load(std::memory_order_relaxed); }
   uint64_t vain_wakes() const { return vain_wakes_.load(std::memory_order_relaxed); }
 
  private:
@@ -152,9 +155,9 @@ class Cmdqv {
   bool Round();
   void CollectWatches();
   Vcmdq::Turn Turn(VcmdqId id);
-  // Returns when there may be something to do.
-  void Sleep();
-  void CollectSleepers();
+  // Returns when there may be something to do; true when the time went by, nobody woke the thread and no queue waits.
+  bool Sleep(bool long_one);
+  void CollectSleepers(uint32_t most);
   // Sleeps; whose word was woken, where that is known.
   Sleeper* WaitForWake(uint32_t seen, std::chrono::steady_clock::time_point deadline);
   // After a wake: the words are set again, and who woke is counted. False when it cannot be told who it was.
@@ -173,6 +176,7 @@ class Cmdqv {
   std::atomic<bool> stopping_{false};
   VcmdqCounters counters_;
   std::atomic<uint64_t> sleeps_{0};
+  std::atomic<uint64_t> long_sleeps_{0};
   std::atomic<uint64_t> vain_wakes_{0};
 
   // The thread's.

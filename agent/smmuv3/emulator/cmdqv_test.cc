@@ -123,6 +123,10 @@ class CmdqvTest : public ::testing::Test {
     cmdqv_->DisableQueue(vintf, lvcmdq);
     cmdqv_->ReleaseQueue(vintf, lvcmdq);
   }
+  // Until there have been more than `before`.
+  void AwaitLongSleep(uint64_t before) const {
+    while (cmdqv_->long_sleeps() <= before) std::this_thread::yield();
+  }
   static std::vector<RawCommand> Asids(uint16_t first, uint16_t count, uint16_t vmid = 0) {
     std::vector<RawCommand> commands;
     for (uint16_t i = 0; i < count; ++i) commands.push_back(InvalidateAsid(static_cast<uint16_t>(first + i), vmid));
@@ -393,17 +397,49 @@ TEST_F(CmdqvTest, ManyInterfacesAreServed) {
   EXPECT_EQ(recorder_.Take().size(), 5u * kInterfaces);
 }
 
+// Longer than the test may take: every interface's wake has to come through, also of those that a short sleep leaves
+// out.
+TEST_F(CmdqvTest, ALongSleepEndsWithAnyInterfacesWake) {
+  constexpr uint32_t kInterfaces = 8;
+  Start({.spins = 0, .yields = 0, .long_sleep = std::chrono::hours(1), .max_wake_words = 3}, kInterfaces + 1);
+  std::vector<VcmdqProducer> queues;
+  for (uint32_t vintf = 1; vintf <= kInterfaces; ++vintf) {
+    ASSERT_TRUE(EnableVintf(vintf, static_cast<uint16_t>(vintf)));
+    queues.push_back(MakeQueue(vintf, 0, vintf - 1));
+  }
+  uint64_t before = 0;
+  for (VcmdqProducer& queue : queues) {
+    AwaitLongSleep(before);
+    before = cmdqv_->long_sleeps();
+    queue.Submit(Asids(1, 1), Soon());
+    ASSERT_EQ(queue.Sync(Soon()), WaitResult::kDone);
+  }
+}
+
 TEST_F(CmdqvTest, AProducerThatDoesNotWakeIsServedAllTheSame) {
   Start({.spins = 0, .yields = 0});
   ASSERT_TRUE(EnableVintf(1, 11));
   VcmdqProducer queue = MakeQueue(1, 0, 0);
   const std::shared_ptr<VintfPage> page = MapPage(1);
   for (uint32_t i = 0; i < 20; ++i) {
+    if (i % 10 == 9) AwaitLongSleep(cmdqv_->long_sleeps());
     memory_.Put(i * sizeof(RawCommand), InvalidateAsid(static_cast<uint16_t>(i)));
     page->Store(0, QueueRegister::kProd, i + 1);
     while (page->Load(0, QueueRegister::kCons) != i + 1) std::this_thread::yield();
   }
   EXPECT_EQ(recorder_.Take().size(), 20u);
+}
+
+TEST_F(CmdqvTest, AQueueAtACommandThatIsNotCompleteIsNotSilent) {
+  Start({.spins = 0, .yields = 0, .long_sleep = std::chrono::hours(1)});
+  ASSERT_TRUE(EnableVintf(1, 11));
+  VcmdqProducer queue = MakeQueue(1, 0, 0);
+  recorder_.SetComplete(false);
+  queue.Submit(Asids(1, 1), Soon());
+  const uint64_t before = cmdqv_->sleeps();
+  while (cmdqv_->sleeps() < before + 40) std::this_thread::yield();
+  recorder_.SetComplete(true);
+  EXPECT_EQ(queue.Sync(Soon()), WaitResult::kDone);
 }
 
 // A guest that wakes the thread all the time, in every way that there is, for nothing.

@@ -29,6 +29,9 @@ constexpr uint32_t kMaxWakes = 4;
 // changes its wake word to and fro can hide for a while.
 constexpr uint32_t kMaxUnexplainedWakes = 64;
 
+// Sleeps in a row through which nothing came, after which the thread takes long ones.
+constexpr int kShortSleeps = 16;
+
 using Word = std::atomic_ref<uint32_t>;
 
 void Relax() {
@@ -54,18 +57,22 @@ void Cmdqv::WakeThread() {
 void Cmdqv::Run() {
   pthread_setname_np(pthread_self(), "viommu-cmdqv");
   int idle = 0;
+  int silent = 0;  // sleeps, up to kShortSleeps
   while (!stopping_.load()) {
     if (Round()) {
       idle = 0;
+      silent = 0;
     } else if (idle < options_.spins) {
       ++idle;
       Relax();
     } else if (idle < options_.spins + options_.yields) {
       ++idle;
       sched_yield();
+    } else if (Sleep(silent == kShortSleeps)) {
+      silent = std::min(silent + 1, kShortSleeps);
     } else {
-      Sleep();
       idle = 0;
+      silent = 0;
     }
   }
 }
@@ -133,30 +140,40 @@ Vcmdq::Turn Cmdqv::Turn(VcmdqId id) {
   return turn;
 }
 
-void Cmdqv::CollectSleepers() {
+void Cmdqv::CollectSleepers(uint32_t most) {
   sleepers_.clear();
   for (const Watch& watch : watches_) {
     if (!sleepers_.empty() && sleepers_.back().page == watch.page) continue;
     sleepers_.push_back({.page = watch.page, .last_work = last_work_[watch.id.vintf]});
   }
-  if (sleepers_.size() <= options_.max_wake_words) return;
+  if (sleepers_.size() <= most) return;
   const auto later = [](const Sleeper& a, const Sleeper& b) { return a.last_work > b.last_work; };
-  std::nth_element(sleepers_.begin(), sleepers_.begin() + options_.max_wake_words, sleepers_.end(), later);
-  sleepers_.resize(options_.max_wake_words);
+  std::nth_element(sleepers_.begin(), sleepers_.begin() + most, sleepers_.end(), later);
+  sleepers_.resize(most);
 }
 
-void Cmdqv::Sleep() {
+bool Cmdqv::Sleep(bool long_one) {
   sleeps_.fetch_add(1, std::memory_order_relaxed);
+  if (long_one) long_sleeps_.fetch_add(1, std::memory_order_relaxed);
   const uint32_t seen = watches_of_;
-  CollectSleepers();
+  CollectSleepers(long_one ? cmdqv::kMaxVintfs : options_.max_wake_words);
   // Without queues nothing comes from outside: AssignQueue() wakes.
-  const auto deadline = watches_.empty() ? steady_clock::time_point::max() : steady_clock::now() + options_.max_sleep;
+  const auto deadline = watches_.empty() ? steady_clock::time_point::max()
+                                         : steady_clock::now() + (long_one ? options_.long_sleep : options_.max_sleep);
   for (const Sleeper& sleeper : sleepers_) sleeper.page->Store(cmdqv::kWakeWordOffset, cmdqv::kWakeWordSleeping);
+  const auto none_waits = [this] { return std::ranges::all_of(watches_, &Watch::idle); };
+  bool woken_before = false;
+  bool silent = false;
   uint32_t unexplained = 0;
   // The last look comes after the words were set: a producer that did not see them set is seen here.
-  while (!stopping_.load() && !Round()) {
+  while (!stopping_.load() && !Round() && (!long_one || none_waits())) {
     Sleeper* woken = WaitForWake(seen, deadline);
-    if (Word(attention_).load() != seen || steady_clock::now() >= deadline) break;
+    if (Word(attention_).load() != seen) break;
+    if (steady_clock::now() >= deadline) {
+      silent = !woken_before && none_waits();
+      break;
+    }
+    woken_before = true;
     vain_wakes_.fetch_add(1, std::memory_order_relaxed);
     if (!ArmAgain(woken) && ++unexplained == kMaxUnexplainedWakes) {
       for (Sleeper& sleeper : sleepers_) sleeper.wakes = kMaxWakes;
@@ -164,6 +181,7 @@ void Cmdqv::Sleep() {
   }
   for (const Sleeper& sleeper : sleepers_) sleeper.page->Store(cmdqv::kWakeWordOffset, cmdqv::kWakeWordAwake);
   sleepers_.clear();
+  return silent;
 }
 
 Cmdqv::Sleeper* Cmdqv::WaitForWake(uint32_t seen, steady_clock::time_point deadline) {
