@@ -87,7 +87,8 @@ bool EmulatedSmmu::WaitWhileHalted() {
 void EmulatedSmmu::Run() {
   while (true) {
     queue_.WaitForWork(std::chrono::steady_clock::time_point::max());
-    if (!WaitWhileHalted()) return;
+    // Closing alone would have it carry out what is left; whoever still waits for that need not.
+    if (!WaitWhileHalted()) return queue_.Abandon();
     std::span<const RawCommand> run = queue_.Peek(kMaxRun);
     if (run.empty()) continue;
     const std::optional<RawCommand> replacement = TakeReplacement();
