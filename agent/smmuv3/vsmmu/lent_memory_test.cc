@@ -1,12 +1,14 @@
 #include "agent/smmuv3/vsmmu/lent_memory.h"
 
 #include <gtest/gtest.h>
+#include <linux/memfd.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <fstream>
 #include <thread>
 #include <vector>
 
@@ -95,6 +97,28 @@ TEST_F(LentMemoryTest, ErrorsAreThoseOfMmap) {
   close(pipes[1]);
 }
 
+TEST(LentHugePagesTest, GoWhole) {
+  constexpr size_t kHuge = size_t{2} << 20;
+  const int fd = memfd_create("lent", MFD_CLOEXEC | MFD_HUGETLB | MFD_HUGE_2MB);
+  std::byte* data = nullptr;
+  if (fd < 0 || ftruncate(fd, 2 * kHuge) != 0 || MapLent(fd, 0, kHuge + kPage, /*writable=*/true, &data) != 0) {
+    close(fd);
+    GTEST_SKIP() << "the machine has no two huge pages to spare";
+  }
+  std::fill_n(data, 2 * kHuge, std::byte{7});
+  ASSERT_EQ(ftruncate(fd, kHuge), 0);
+  const auto at = [&](size_t place) { return static_cast<volatile std::byte*>(data)[place]; };
+  EXPECT_EQ(at(kHuge + 5 * kPage), std::byte{0});
+  EXPECT_EQ(at(2 * kHuge - 1), std::byte{0});
+  EXPECT_EQ(at(kHuge - 1), std::byte{7});
+  UnmapLent(data);
+  unsigned char resident = 0;
+  for (const size_t place : {size_t{0}, kHuge}) {
+    EXPECT_EQ(mincore(data + place, kPage, &resident), -1) << "still mapped at " << place;
+  }
+  close(fd);
+}
+
 // Somebody else's bus error is not hidden.
 TEST(LentMemoryDeathTest, OtherMappingsEndAsEver) {
   const auto access = [] {
@@ -107,6 +131,33 @@ TEST(LentMemoryDeathTest, OtherMappingsEndAsEver) {
   };
   testing::FLAGS_gtest_death_test_style = "threadsafe";
   EXPECT_DEATH(access(), "");
+}
+
+// In a process of its own, which has no mapping left for one page of zeros among others.
+TEST(LentMemoryDeathTest, WithTooManyMappingsTheRestGoesAtOnce) {
+  size_t most = 0;
+  std::ifstream("/proc/sys/vm/max_map_count") >> most;
+  if (most > 100'000) GTEST_SKIP() << "a process may have " << most << " mappings";
+  const auto access = [most] {
+    const int fd = memfd_create("lent", MFD_CLOEXEC);
+    std::byte* lent = nullptr;
+    if (ftruncate(fd, kPages * kPage) != 0 || MapLent(fd, 0, kPages * kPage, true, &lent) != 0) _exit(2);
+    const auto at = [&](size_t page) { return static_cast<volatile std::byte*>(lent)[page * kPage]; };
+    if (ftruncate(fd, 3 * kPage) != 0) _exit(3);
+    auto* many = static_cast<std::byte*>(
+        mmap(nullptr, 2 * most * kPage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    for (size_t i = 1; mprotect(many + i * kPage, kPage, PROT_READ) == 0; i += 2) {
+    }
+    if (errno != ENOMEM || at(4) != std::byte{0}) _exit(4);
+    // The file has pages there again, which only the first part of the mapping shows.
+    const std::byte nine{9};
+    for (const size_t page : {size_t{3}, size_t{5}, kPages - 1}) {
+      if (pwrite(fd, &nine, 1, static_cast<off_t>(page * kPage)) != 1) _exit(5);
+    }
+    _exit(at(3) == nine && at(5) == std::byte{0} && at(kPages - 1) == std::byte{0} ? 0 : 1);
+  };
+  testing::FLAGS_gtest_death_test_style = "threadsafe";
+  EXPECT_EXIT(access(), testing::ExitedWithCode(0), "");
 }
 
 }  // namespace
