@@ -22,7 +22,8 @@ const LevelRow kLevels[] = {
     {"Block32M", Granule::k16k, 2, false},     {"Page64k", Granule::k64k, 3, false},
     {"Block512M", Granule::k64k, 2, false},    {"Contiguous4k", Granule::k4k, 3, true},
     {"Contiguous2M", Granule::k4k, 2, true},   {"Contiguous16k", Granule::k16k, 3, true},
-    {"Contiguous64k", Granule::k64k, 3, true},
+    {"Contiguous64k", Granule::k64k, 3, true}, {"Contiguous1G", Granule::k4k, 1, true},
+    {"Contiguous32M", Granule::k16k, 2, true}, {"Contiguous512M", Granule::k64k, 2, true},
 };
 
 class DmaLevel : public DmaRows<LevelRow> {
