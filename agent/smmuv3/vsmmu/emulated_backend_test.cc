@@ -448,6 +448,33 @@ TEST_P(EmulatedBackendTest, OneStageAlone) {
   EXPECT_EQ(ConfigOf(backend_->ReadSte("c", 0x300)), SteConfig::kStage1);
 }
 
+TEST_P(EmulatedBackendTest, Stage2Alone) {
+  EmulatedInventory inventory = MakeTestInventory(GetParam());
+  smmuv3::Features features = smmuv3::DecodeIdRegisters(inventory.smmus[2].info.idr);
+  features.stage1 = false;
+  features.stage2 = true;
+  inventory.smmus[2].info = MakeSmmuInfo("c", smmuv3::EncodeIdRegisters(features), 0, 0);
+  const auto backend = *EmulatedBackend::Create(std::move(inventory));
+  const auto context = *backend->OpenContext();
+  const ObjectId device = *context->BindDevice(kDeviceOneStage);
+  const ObjectId ioas = *context->AllocIoas();
+  EXPECT_EQ(Errno(context->AllocHwpt({.flags = kHwptPasid, .device = device, .pt = ioas})), EOPNOTSUPP);
+  ASSERT_TRUE(context->Attach(device, ioas).ok());
+  EXPECT_EQ(ConfigOf(backend->ReadSte("c", 0x300)), SteConfig::kStage2);
+}
+
+TEST_P(EmulatedBackendTest, AStage2ThatAnotherSmmuDoesNotRead) {
+  EmulatedInventory inventory = MakeTestInventory(GetParam());
+  inventory.smmus[3].canwbs = true;
+  const auto backend = *EmulatedBackend::Create(std::move(inventory));
+  const auto context = *backend->OpenContext();
+  const ObjectId stage2 = *context->AllocStage2(*context->BindDevice(kDeviceA0), *context->AllocIoas());
+  const ObjectId without_fwb = *context->BindDevice(kDeviceAroundCache);
+  EXPECT_EQ(Errno(context->AllocViommu(without_fwb, stage2, ViommuType::kArmSmmuv3)), EINVAL);
+  EXPECT_EQ(Errno(context->Attach(without_fwb, stage2)), EINVAL);
+  EXPECT_EQ(Errno(context->Attach(*context->BindDevice(kDeviceOneStage), stage2)), EINVAL);
+}
+
 TEST_P(EmulatedBackendTest, EventQueues) {
   EXPECT_EQ(Errno(context_->AllocVeventq(viommu_, VeventqType::kDefault, 8)), EOPNOTSUPP);
   EXPECT_EQ(Errno(context_->AllocVeventq(viommu_, VeventqType::kArmSmmuv3, 0)), EINVAL);
