@@ -395,6 +395,20 @@ TEST_P(StalledTest, AVmidIsNotHandedOutUntilTheSmmuHasForgottenIt) {
   EXPECT_EQ(backend_->GetStats()[0].vmids_used, 1u);
 }
 
+// Tables, the context descriptor in front of them, and what they map: the SMMU may still be at it.
+TEST_P(StalledTest, WhatTheSmmuMayStillReadIsNotGivenBack) {
+  TestGuest guest;
+  auto context = *backend_->OpenContext();
+  const ObjectId ioas = *context->AllocIoas();
+  ASSERT_TRUE(context->MapIoas(ioas, TestGuest::kBase, TestGuest::kBytes, guest.handle()).ok());
+  ASSERT_TRUE(context->Attach(*context->BindDevice(kDeviceA1), ioas).ok());
+  const HostMemoryStats before = backend_->GetMemoryStats();
+  smmu_->Pause();
+  context.reset();
+  smmu_->Resume();
+  EXPECT_EQ(backend_->GetMemoryStats(), before);
+}
+
 // One that answers late, however slow this machine is.
 class PatientTest : public InvalidateTest {
  protected:
