@@ -1,6 +1,7 @@
 // HWPT_INVALIDATE: groups under one sync, counters, timeouts.
 
 #include <algorithm>
+#include <chrono>
 #include <utility>
 #include <vector>
 
@@ -85,15 +86,7 @@ TEST_P(Batch, EveryCallEndsWithASync) {
   for (int i = 0; i < 5; ++i) EXPECT_EQ(Cost({&command, 1}).syncs, 1u);
 }
 
-class BatchStats : public InvalidateFixture {
- protected:
-  agent::InvalidationCount Of(Opcode opcode) {
-    for (const agent::InvalidationCount& entry : StatsOf(Info(A0()).smmu).invalidations) {
-      if (entry.opcode == static_cast<uint8_t>(opcode)) return entry;
-    }
-    return {};
-  }
-};
+class BatchStats : public InvalidateFixture {};
 CONFORMANCE_RIGS(BatchStats);
 
 TEST_P(BatchStats, EachEntryIsCountedOnce) {
@@ -131,9 +124,11 @@ TEST_P(BatchStats, LatenciesAreTakenOfEverySync) {
     return sum;
   };
   const uint64_t before = total();
+  const std::chrono::nanoseconds sum = StatsOf(Info(A0()).smmu).sync_latency.sum;
   ASSERT_OK(Send({.opcode = Opcode::kTlbiNhAll}));
   EXPECT_GT(total(), before);
   const agent::LatencyHistogram latency = StatsOf(Info(A0()).smmu).sync_latency;
+  EXPECT_GT(latency.sum, sum);
   EXPECT_EQ(latency.counts.size(), latency.upper_bounds.size() + 1);
   EXPECT_TRUE(std::is_sorted(latency.upper_bounds.begin(), latency.upper_bounds.end()));
 }
@@ -161,10 +156,13 @@ TEST_P(Timeout, OfAFullGroup) {
 
 TEST_P(Timeout, IsCounted) {
   const uint64_t before = StatsOf(Smmu()).sync_timeouts;
+  const agent::InvalidationCount commands = Of(Opcode::kTlbiNhAll);
   hooks().Pause(Smmu());
   EXPECT_ERRNO(ETIMEDOUT, Send({.opcode = Opcode::kTlbiNhAll}));
   hooks().Resume(Smmu());
   EXPECT_EQ(StatsOf(Smmu()).sync_timeouts, before + 1);
+  EXPECT_EQ(Of(Opcode::kTlbiNhAll).failed, commands.failed + 1);
+  EXPECT_EQ(Of(Opcode::kTlbiNhAll).done, commands.done);
 }
 
 TEST_P(Timeout, RepeatingWorksOnceTheSmmuGoesOn) {

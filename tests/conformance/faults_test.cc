@@ -129,6 +129,15 @@ TEST_P(DmaStall, AnAnswerCountsOnce) {
   EXPECT_ERRNO(EINVAL, vm()->AnswerFault(faults_, cookie, agent::PageResponseCode::kInvalid));
 }
 
+TEST_P(DmaStall, AnotherCodeIsNoAnswer) {
+  StartStalling();
+  Access(0);
+  const uint32_t cookie = TakeFault().cookie;
+  EXPECT_ERRNO(EINVAL, vm()->AnswerFault(faults_, cookie, static_cast<agent::PageResponseCode>(2)));
+  EXPECT_OK(vm()->AnswerFault(faults_, cookie, agent::PageResponseCode::kInvalid));
+  EXPECT_EQ(Got(), kRefused);
+}
+
 TEST_P(DmaStall, AFaultIsReadOnce) {
   StartStalling();
   Access(0);

@@ -457,6 +457,18 @@ TEST_P(DmaHwQueue, OtherCommandsStopTheQueue) {
   }
 }
 
+TEST_P(DmaHwQueue, AStoppedQueueIsReported) {
+  const ObjectId events = Must(q().vm->AllocVeventq(q().function.viommu, VeventqType::kTegra241Cmdqv, 8));
+  Push({Command{.opcode = Opcode::kTlbiNhAll}});
+  std::vector<Vevent> got;
+  ASSERT_TRUE(Until([&] { return !(got = Must(q().vm->ReadVeventq(events, 8))).empty(); }));
+  ASSERT_EQ(got.size(), 1u);
+  EXPECT_FALSE(got[0].lost);
+  // A bit for each queue of the interface.
+  EXPECT_EQ(got[0].record[0], 1u);
+  EXPECT_EQ(got[0].record[1], 0u);
+}
+
 TEST_P(DmaHwQueue, TheHostGoesOnWhenAGuestsQueueStops) {
   Push({Command{.opcode = Opcode::kTlbiNhAll}});
   ASSERT_TRUE(Stopped());

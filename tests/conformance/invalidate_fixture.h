@@ -41,6 +41,14 @@ class InvalidateFixture : public Conformance {
     return commands;
   }
 
+  // What SMMU A has counted of these.
+  agent::InvalidationCount Of(smmuv3::Opcode opcode) {
+    for (const agent::InvalidationCount& entry : StatsOf(Info(A0()).smmu).invalidations) {
+      if (entry.opcode == static_cast<uint8_t>(opcode)) return entry;
+    }
+    return {};
+  }
+
   void ExpectRefused(int error, uint32_t handled, const InvalidateResult& result) {
     EXPECT_ERRNO(error, result.status);
     EXPECT_EQ(result.handled, handled);

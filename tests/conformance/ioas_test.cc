@@ -110,6 +110,13 @@ TEST_P(Ioas, TheFileMayBeClosed) {
 
 TEST_P(Ioas, UnmapNothing) { EXPECT_ERRNO(ENOENT, Unmap(kMemoryBase, kPage)); }
 
+TEST_P(Ioas, UnmapNoBytes) {
+  ASSERT_OK(Map(0, kPage));
+  EXPECT_ERRNO(EINVAL, Unmap(0, 0));
+  EXPECT_ERRNO(EINVAL, Unmap(kMemoryBase, 0));
+  EXPECT_EQ(Must(Unmap(0, kPage)), kPage);
+}
+
 TEST_P(Ioas, UnmapTheWholeEmptySpace) { EXPECT_EQ(Must(Unmap(0, kAll)), 0u); }
 
 TEST_P(Ioas, UnmapEverything) {
@@ -126,6 +133,13 @@ TEST_P(Ioas, UnmapAPartOfAMapping) {
   EXPECT_ERRNO(ENOENT, Unmap(kMemoryBase + 3 * kPage, 2 * kPage));
   EXPECT_ERRNO(ENOENT, Unmap(kMemoryBase - kPage, 2 * kPage));
   EXPECT_EQ(Must(Unmap(kMemoryBase, 4 * kPage)), 4 * kPage);
+}
+
+TEST_P(Ioas, UnmapFromTheMiddleOfAMappingOn) {
+  ASSERT_OK(Map(kMemoryBase, 4 * kPage));
+  ASSERT_OK(Map(kMemoryBase + 4 * kPage, kPage));
+  EXPECT_ERRNO(ENOENT, Unmap(kMemoryBase + kPage, 4 * kPage));
+  EXPECT_EQ(Must(Unmap(kMemoryBase + 4 * kPage, kPage)), kPage);
 }
 
 TEST_P(Ioas, UnmapTwoMappingsInOne) {
