@@ -38,7 +38,11 @@ constexpr std::chrono::minutes kLong{5};
 
 class DmaTest : public testing::TestWithParam<Personality> {
  protected:
-  DmaTest() : backend_(MakeTestBackend(GetParam())), dma_(backend_->device_dma()), context_(*backend_->OpenContext()) {
+  DmaTest() : DmaTest(MakeTestInventory(GetParam())) {}
+  explicit DmaTest(EmulatedInventory inventory)
+      : backend_(*EmulatedBackend::Create(std::move(inventory))),
+        dma_(backend_->device_dma()),
+        context_(*backend_->OpenContext()) {
     device_ = *context_->BindDevice(kDeviceA0);
     ioas_ = *context_->AllocIoas();
     EXPECT_TRUE(context_->MapIoas(ioas_, TestGuest::kBase, TestGuest::kBytes, guest_.handle()).ok());
@@ -320,6 +324,41 @@ TEST_P(DmaTest, StallsWaitForAnswers) {
   EXPECT_TRUE(context_->Destroy(faults).ok());
 }
 
+class FullQueueTest : public DmaTest {
+ protected:
+  static EmulatedInventory Impatient() {
+    EmulatedInventory inventory = MakeTestInventory(GetParam());
+    inventory.sync_timeout = std::chrono::milliseconds(100);
+    inventory.smmu_options.queue_log2_size = 7;
+    return inventory;
+  }
+  FullQueueTest() : DmaTest(Impatient()) {}
+};
+
+TEST_P(FullQueueTest, AnAnswerThatFindsNoRoomGoesWithLaterCommands) {
+  smmuv3::EmulatedSmmu* smmu = backend_->FindSmmu("a");
+  const std::vector<RawCommand> commands(63, Encode({.opcode = Opcode::kTlbiNhAll}));
+  const auto send = [&] { return context_->Invalidate(viommu_, InvalidateDataType::kArmSmmuv3, commands).status; };
+  const auto answers = [&] { return smmu->GetCounters().executed[static_cast<uint8_t>(Opcode::kResume)]; };
+  guest_.WriteCd(cd_, ttb_, kAsid, /*stall=*/true);
+  const ObjectId faults = *context_->AllocFaultQueue();
+  AttachNested(TestGuest::Vste(cd_), faults);
+  std::optional<uint64_t> word;
+  std::thread reader([&] { word = Read(0x1234'5000); });
+  std::vector<PageFault> fault;
+  while ((fault = *context_->ReadFaults(faults, 1)).empty()) std::this_thread::yield();
+  smmu->Pause();
+  while (backend_->GetStats()[0].queue_depth < 128) EXPECT_FALSE(send().ok());
+  EXPECT_TRUE(context_->AnswerFault(faults, fault.front().cookie, PageResponseCode::kInvalid).ok());
+  smmu->Resume();
+  while (answers() == 0) static_cast<void>(send());
+  reader.join();
+  EXPECT_FALSE(word.has_value());
+  while (!send().ok()) {
+  }
+  EXPECT_EQ(answers(), 1u);
+}
+
 TEST_P(DmaTest, StallsWithoutAQueueAreAborted) {
   guest_.WriteCd(cd_, ttb_, kAsid, /*stall=*/true);
   AttachNested(TestGuest::Vste(cd_));
@@ -407,8 +446,9 @@ TEST_P(DmaTest, TwoSmmus) {
   EXPECT_EQ(last_.outcome, Outcome::kAborted);
 }
 
-INSTANTIATE_TEST_SUITE_P(Personalities, DmaTest, testing::Values(Strict(), Linux72()),
-                         [](const auto& test) { return test.param.name == "strict" ? "Strict" : "Linux72"; });
+const auto kName = [](const auto& test) { return test.param.name == "strict" ? "Strict" : "Linux72"; };
+INSTANTIATE_TEST_SUITE_P(Personalities, DmaTest, testing::Values(Strict(), Linux72()), kName);
+INSTANTIATE_TEST_SUITE_P(Personalities, FullQueueTest, testing::Values(Strict(), Linux72()), kName);
 
 }  // namespace
 }  // namespace viommu::agent

@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstddef>
@@ -240,6 +241,29 @@ TEST_P(EmulatedBackendTest, VmidsRunOut) {
   }
   EXPECT_EQ(VmidsUsed(1), 255u);
   EXPECT_EQ(backend_->GetStats()[1].vmids_total, 255u);
+}
+
+TEST_P(EmulatedBackendTest, AsidsRunOut) {
+  EmulatedInventory inventory = MakeTestInventory(GetParam());
+  smmuv3::Features features = smmuv3::DecodeIdRegisters(inventory.smmus[0].info.idr);
+  features.asid_bits = 8;
+  inventory.smmus[0].info = MakeSmmuInfo("a", smmuv3::EncodeIdRegisters(features), 0, 0);
+  const auto backend = *EmulatedBackend::Create(std::move(inventory));
+  const auto context = *backend->OpenContext();
+  const HwptAlloc plain = {.device = *context->BindDevice(kDeviceA0), .pt = *context->AllocIoas()};
+  for (int i = 0; i < 255; ++i) ASSERT_TRUE(context->AllocHwpt(plain).ok()) << i;
+  EXPECT_EQ(Errno(context->AllocHwpt(plain)), ENOSPC);
+}
+
+TEST_P(EmulatedBackendTest, ListsSmmusAndDevicesInOrder) {
+  EmulatedInventory inventory = MakeTestInventory(GetParam());
+  std::reverse(inventory.smmus.begin(), inventory.smmus.end());
+  std::reverse(inventory.devices.begin(), inventory.devices.end());
+  const auto backend = *EmulatedBackend::Create(std::move(inventory));
+  EXPECT_EQ(backend->GetStats().front().smmu, "a");
+  const Inventory listed = *backend->Discover();
+  EXPECT_EQ(listed.smmus.front().name, "a");
+  EXPECT_EQ(listed.devices.front().pci_address, kDeviceA0);
 }
 
 TEST_P(EmulatedBackendTest, NestedRefusals) {

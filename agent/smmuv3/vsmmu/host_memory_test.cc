@@ -10,6 +10,8 @@
 #include <iterator>
 #include <map>
 
+#include "agent/smmuv3/vsmmu/lent_memory.h"
+
 namespace viommu::agent {
 namespace {
 
@@ -94,6 +96,31 @@ TEST(HostMemoryTest, WhatCannotBeMapped) {
   memory.UnmapFile(address);
   EXPECT_TRUE(memory.Allocate(12).has_value());
   EXPECT_EQ(memory.GetStats().files, 0u);
+}
+
+TEST(HostMemoryTest, WhatIsUnmappedOrRefusedIsLentNoMore) {
+  HostMemory memory(32);
+  File file(4096);
+  uint64_t address = 0;
+  for (size_t i = 0; i <= kMaxLentMappings; ++i) {
+    ASSERT_EQ(memory.MapFile(file.fd(), 0, 4096, true, 0, &address), 0) << i;
+    memory.UnmapFile(address);
+    memory.FailNext(0);
+    ASSERT_EQ(memory.MapFile(file.fd(), 0, 4096, true, 0, &address), ENOMEM);
+  }
+  File large(uint64_t{4} << 30);
+  for (size_t i = 0; i <= kMaxLentMappings; ++i) {
+    ASSERT_EQ(memory.MapFile(large.fd(), 0, uint64_t{4} << 30, true, 0, &address), ENOMEM);
+  }
+  EXPECT_EQ(memory.MapFile(file.fd(), 0, 4096, true, 0, &address), 0);
+}
+
+TEST(HostMemoryTest, AFailureCanBeTakenBack) {
+  HostMemory memory(32);
+  memory.FailNext(0);
+  EXPECT_TRUE(memory.CancelFailure());
+  EXPECT_TRUE(memory.Allocate(12).has_value());
+  EXPECT_FALSE(memory.CancelFailure());
 }
 
 // Whatever comes and goes, nothing overlaps, and all of it can be had again in the end.
