@@ -135,6 +135,9 @@ TEST(LentMemoryDeathTest, OtherMappingsEndAsEver) {
 
 // In a process of its own, which has no mapping left for one page of zeros among others.
 TEST(LentMemoryDeathTest, WithTooManyMappingsTheRestGoesAtOnce) {
+#if defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "ThreadSanitizer needs mappings of its own";
+#endif
   size_t most = 0;
   std::ifstream("/proc/sys/vm/max_map_count") >> most;
   if (most > 100'000) GTEST_SKIP() << "a process may have " << most << " mappings";
