@@ -21,6 +21,8 @@ constexpr std::string_view kRocksDb = "rocksdb:";
 // RocksDB keeps 256 tables open (rocksdb_options.h); its logs and compactions, backups, scrapes of metrics and gRPC's
 // own take less than as many again.
 constexpr uint64_t kOtherOpenFiles = 512;
+// Of the room for connections where it is short: at least one of so many is for `listen`.
+constexpr uint64_t kCallersShare = 8;
 constexpr uint64_t kMiB = uint64_t{1} << 20;
 constexpr uint64_t kGiB = uint64_t{1} << 30;
 
@@ -40,16 +42,20 @@ bool HasOwnTransport(const ServerConfig& config) {
 
 }  // namespace
 
-absl::StatusOr<size_t> ConnectionLimit(const ServerConfig& config, uint64_t open_files) {
-  const uint64_t listeners = config.agents_listen.empty() ? 1 : 2;
-  const uint64_t room = open_files > kOtherOpenFiles ? (open_files - kOtherOpenFiles) / listeners : 0;
-  if (room == 0) {
+absl::StatusOr<ConnectionLimits> LimitConnections(const ServerConfig& config, uint64_t open_files) {
+  const bool shared = config.agents_listen.empty();
+  const uint64_t room = open_files > kOtherOpenFiles ? open_files - kOtherOpenFiles : 0;
+  if (room < (shared ? 1 : 2)) {
     return absl::FailedPreconditionError(
         fmt::format("{} open files are too few: {} are needed besides connections; raise the limit (ulimit -n, or "
                     "LimitNOFILE= of the unit)",
                     open_files, kOtherOpenFiles));
   }
-  return std::min<uint64_t>(static_cast<uint64_t>(config.limits_connections), room);
+  const auto limit = static_cast<uint64_t>(config.limits_connections);
+  ConnectionLimits limits;
+  if (!shared) limits.agents_listen = std::min(limit, room - std::max<uint64_t>(1, room / kCallersShare));
+  limits.listen = std::min(limit, room - limits.agents_listen);
+  return limits;
 }
 
 const TransportOptions& AgentsTransport(const ServerConfig& config) {

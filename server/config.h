@@ -66,9 +66,15 @@ struct ServerConfig {
 // Declares every option of the server on `config`. Both must outlive its Load().
 void DeclareServerOptions(Config& config, ServerConfig* options);
 
+struct ConnectionLimits {
+  size_t listen = 0;
+  size_t agents_listen = 0;  // 0: agents come to `listen`
+};
+
 // limits_connections, or fewer when a process that may have `open_files` open could not have as many besides the
-// store's files. FAILED_PRECONDITION when that leaves none.
-absl::StatusOr<size_t> ConnectionLimit(const ServerConfig& config, uint64_t open_files);
+// store's files: then `agents_listen` has the most of them, because a fleet's agents are many and stay, and callers
+// come back. FAILED_PRECONDITION when that leaves none.
+absl::StatusOr<ConnectionLimits> LimitConnections(const ServerConfig& config, uint64_t open_files);
 
 // How `agents.listen` is secured, and the section of the configuration that says so.
 const TransportOptions& AgentsTransport(const ServerConfig& config);

@@ -211,13 +211,17 @@ class Server::Impl {
  private:
   absl::Status Listen() {
     const uint64_t open_files = OpenFileLimit();
-    VIOMMU_ASSIGN_OR_RETURN(const size_t max_connections, ConnectionLimit(config_, open_files));
-    if (max_connections < static_cast<size_t>(config_.limits_connections)) {
+    VIOMMU_ASSIGN_OR_RETURN(const ConnectionLimits limits, LimitConnections(config_, open_files));
+    const auto configured = static_cast<size_t>(config_.limits_connections);
+    if (limits.listen < configured || (!config_.agents_listen.empty() && limits.agents_listen < configured)) {
       VIOMMU_LOG(kWarning, "fewer connections than configured: the limit of open files leaves no room",
-                 {{"configured", config_.limits_connections}, {"limit", max_connections}, {"open_files", open_files}});
+                 {{"configured", configured},
+                  {"listen", limits.listen},
+                  {"agents_listen", limits.agents_listen},
+                  {"open_files", open_files}});
     }
     ListenerOptions options;
-    options.max_connections = max_connections;
+    options.max_connections = limits.listen;
     VIOMMU_ASSIGN_OR_RETURN(options.addresses, ParseAddresses("listen", config_.listen));
     options.transport = config_.tls;
     options.transport_section = "tls";
@@ -239,7 +243,7 @@ class Server::Impl {
       agents.services = {&*agent_service_};
       agents.service_names = {kAgentServiceName};
       agents.max_receive_message_bytes = kMaxAgentMessageBytes;
-      agents.max_connections = max_connections;
+      agents.max_connections = limits.agents_listen;
       agents.metrics_prefix = "viommu_server_agents";
       VIOMMU_ASSIGN_OR_RETURN(agents_listener_, GrpcListener::Start(agents, config_, metrics_, clock_));
     }
