@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "common/log.h"
+#include "common/sanitizers.h"
 
 namespace viommu {
 namespace {
@@ -124,7 +125,7 @@ TEST_F(ConnectionAcceptorTest, ADescriptorThatIsSomethingElseNowIsNoConnection) 
 }
 
 TEST_F(ConnectionAcceptorTest, WithoutFreeDescriptorsItWaitsAndGoesOn) {
-#ifdef __SANITIZE_ADDRESS__
+#ifdef VIOMMU_ADDRESS_SANITIZER
   GTEST_SKIP()
       << "the sanitizer for undefined behaviour looks at memory through a pipe, and takes it for bad without one";
 #endif

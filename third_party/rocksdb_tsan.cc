@@ -1,14 +1,7 @@
 // The system's RocksDB is not built for the sanitizer for data races: it sees the library copy memory, but not the
 // atomics that order the copies. What the library does by itself is therefore left out; what our code does is not.
 
-#if defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define VIOMMU_THREAD_SANITIZER
-#endif
-#endif
-#if defined(__SANITIZE_THREAD__)
-#define VIOMMU_THREAD_SANITIZER
-#endif
+#include "common/sanitizers.h"
 
 #ifdef VIOMMU_THREAD_SANITIZER
 // NOLINTNEXTLINE: the sanitizer's name

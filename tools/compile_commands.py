@@ -16,6 +16,10 @@ def main():
         arguments = action["arguments"]
         source = arguments[arguments.index("-c") + 1]
         if source.endswith(SOURCES):
+            # A precompiled header is for the very compiler that made it.
+            if "-include-pch" in arguments:
+                where = arguments.index("-include-pch")
+                arguments = arguments[:where] + arguments[where + 2 :]
             # The first wins: a file that several targets compile is compiled the same way.
             commands.setdefault(source, {"directory": directory, "file": source, "arguments": arguments})
     json.dump([commands[source] for source in sorted(commands)], sys.stdout, indent=1)

@@ -1,6 +1,6 @@
 """C++ from .proto files with the system's protoc."""
 
-load("@rules_cc//cc:defs.bzl", "cc_library")
+load("//tools:cc.bzl", "cc_library")
 
 _ROOTS = [
     "proto",

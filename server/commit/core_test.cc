@@ -234,7 +234,7 @@ TEST_F(CoreTest, RequestIdsAreBoundedInNumberAndLength) {
                     .ok());
     return count;
   };
-  const auto fill = [this](CommitCore& core, int first) {
+  const auto fill = [](CommitCore& core, int first) {
     for (int i = first; i < first + kRequests; ++i) {
       TestCommand command(PutHost("hosts/a", std::to_string(i)));
       command.request_id = "id-" + std::to_string(i);

@@ -7,7 +7,6 @@
 
 #include <cerrno>
 #include <memory>
-#include <source_location>
 #include <string>
 #include <string_view>
 #include <tuple>
@@ -62,11 +61,11 @@ testing::AssertionResult HasErrno(const char* want_text, const char* got_text, i
 int StatusErrnoOf(const InvalidateResult& result);
 
 // The value of a step that has to work; without one the case fails, and goes on with an empty value (id 0: every call
-// refuses it).
+// refuses it). The builtins, because clang 14 has no std::source_location.
 template <typename T>
-T Must(absl::StatusOr<T> value, std::source_location where = std::source_location::current()) {
+T Must(absl::StatusOr<T> value, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
   if (value.ok()) return *std::move(value);
-  ADD_FAILURE_AT(where.file_name(), static_cast<int>(where.line())) << value.status();
+  ADD_FAILURE_AT(file, line) << value.status();
   return T{};
 }
 

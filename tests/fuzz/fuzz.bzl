@@ -1,7 +1,6 @@
 """Fuzz targets: one entry point, linked into a libFuzzer program and into an ordinary test."""
 
-load("@rules_cc//cc:defs.bzl", "cc_binary", "cc_library", "cc_test")
-load("//tools:copts.bzl", "COPTS")
+load("//tools:cc.bzl", "cc_binary", "cc_library", "cc_test")
 
 def fuzz_target(name, srcs, deps, tags = [], random_inputs = 5000, max_len = 4096):
     """One fuzz target: NAME_fuzz for ../../fuzz and NAME_fuzz_test for everybody.
@@ -17,7 +16,6 @@ def fuzz_target(name, srcs, deps, tags = [], random_inputs = 5000, max_len = 409
     cc_library(
         name = name + "_entry",
         srcs = srcs,
-        copts = COPTS,
         deps = deps + ["//tests/fuzz:input"],
         alwayslink = True,
     )

@@ -3,13 +3,14 @@
 #include <cstdint>
 
 #include "common/log.h"
+#include "common/sanitizers.h"
 #include "tests/simulation/world.h"
 
 namespace viommu::simulation {
 namespace {
 
-// Under a sanitizer a seed takes several times as long. g++ tells of that one; both tiers have it.
-#ifdef __SANITIZE_ADDRESS__
+// Under a sanitizer a seed takes several times as long.
+#ifdef VIOMMU_ADDRESS_SANITIZER
 constexpr bool kInstrumented = true;
 #else
 constexpr bool kInstrumented = false;

@@ -31,6 +31,8 @@
 #include <chrono>
 #include <cstdint>
 
+#include "common/sanitizers.h"
+
 namespace viommu::smmuv3 {
 
 // The real machine: std::atomic, Linux's futex and membarrier.
@@ -118,7 +120,7 @@ struct SystemAtomics {
   static void HeavyFence();
 
  private:
-#if defined(__SANITIZE_THREAD__)
+#ifdef VIOMMU_THREAD_SANITIZER
   static constexpr bool kEightAtOnce = false;
 #else
   static constexpr bool kEightAtOnce = true;

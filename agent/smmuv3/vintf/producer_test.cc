@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "agent/smmuv3/spec/command.h"
+#include "common/sanitizers.h"
 
 namespace viommu::smmuv3 {
 namespace {
@@ -76,7 +77,7 @@ TEST_F(VcmdqProducerTest, OverwritesNothingThatTheHardwareHasNotTaken) {
 
 // What hardware queues are for. The child may make no system call any more but exit: the kernel kills it otherwise.
 TEST_F(VcmdqProducerTest, ACommandNeedsNoSystemCall) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if defined(VIOMMU_ADDRESS_SANITIZER) || defined(VIOMMU_THREAD_SANITIZER)
   GTEST_SKIP() << "the sanitizers make system calls of their own";
 #endif
   const pid_t child = ::fork();

@@ -12,6 +12,8 @@
 #include <thread>
 #include <vector>
 
+#include "common/sanitizers.h"
+
 namespace viommu::agent {
 namespace {
 
@@ -135,7 +137,7 @@ TEST(LentMemoryDeathTest, OtherMappingsEndAsEver) {
 
 // In a process of its own, which has no mapping left for one page of zeros among others.
 TEST(LentMemoryDeathTest, WithTooManyMappingsTheRestGoesAtOnce) {
-#if defined(__SANITIZE_THREAD__)
+#ifdef VIOMMU_THREAD_SANITIZER
   GTEST_SKIP() << "ThreadSanitizer needs mappings of its own";
 #endif
   size_t most = 0;
