@@ -59,10 +59,10 @@ check_clang_format() {
 }
 
 
-# Bazel 4.2 has sh_test built in.
+# Bazel 4.2 has sh_test, cc_common and CcInfo built in.
 check_buildifier() {
   build_files | xargs -0 -r buildifier -mode=check -lint=warn \
-    -warnings=-module-docstring,-function-docstring,-native-sh-test
+    -warnings=-module-docstring,-function-docstring,-native-sh-test,-native-cc-common,-native-cc-info
 }
 
 check_shellcheck() { scripts | xargs -0 -r shellcheck -x; }
@@ -104,7 +104,7 @@ check_whitespace() {
 
 if "$fix"; then
   cpp_files | xargs -0 -r clang-format -i
-  build_files | xargs -0 -r buildifier -mode=fix -lint=fix -warnings=-native-sh-test
+  build_files | xargs -0 -r buildifier -mode=fix -lint=fix -warnings=-native-sh-test,-native-cc-common,-native-cc-info
 fi
 
 failed=0
