@@ -15,7 +15,6 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
-#include "absl/strings/match.h"
 #include "common/error.h"
 #include "common/grpc_error.h"
 
@@ -130,6 +129,12 @@ std::vector<MetricSample> CodesOf(const Table& table) {
 
 }  // namespace
 
+bool ChangesNothing(std::string_view method) {
+  constexpr std::array<std::string_view, 4> kVerbs = {"Get", "List", "Find", "Compare"};
+  return std::any_of(kVerbs.begin(), kVerbs.end(),
+                     [&](std::string_view verb) { return method.substr(0, verb.size()) == verb; });
+}
+
 void InstallRpcMetrics(grpc::ServerBuilder& builder, std::shared_ptr<MetricSet> metrics, std::string_view prefix,
                        const std::vector<std::string>& services, uint64_t max_unsent_bytes) {
   auto table = std::make_shared<Table>();
@@ -153,9 +158,7 @@ void InstallRpcMetrics(grpc::ServerBuilder& builder, std::shared_ptr<MetricSet> 
     }
     for (int i = 0; i < descriptor->method_count(); ++i) {
       Method* method = add(fmt::format("{}/{}", service, descriptor->method(i)->name()));
-      for (const char* verb : {"Get", "List", "Find", "Compare"}) {
-        method->changes_nothing = method->changes_nothing || absl::StartsWith(descriptor->method(i)->name(), verb);
-      }
+      method->changes_nothing = ChangesNothing(descriptor->method(i)->name());
       table->by_path.emplace("/" + method->name, method);
     }
   }

@@ -7,8 +7,8 @@
 //   <prefix>_rpc_unsent_bytes           answers of unary RPCs that their callers have not taken yet
 //
 // It bounds the last of these, too: a caller may ask much and, by HTTP/2's flow control, take nothing, and gRPC's quota
-// does not count what it keeps for him. While there is too much, methods that change nothing (Get…, List…, Find…,
-// Compare…) answer RESOURCE_EXHAUSTED, OVERLOADED.
+// does not count what it keeps for him. While there is too much, methods that change nothing answer RESOURCE_EXHAUSTED,
+// OVERLOADED.
 //
 // It is an interceptor: it sees every service of the server, also those that gRPC itself answers (health, reflection),
 // which are counted under "other", as are methods that do not exist here. It costs two reads of the clock, one look-up
@@ -29,6 +29,11 @@
 #include "common/metrics.h"
 
 namespace viommu {
+
+// Whether a method of our services only reads, by the verb of its name (Get…, List…, Find…, Compare…): its answer may
+// be refused when it has been worked out already. A test sees to it that there is no other kind of reading method. What
+// GetDrift repairs on request is mended once more when it is asked for again.
+bool ChangesNothing(std::string_view method);
 
 // Before builder.BuildAndStart(). It takes the builder's only slot for interceptors. `services` are full names
 // ("viommu.v1. FleetService") of generated services that are linked in; any other name is a mistake in the program and
