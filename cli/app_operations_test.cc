@@ -122,6 +122,7 @@ TEST_F(AppTest, PlacesAreFound) {
   placement.set_smmu("hosts/a/smmus/smmu0");
   placement.add_devices("hosts/a/devices/0000:01:00.0");
   placement.set_vmids_free(9);
+  placement.set_stage2_domain("stage2Domains/blue-1");
   v1::Refusal& refusal = *response.add_refusals();
   refusal.set_name("hosts/b");
   refusal.set_reason("HOST_CORDONED");
@@ -140,6 +141,7 @@ TEST_F(AppTest, PlacesAreFound) {
   EXPECT_EQ(request.type(), v1::VIOMMU_TYPE_TEGRA241_CMDQV);
   EXPECT_EQ(request.vm(), "blue");
   EXPECT_THAT(out(), HasSubstr("a/smmu0"));
+  EXPECT_THAT(out(), HasSubstr("blue-1"));
   EXPECT_THAT(out(), HasSubstr("HOST_CORDONED"));
 }
 

@@ -86,12 +86,13 @@ absl::StatusOr<ExitCode> Place(Session& session, const PlaceArguments& arguments
   std::ostream& out = *session.terminal().out;
   const bool colour = session.terminal().ColourOut();
   if (!response.placements().empty()) {
-    Table table({{"SMMU"}, {"VMIDS-FREE", Align::kRight}, {"DEVICES-LEFT", Align::kRight}, {"DEVICES"}});
+    Table table({{"SMMU"}, {"VMIDS-FREE", Align::kRight}, {"DEVICES-LEFT", Align::kRight}, {"STAGE2"}, {"DEVICES"}});
     for (const v1::Placement& placement : response.placements()) {
       std::vector<std::string> devices;
       for (const std::string& device : placement.devices()) devices.emplace_back(LastSegment(device));
       table.Add({ShortName(placement.smmu()), std::to_string(placement.vmids_free()),
-                 std::to_string(placement.devices_left()), Join(devices, " ")});
+                 std::to_string(placement.devices_left()),
+                 placement.stage2_domain().empty() ? "any" : ShortName(placement.stage2_domain()), Join(devices, " ")});
     }
     out << table.Print(colour);
   }
@@ -165,7 +166,8 @@ void DeclarePlan(Command& root) {
       .WithExample("place 4 --host-label zone=a", "any four devices of one zone")
       .Positionals("WISH", &place->wishes, "devices that are wanted", /*required=*/true)
       .Flag("--host", &place->host, "HOST", "only on this host", {.names_of = Kind::kHost})
-      .Flag("--vm", &place->vm, "VM", "for this VM: devices that share an IOMMU group with its own count as free")
+      .Flag("--vm", &place->vm, "VM",
+            "for this VM: devices that share an IOMMU group with its own are free for the same stage 2")
       .Flags("--host-label", &place->host_labels, "KEY=VALUE", "only hosts with this label")
       .Switch("--hw-queue", &place->hw_queue, "for a viommu with hardware queues (TEGRA241_CMDQV)")
       .Flag("--max-vdev-id", &place->max_vdev_id, "VDEV_ID", "the largest vdev_id that has to fit")

@@ -6,11 +6,11 @@
 #include <array>
 #include <bitset>
 #include <map>
+#include <set>
 #include <string>
 #include <tuple>
 #include <utility>
 
-#include "absl/container/flat_hash_set.h"
 #include "common/error.h"
 #include "server/fleet/names.h"
 #include "server/fleet/record.h"
@@ -127,15 +127,83 @@ std::optional<v1::Refusal> RefuseSmmu(const View& view, const v1::FindPlacementR
   return std::nullopt;
 }
 
-// IOMMU groups that a VM other than `vm` has devices of.
-absl::flat_hash_set<uint32_t> GroupsOfOthers(const View& view, const std::string& vm,
-                                             absl::Span<const std::shared_ptr<const v1::Device>> devices) {
-  absl::flat_hash_set<uint32_t> groups;
-  for (const auto& device : devices) {
-    if (!device->iommu_group_shared() || device->missing() || device->owner().empty()) continue;
-    if (MustFind<v1::Vdevice>(view, device->owner())->vm() != vm) groups.insert(device->iommu_group());
+// Stage-2 domains.
+using Stage2s = std::set<std::string>;
+
+// Those that devices of an IOMMU group are on: no other one may get a device of it (SetVdevId). Asks the view and not
+// the devices that the caller has read before: those may have been let go of meanwhile.
+class GroupHolders {
+ public:
+  GroupHolders(const View& view, const v1::Host& host) : view_(view), host_(host) {}
+
+  const Stage2s& Of(const v1::Device& device) {
+    const auto [found, is_new] = by_group_.try_emplace(device.iommu_group_shared() ? device.iommu_group() : kNone);
+    if (!is_new || !device.iommu_group_shared()) return found->second;
+    const std::string group = IommuGroupName(host_.name(), device.iommu_group());
+    for (const std::string& mate : view_.Children(Relation::kGroupTakenDevices, group)) {
+      const auto holder = MustFind<v1::Vdevice>(view_, MustFind<v1::Device>(view_, mate)->owner());
+      found->second.insert(MustFind<v1::Viommu>(view_, holder->viommu())->stage2_domain());
+    }
+    return found->second;
   }
-  return groups;
+
+ private:
+  static constexpr int64_t kNone = -1;  // stands for all groups of one device
+
+  const View& view_;
+  const v1::Host& host_;
+  std::map<int64_t, Stage2s> by_group_;
+};
+
+// A device that nobody has.
+struct FreeDevice {
+  std::string name;
+  Wishes granted;
+  const Stage2s& holders;  // of its group
+
+  // For a viommu on that stage-2 domain; "": whichever it is on.
+  bool UsableOn(const std::string& stage2) const {
+    return std::all_of(holders.begin(), holders.end(), [&](const std::string& holder) { return holder == stage2; });
+  }
+};
+
+// Finds devices for all wishes; or returns the wish for which there is none.
+std::optional<int> Match(const v1::FindPlacementRequest& request, Matching& matching) {
+  for (int w = 0; w < request.devices_size(); ++w) {
+    for (int n = 0; n < CountOf(request.devices(w)); ++n) {
+      if (!matching.Take(static_cast<size_t>(w))) return w;
+    }
+  }
+  return std::nullopt;
+}
+
+// The stage-2 domains that a viommu of the VM on that SMMU can be on and have more of the devices for it.
+Stage2s ChoicesOf(const View& view, const v1::FindPlacementRequest& request, const v1::Host& host, const v1::Smmu& smmu,
+                  const std::vector<FreeDevice>& free) {
+  Stage2s choices;
+  if (request.vm().empty()) return choices;
+  for (const FreeDevice& device : free) {
+    for (const std::string& holder : device.holders) {
+      const auto stage2 = MustFind<v1::Stage2Domain>(view, holder);
+      if (stage2->vm() == request.vm() && CheckStage2(*stage2, host, smmu).ok()) choices.insert(holder);
+    }
+  }
+  return choices;
+}
+
+// `devices` would do, if it were not for the groups of some.
+v1::Refusal RefuseGroups(const std::string& smmu, const std::vector<FreeDevice>& free,
+                         const std::vector<std::string>& devices) {
+  for (const std::string& name : devices) {
+    const auto device = std::find_if(free.begin(), free.end(), [&](const FreeDevice& one) { return one.name == name; });
+    if (device->holders.empty()) continue;
+    return Because(
+        smmu, v1::ERROR_REASON_IOMMU_GROUP_TAKEN,
+        fmt::format("enough devices are free, but not for one stage 2: {} is in an IOMMU group with one that "
+                    "is on {}",
+                    name, *device->holders.begin()));
+  }
+  return Because(smmu, v1::ERROR_REASON_IOMMU_GROUP_TAKEN, "enough devices are free, but not for one stage 2");
 }
 
 // How many of the devices that a wish could have are held by somebody, for the words of the refusal.
@@ -210,46 +278,58 @@ void PlaceOnHost(const View& view, const v1::FindPlacementRequest& request, cons
   const int wishes = request.devices_size();
   int wanted = 0;
   for (const v1::DeviceWish& wish : request.devices()) wanted += CountOf(wish);
-  const absl::flat_hash_set<uint32_t> others = GroupsOfOthers(view, request.vm(), devices);
+  GroupHolders holders(view, host);
   for (const v1::Smmu& smmu : host.smmus()) {
     if (auto refused = RefuseSmmu(view, request, host, smmu, wanted); refused.has_value()) {
       refusals.push_back(*std::move(refused));
       continue;
     }
-    Matching matching(wishes);
     std::array<int64_t, kMaxDeviceWishes> fitting = {};
-    std::array<int64_t, kMaxDeviceWishes> free = {};
-    int64_t all_free = 0;
+    std::array<int64_t, kMaxDeviceWishes> free_of = {};
+    std::vector<FreeDevice> free;
     for (const auto& device : devices) {
       if (device->smmu() != smmu.name() || device->missing()) continue;
       Wishes granted;
       for (int w = 0; w < wishes; ++w) granted.set(static_cast<size_t>(w), Grants(*device, request.devices(w)));
-      const bool is_free = device->state() == v1::DEVICE_STATE_FREE &&
-                           (!device->iommu_group_shared() || !others.contains(device->iommu_group()));
-      if (is_free) ++all_free;
-      for (int w = 0; w < wishes; ++w) {
-        if (!granted.test(static_cast<size_t>(w))) continue;
-        ++fitting[static_cast<size_t>(w)];
-        if (is_free) ++free[static_cast<size_t>(w)];
+      const bool is_free = device->state() == v1::DEVICE_STATE_FREE;
+      for (size_t w = 0; w < static_cast<size_t>(wishes); ++w) {
+        if (!granted.test(w)) continue;
+        ++fitting[w];
+        if (is_free) ++free_of[w];
       }
-      if (is_free && granted.any()) matching.Add(granted, device->name());
+      if (is_free) free.push_back({device->name(), granted, holders.Of(*device)});
     }
-    int unmet = -1;
-    for (int w = 0; w < wishes && unmet < 0; ++w) {
-      for (int n = 0; n < CountOf(request.devices(w)) && unmet < 0; ++n) {
-        if (!matching.Take(static_cast<size_t>(w))) unmet = w;
+    // A place for whatever stage 2 is the better one: it comes first.
+    Stage2s choices = ChoicesOf(view, request, host, smmu, free);
+    choices.insert("");
+    const auto fits = [&](const std::string& stage2) {
+      Matching matching(wishes);
+      int64_t usable = 0;
+      for (const FreeDevice& device : free) {
+        if (!device.UsableOn(stage2)) continue;
+        ++usable;
+        if (device.granted.any()) matching.Add(device.granted, device.name);
       }
+      if (Match(request, matching).has_value()) return false;
+      v1::Placement& placement = placements.emplace_back();
+      placement.set_smmu(smmu.name());
+      placement.set_stage2_domain(stage2);
+      for (std::string& device : matching.Devices()) placement.add_devices(std::move(device));
+      placement.set_vmids_free(static_cast<uint64_t>(TotalVmids(smmu) - UsedVmids(view, host, smmu.name())));
+      placement.set_devices_left(static_cast<uint64_t>(usable - wanted));
+      return true;
+    };
+    if (std::any_of(choices.begin(), choices.end(), fits)) continue;
+    Matching regardless(wishes);  // of groups
+    for (const FreeDevice& device : free) {
+      if (device.granted.any()) regardless.Add(device.granted, device.name);
     }
-    if (unmet >= 0) {
-      const auto at = static_cast<size_t>(unmet);
-      refusals.push_back(RefuseDevices(smmu.name(), request.devices(unmet), unmet, fitting[at], free[at]));
-      continue;
+    if (const std::optional<int> unmet = Match(request, regardless); unmet.has_value()) {
+      const auto at = static_cast<size_t>(*unmet);
+      refusals.push_back(RefuseDevices(smmu.name(), request.devices(*unmet), *unmet, fitting[at], free_of[at]));
+    } else {
+      refusals.push_back(RefuseGroups(smmu.name(), free, regardless.Devices()));
     }
-    v1::Placement& placement = placements.emplace_back();
-    placement.set_smmu(smmu.name());
-    for (std::string& device : matching.Devices()) placement.add_devices(std::move(device));
-    placement.set_vmids_free(static_cast<uint64_t>(TotalVmids(smmu) - UsedVmids(view, host, smmu.name())));
-    placement.set_devices_left(static_cast<uint64_t>(all_free - wanted));
   }
 }
 

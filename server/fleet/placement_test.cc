@@ -72,10 +72,84 @@ TEST_F(PlacementTest, DevicesOfAGroupThatAnotherVmHasAreNotFree) {
   Accepted(SetVdevId("v", DeviceOf(kGrace, 0), 1));
   Find(request);
   EXPECT_EQ(Places(), std::vector<std::string>{SmmuOf(kGrace, 1)});
-  EXPECT_EQ(ReasonFor(SmmuOf(kGrace, 0)), "DEVICE_TAKEN");
+  EXPECT_EQ(ReasonFor(SmmuOf(kGrace, 0)), "IOMMU_GROUP_TAKEN");
   request.set_vm("vm");
   Find(request);
   EXPECT_EQ(Places().size(), 2U) << "it has the group already";
+  request = Wishing(2);
+  request.set_host(kGrace);
+  Find(request);
+  EXPECT_EQ(ReasonFor(SmmuOf(kGrace, 0)), "DEVICE_TAKEN") << "whatever its group";
+}
+
+// Devices 0 and 1 are a group. A VM has device 0 on one of its two stage-2 domains: device 1 is for that one alone.
+TEST_F(PlacementTest, DevicesOfAGroupAreForItsStage2) {
+  v1::Hello hello = GraceHello();
+  for (int i = 0; i < 2; ++i) hello.mutable_devices(i)->set_iommu_group(7);
+  ASSERT_TRUE(fleet_.Hello(hello).ok());
+  Accepted(CreateStage2("second", kGrace, "", fleet_.viommu("v").vm()));
+  Accepted(CreateViommu("v-second", SmmuOf(kGrace, 0), "second"));
+  Accepted(SetVdevId("v-second", DeviceOf(kGrace, 0), 1));
+  auto request = Wishing(1);
+  request.set_host(kGrace);
+  request.set_vm(fleet_.viommu("v").vm());
+  Find(request);
+  ASSERT_EQ(Places().size(), 2U);
+  for (const v1::Placement& placement : placements_) {
+    EXPECT_EQ(placement.stage2_domain(), placement.smmu() == SmmuOf(kGrace, 0) ? "stage2Domains/second" : "");
+  }
+  Refused(SetVdevId("v", DeviceOf(kGrace, 1), 2), absl::StatusCode::kFailedPrecondition,
+          v1::ERROR_REASON_IOMMU_GROUP_TAKEN);
+  // No viommu can be made on a domain that is on its way out.
+  v1::DeleteStage2DomainRequest deletion;
+  deletion.set_name("stage2Domains/second");
+  deletion.set_cascade(true);
+  Accepted(deletion);
+  Find(request);
+  EXPECT_EQ(Places(), std::vector<std::string>{SmmuOf(kGrace, 1)});
+  EXPECT_EQ(ReasonFor(SmmuOf(kGrace, 0)), "IOMMU_GROUP_TAKEN");
+}
+
+// Two groups on two stage-2 domains: no viommu could have devices of both.
+TEST_F(PlacementTest, AllDevicesOfAPlaceAreForOneStage2) {
+  v1::Hello hello = GraceHello();
+  for (int i = 2; i < 4; ++i) {
+    v1::Device& device = *hello.add_devices();
+    device = hello.devices(i - 2);
+    device.set_name(DeviceOf(kGrace, 4 + i));
+    device.set_stream_id(0x1000U + static_cast<uint32_t>(i));
+  }
+  const int first = hello.devices_size() - 2;
+  for (int i = 0; i < 2; ++i) {
+    hello.mutable_devices(i)->set_iommu_group(7 + static_cast<uint32_t>(i));
+    hello.mutable_devices(first + i)->set_iommu_group(7 + static_cast<uint32_t>(i));
+  }
+  ASSERT_TRUE(fleet_.Hello(hello).ok());
+  Accepted(CreateStage2("second", kGrace, "", fleet_.viommu("v").vm()));
+  Accepted(CreateViommu("v-second", SmmuOf(kGrace, 0), "second"));
+  Accepted(SetVdevId("v", hello.devices(0).name(), 1));
+  Accepted(SetVdevId("v-second", hello.devices(1).name(), 1));
+  auto request = Wishing(2);
+  request.set_host(kGrace);
+  request.set_vm(fleet_.viommu("v").vm());
+  Find(request);
+  EXPECT_EQ(ReasonFor(SmmuOf(kGrace, 0)), "IOMMU_GROUP_TAKEN");
+  request.mutable_devices(0)->set_count(1);
+  Find(request);
+  EXPECT_EQ(ReasonFor(SmmuOf(kGrace, 0)), "") << "one fits";
+}
+
+// The devices were read a moment before the rest.
+TEST_F(PlacementTest, ADeviceMayHaveBeenLetGoOfMeanwhile) {
+  v1::Hello hello = GraceHello();
+  for (int i = 0; i < 2; ++i) hello.mutable_devices(i)->set_iommu_group(7);
+  ASSERT_TRUE(fleet_.Hello(hello).ok());
+  Accepted(SetVdevId("v", DeviceOf(kGrace, 0), 1));
+  const auto before = fleet_.tables().Scan<v1::Device>(DevicePrefix(kGrace));
+  Accepted(UnsetVdevId("v", 1));
+  ASSERT_TRUE(fleet_.Answer(fleet_.vdevice("v", 1), v1::OUTCOME_RELEASED).ok());
+  PlaceOnHost(fleet_.tables(), Wishing(1), *fleet_.tables().Find<v1::Host>(kGrace), before, placements_, refusals_);
+  EXPECT_EQ(Places().size(), 2U);
 }
 
 TEST_F(PlacementTest, TheTightestFitIsFirst) {

@@ -183,6 +183,25 @@ absl::Status CheckVmidFree(const View& view, const v1::Host& host, const v1::Smm
       .Meta("total", std::to_string(total));
 }
 
+absl::Status CheckStage2(const v1::Stage2Domain& stage2, const v1::Host& host, const v1::Smmu& smmu) {
+  if (stage2.host() != host.name()) {
+    return Refusal(v1::ERROR_REASON_HOST_MISMATCH, stage2.name(),
+                   "{} is on {}, but the SMMU {} is on {}; both must be on one host", stage2.name(), stage2.host(),
+                   smmu.name(), host.name())
+        .Meta("stage2_domain", stage2.name())
+        .Meta("smmu", smmu.name());
+  }
+  if (stage2.state() == v1::STATE_DELETING) return BeingDeleted(Kind::kStage2Domain, stage2.name());
+  const bool per_smmu = host.stage2_sharing() == v1::STAGE2_SHARING_PER_SMMU;
+  if (stage2.smmu() == smmu.name() || (stage2.smmu().empty() && !per_smmu)) return absl::OkStatus();
+  return Refusal(v1::ERROR_REASON_STAGE2_NOT_SHAREABLE, stage2.name(),
+                 "{} serves {} only, not {}; create a stage-2 domain of the VM for that SMMU", stage2.name(),
+                 stage2.smmu().empty() ? "no SMMU of this host" : stage2.smmu(), smmu.name())
+      .Meta("stage2_domain", stage2.name())
+      .Meta("stage2_smmu", stage2.smmu())
+      .Meta("smmu", smmu.name());
+}
+
 absl::Status CheckInterfaceFree(const View& view, const v1::Smmu& smmu) {
   if (!smmu.has_hw_queue()) {
     return Refusal(v1::ERROR_REASON_SMMU_INCAPABLE, smmu.name(),

@@ -97,6 +97,9 @@ int64_t UsedVmids(const View& view, const v1::Host& host, const std::string& smm
 // Refuses what takes a VMID when all of them are taken.
 absl::Status CheckVmidFree(const View& view, const v1::Host& host, const v1::Smmu& smmu);
 
+// Whether the stage-2 domain may serve a viommu on that SMMU.
+absl::Status CheckStage2(const v1::Stage2Domain& stage2, const v1::Host& host, const v1::Smmu& smmu);
+
 // Refuses a viommu with hardware queues where there are none, or no interface for it is left.
 absl::Status CheckInterfaceFree(const View& view, const v1::Smmu& smmu);
 
