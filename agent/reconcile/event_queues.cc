@@ -52,8 +52,8 @@ absl::Status Realizer::CheckReader(VmMemory::User user, const std::string& viomm
         .Meta("name", viommu);
   }
   const HeldItem* stage2 = held_.FindLive(item->resource.viommu().stage2_domain());
-  const auto memory = stage2 == nullptr ? memory_.end() : memory_.find(stage2->resource.stage2_domain().vm());
-  return (memory == memory_.end() ? VmMemory() : memory->second).CheckReader(user);
+  if (stage2 == nullptr) return VmMemory().CheckReader(user);
+  return CheckReaderOf(user, stage2->resource.stage2_domain().vm());
 }
 
 }  // namespace viommu::agent

@@ -30,6 +30,7 @@ absl::Status HeldState::Check(const Record& record) const {
     case Record::kIdentity:
     case Record::kReleased:
     case Record::kSynced:
+    case Record::kVmUser:
       return absl::OkStatus();
     case Record::kIntent:
       for (const auto& item : record.intent().items()) {
@@ -85,6 +86,10 @@ absl::Status HeldState::Apply(const Record& record) {
       break;
     case Record::kKept:
       ApplyKept(record.kept());
+      break;
+    case Record::kVmUser:
+      vm_users_.erase(record.vm_user().vm());
+      if (!record.vm_user().nobody()) vm_users_.emplace(record.vm_user().vm(), record.vm_user());
       break;
     case Record::KIND_NOT_SET:
       break;
@@ -255,6 +260,7 @@ std::vector<Record> HeldState::Snapshot() const {
     }
   }
   SnapshotKept(records);
+  for (const auto& [vm, user] : vm_users_) *records.emplace_back().mutable_vm_user() = user;
   // Last, because it is what lets tombstones collapse.
   *records.emplace_back().mutable_synced() = synced_;
   return records;

@@ -91,7 +91,8 @@ class HeldState {
   size_t tombstones() const { return tombstones_.size(); }
   int64_t floor_generation() const { return floor_; }
 
-  const std::map<std::string, KeptState>& kept() const { return kept_; }  // by VM name
+  const std::map<std::string, KeptState>& kept() const { return kept_; }                // by VM name
+  const std::map<std::string, journal::VmUser>& vm_users() const { return vm_users_; }  // by VM name; of each somebody
 
   int64_t synced_revision() const { return synced_.revision(); }
   // The newest revision that is known to be the server's: a release that was asked for later than the last `synced`
@@ -120,7 +121,8 @@ class HeldState {
   absl::flat_hash_map<std::string, int64_t> released_name_generation_;  // highest of its tombstones
   std::set<std::pair<int64_t, std::string>> tombstones_by_generation_;  // with the uid
   int64_t floor_ = 0;
-  std::map<std::string, KeptState> kept_;  // by VM name
+  std::map<std::string, KeptState> kept_;            // by VM name
+  std::map<std::string, journal::VmUser> vm_users_;  // by VM name
 };
 
 }  // namespace viommu::agent

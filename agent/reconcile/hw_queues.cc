@@ -5,12 +5,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <utility>
 
 #include "agent/errno_status.h"
 #include "agent/reconcile/realizer.h"
 #include "common/error.h"
+#include "common/log.h"
 
 namespace viommu::agent {
 namespace {
@@ -22,6 +24,10 @@ absl::Status BackendFailed(absl::StatusCode code, Operation operation, const abs
       .Message("{}", std::string(status.message()))
       .Meta("errno", std::to_string(StatusErrno(status)))
       .Meta("operation", OperationName(operation));
+}
+
+bool IsUsers(const journal::VmUser& whose, VmMemory::User user) {
+  return user.has_value() ? whose.has_uid() && whose.uid() == *user : whose.privileged();
 }
 
 // A range as the journal knows it. Without a file that can be told from others it is no range's like.
@@ -55,19 +61,89 @@ absl::StatusOr<FileDescriptor> Duplicate(int fd) {
 
 }  // namespace
 
+absl::Status Realizer::CheckUser(VmMemory::User user, const std::string& vm) const {
+  const auto whose = held_.vm_users().find(vm);
+  if (!user.has_value() || whose == held_.vm_users().end() || IsUsers(whose->second, user)) return absl::OkStatus();
+  return Error(absl::StatusCode::kPermissionDenied, v1::ERROR_REASON_NOT_AUTHORIZED)
+      .Message(
+          "VM '{}' is not user {}'s: another one has handed memory of it over first; VMMs of one VM run as one user",
+          vm, *user)
+      .Meta("uid", std::to_string(*user));
+}
+
+absl::Status Realizer::CheckReaderOf(VmMemory::User user, const std::string& vm) const {
+  VIOMMU_RETURN_IF_ERROR(CheckUser(user, vm));
+  const auto memory = memory_.find(vm);
+  return memory == memory_.end() ? VmMemory().CheckReader(user) : memory->second.CheckReader(user);
+}
+
+absl::Status Realizer::NoteUser(VmMemory::User user, const std::string& vm) {
+  if (held_.vm_users().contains(vm)) return absl::OkStatus();
+  journal::VmUser note;
+  note.set_vm(vm);
+  if (user.has_value()) {
+    note.set_uid(*user);
+  } else {
+    note.set_privileged(true);
+  }
+  const absl::Status status = hooks_.note_user(std::move(note));
+  if (status.ok()) return status;
+  return Error(absl::StatusCode::kUnavailable, v1::ERROR_REASON_STORE_UNAVAILABLE)
+      .Message("it cannot be written down whose VM '{}' is: {}", vm, std::string(status.message()));
+}
+
+bool Realizer::Knows(const std::string& vm) const {
+  if (contexts_.contains(vm)) return true;
+  return std::any_of(held_.items().begin(), held_.items().end(), [&](const auto& entry) {
+    const HeldItem& item = entry.second;
+    return item.kind == ItemKind::kStage2Domain && !item.deleting && item.resource.stage2_domain().vm() == vm;
+  });
+}
+
+void Realizer::NoteNobody(const std::string& vm) {
+  journal::VmUser note;
+  note.set_vm(vm);
+  note.set_nobody(true);
+  // Unwritten, it stays whose it was.
+  if (const absl::Status status = hooks_.note_user(std::move(note)); !status.ok()) {
+    VIOMMU_LOG(kWarning, "journal write failed", {{"record", "vm_user"}, {"vm", vm}, {"status", status}});
+  }
+}
+
+void Realizer::ForgetUserIfGone(const std::string& vm, std::optional<VmMemory::User> last) {
+  const auto whose = held_.vm_users().find(vm);
+  if (whose == held_.vm_users().end()) return;
+  if (const auto memory = memory_.find(vm); memory != memory_.end() && memory->second.HandedOver()) return;
+  if ((last.has_value() && IsUsers(whose->second, *last)) || !Knows(vm)) NoteNobody(vm);
+}
+
+void Realizer::ForgetUsers(const std::string& boot_id) {
+  std::vector<std::string> gone;
+  for (const auto& [vm, user] : held_.vm_users()) {
+    if (user.boot_id() != boot_id || !Knows(vm)) gone.push_back(vm);
+  }
+  for (const std::string& vm : gone) NoteNobody(vm);
+}
+
 absl::Status Realizer::MapMemory(const std::string& vm, uint64_t iova, VmMemory::Range range) {
   if (!memory_.contains(vm) && memory_.size() >= kMaxVms) {
     return Error(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_LIMIT_EXCEEDED)
         .Message("the memory of {} VMs is known already, and no more are taken", memory_.size())
         .Meta("limit", std::to_string(kMaxVms));
   }
+  VIOMMU_RETURN_IF_ERROR(CheckUser(range.user, vm));
   VmMemory& memory = memory_[vm];
   VIOMMU_RETURN_IF_ERROR(memory.Check(iova, range));
+  const bool first = !held_.vm_users().contains(vm);
+  VIOMMU_RETURN_IF_ERROR(NoteUser(range.user, vm));
   const auto found = contexts_.find(vm);
   if (found != contexts_.end() && found->second.ioas != 0) {
     const absl::StatusOr<bool> claimed = Claim(vm, iova, range);
     const absl::Status mapped = !claimed.ok() ? claimed.status() : *claimed ? absl::OkStatus() : Map(vm, iova, range);
-    if (!mapped.ok()) return BackendFailed(absl::StatusCode::kInvalidArgument, Operation::kMapMemory, mapped);
+    if (!mapped.ok()) {
+      if (first) ForgetUserIfGone(vm, range.user);
+      return BackendFailed(absl::StatusCode::kInvalidArgument, Operation::kMapMemory, mapped);
+    }
     ++changes_;
   }
   memory.Add(iova, std::move(range));
@@ -156,6 +232,7 @@ absl::StatusOr<uint64_t> Realizer::UnmapMemory(VmMemory::Owner owner, const std:
   const auto memory = memory_.find(vm);
   if (memory == memory_.end()) return VmMemory().Inside(owner, iova, length).status();
   VIOMMU_ASSIGN_OR_RETURN(const std::vector<uint64_t> inside, memory->second.Inside(owner, iova, length));
+  const VmMemory::User user = memory->second.ranges().at(inside.front()).user;
   uint64_t bytes = 0;
   for (const uint64_t start : inside) {
     const uint64_t of_this = memory->second.ranges().at(start).length;
@@ -165,6 +242,7 @@ absl::StatusOr<uint64_t> Realizer::UnmapMemory(VmMemory::Owner owner, const std:
     memory->second.Erase(start);
     bytes += of_this;
   }
+  ForgetUserIfGone(vm, user);
   return bytes;
 }
 
@@ -177,13 +255,17 @@ void Realizer::ForgetOwner(VmMemory::Owner owner) {
     ++changes_;
   }
   open_vintfs_.erase(owner);
-  std::vector<std::string> vms;
+  std::map<std::string, VmMemory::User> vms;
   for (auto& [vm, memory] : memory_) {
-    const std::vector<uint64_t> ranges = memory.Of(owner);
-    for (const uint64_t iova : ranges) memory.SetLeaving(iova);
-    if (!ranges.empty()) vms.push_back(vm);
+    for (const uint64_t iova : memory.Of(owner)) {
+      memory.SetLeaving(iova);
+      vms[vm] = memory.ranges().at(iova).user;
+    }
   }
-  for (const std::string& vm : vms) TidyMemory(vm);
+  for (const auto& [vm, user] : vms) {
+    TidyMemory(vm);
+    ForgetUserIfGone(vm, user);
+  }
 }
 
 void Realizer::TidyMemory(const std::string& vm) {
@@ -281,7 +363,7 @@ absl::StatusOr<OpenedHwQueue> Realizer::OpenHwQueue(VmMemory::Owner owner, VmMem
         .Message("{} is not made yet; it is, along with its viommu's first vdevice", name)
         .Meta("name", name);
   }
-  VIOMMU_RETURN_IF_ERROR(memory_[made->vm].CheckReader(user));
+  VIOMMU_RETURN_IF_ERROR(CheckReaderOf(user, made->vm));
   uint64_t start = 0;
   const VmMemory::Range* range = memory_[made->vm].Covering(queue.nesting_parent_iova(), queue.length_bytes(), start);
   if (range == nullptr) {

@@ -314,7 +314,10 @@ Step Realizer::ReleaseVdevice(const HeldItem& item, const Made& made) {
 
 Step Realizer::Release(const HeldItem& item) {
   const Made* found = Find(item.uid());
-  if (found == nullptr) return {.kind = Step::Kind::kReleased};
+  if (found == nullptr) {
+    if (item.kind == ItemKind::kStage2Domain) ForgetUserIfGone(item.resource.stage2_domain().vm());
+    return {.kind = Step::Kind::kReleased};
+  }
   const Made& made = *found;
   if (item.kind == ItemKind::kVdevice) return ReleaseVdevice(item, made);
   if (objects_.SomethingStandsOn(item.uid())) return {.kind = Step::Kind::kWaiting};
@@ -374,6 +377,7 @@ void Realizer::CloseIfUnused(const std::string& vm) {
     contexts_.erase(found);
   }
   TidyMemory(vm);
+  ForgetUserIfGone(vm);
 }
 
 void Realizer::PublishTarget(const HeldItem& item, const Made& made) {

@@ -85,6 +85,8 @@ class Realizer {
     std::function<bool(const std::string& uid)> has_failed;
     // Writes what happens to a context that is kept.
     std::function<absl::Status(journal::Kept note)> note;
+    // Writes whose a VM is.
+    std::function<absl::Status(journal::VmUser user)> note_user;
     // Who reads viommus' event queues; without, none are made.
     GuestEvents* events = nullptr;
   };
@@ -107,18 +109,22 @@ class Realizer {
   // Memory that devices of the VM shall reach, now and whenever the VM's context is made anew. What its owner maps goes
   // when the owner is forgotten. In a context that was adopted memory is still mapped: the same range of the same file
   // is its owner's again, and nothing changes for devices; what else was there at these addresses goes.
-  //   errors of VmMemory::Check(); RESOURCE_EXHAUSTED LIMIT_EXCEEDED; BACKEND_FAILED
+  //
+  // Who hands memory of a VM over first has the VM, and so it stays across restarts of the agent: until all of the
+  // memory is gone and the last of it was theirs, or until nothing of the VM is here any more.
+  //   errors of VmMemory::Check(); PERMISSION_DENIED NOT_AUTHORIZED: another one has the VM;
+  //   RESOURCE_EXHAUSTED LIMIT_EXCEEDED; UNAVAILABLE STORE_UNAVAILABLE: the journal; BACKEND_FAILED
   absl::Status MapMemory(const std::string& vm, uint64_t iova, VmMemory::Range range);
   // Bytes that no device reaches any more.
   //   errors of VmMemory::Inside(); FAILED_PRECONDITION BACKEND_FAILED: a hardware queue lies in it
   absl::StatusOr<uint64_t> UnmapMemory(VmMemory::Owner owner, const std::string& vm, uint64_t iova, uint64_t length);
   // Hands a queue out; its viommu cannot go before the owner is forgotten.
   //   NOT_FOUND            HW_QUEUE_NOT_FOUND
-  //   PERMISSION_DENIED    NOT_AUTHORIZED: see VmMemory::CheckReader()
+  //   PERMISSION_DENIED    NOT_AUTHORIZED: see VmMemory::CheckReader(); or another one has the VM
   //   FAILED_PRECONDITION  NOT_REALIZED
   //   UNAVAILABLE          BACKEND_FAILED
   absl::StatusOr<OpenedHwQueue> OpenHwQueue(VmMemory::Owner owner, VmMemory::User user, const std::string& name);
-  // Whether processes of `user` may know of a viommu by this name what its guest does: see VmMemory::CheckReader().
+  // Whether processes of `user` may know of a viommu by this name what its guest does: as with OpenHwQueue().
   //   NOT_FOUND          VIOMMU_NOT_FOUND
   //   PERMISSION_DENIED  NOT_AUTHORIZED
   absl::Status CheckReader(VmMemory::User user, const std::string& viommu) const;
@@ -126,6 +132,9 @@ class Realizer {
   std::map<std::string, uint64_t> UnclaimedBytes() const;
   // Takes back what it has mapped and what was handed out to it.
   void ForgetOwner(VmMemory::Owner owner);
+  // Forgets whose VMs are that an earlier process has noted, in another boot or of VMs of which nothing is here. At the
+  // beginning.
+  void ForgetUsers(const std::string& boot_id);
 
   // A look at what the backend really holds. Over before the next step.
   Inspection Inspect() const;
@@ -174,6 +183,16 @@ class Realizer {
   absl::Status SupplyMemory(Vm& vm, VmMemory& memory, uint64_t iova, uint64_t length);
   // Of a VM, after a queue has gone: unmaps what the agent supplied for it and what its owner has left behind.
   void TidyMemory(const std::string& vm);
+  // Whether somebody else has the VM; whether `user` may read what is its guest's.
+  absl::Status CheckUser(VmMemory::User user, const std::string& vm) const;
+  absl::Status CheckReaderOf(VmMemory::User user, const std::string& vm) const;
+  // Writes it down if the VM is nobody's yet; that it is nobody's any more.
+  absl::Status NoteUser(VmMemory::User user, const std::string& vm);
+  void NoteNobody(const std::string& vm);
+  // After memory or objects of the VM have gone; with `last`: memory, and whose the last of it was.
+  void ForgetUserIfGone(const std::string& vm, std::optional<VmMemory::User> last = std::nullopt);
+  // Whether something of the VM is here or is to be.
+  bool Knows(const std::string& vm) const;
   // Into an IOAS that was just made.
   absl::Status MapEverything(Context& context, ObjectId ioas, const std::string& vm);
   absl::Status Map(const std::string& vm, uint64_t iova, const VmMemory::Range& range);

@@ -52,6 +52,7 @@ absl::StatusOr<std::unique_ptr<Reconciler>> Reconciler::Open(Journal& journal, B
   }
   std::unique_ptr<Reconciler> reconciler(new Reconciler(journal, backend, targets, inventory, std::move(options)));
   reconciler->Adopt(std::move(adopted));
+  reconciler->realizer_.ForgetUsers(reconciler->options_.boot_id);
   return reconciler;
 }
 
@@ -70,6 +71,7 @@ Reconciler::Reconciler(Journal& journal, Backend& backend, Targets& targets, con
                         (it->second->last.kind == Step::Kind::kFailed || it->second->last.kind == Step::Kind::kBlocked);
                },
            .note = [this](journal::Kept note) { return Note(std::move(note)); },
+           .note_user = [this](journal::VmUser user) { return NoteUser(std::move(user)); },
            .events = options_.events}),
       believes_(held().synced_boot_id() == options_.boot_id || Mutated(Mutation::kIgnoreBootId)),
       revision_(held().synced_revision()) {
@@ -92,6 +94,13 @@ void Reconciler::Adopt(std::vector<AdoptedContext> adopted) {
       VIOMMU_LOG(kWarning, "journal write failed", {{"record", "kept"}, {"vm", vm}, {"status", status}});
     }
   }
+}
+
+absl::Status Reconciler::NoteUser(journal::VmUser user) {
+  user.set_boot_id(options_.boot_id);
+  journal::Record record;
+  *record.mutable_vm_user() = std::move(user);
+  return journal_.Append(std::move(record), Journal::Sync::kNo);
 }
 
 absl::Status Reconciler::Note(journal::Kept note) {

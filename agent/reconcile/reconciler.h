@@ -179,6 +179,7 @@ class Reconciler {
   // Contexts that are kept and were not adopted are closed.
   void Adopt(std::vector<AdoptedContext> adopted);
   absl::Status Note(journal::Kept note);
+  absl::Status NoteUser(journal::VmUser user);
 
   // Anything that could let a waiting resource go on changes it.
   uint64_t version() const { return realizer_.changes() + bumps_; }

@@ -40,6 +40,10 @@ absl::Status VmMemory::CheckUser(User user) const {
       .Meta("uid", std::to_string(*user));
 }
 
+bool VmMemory::HandedOver() const {
+  return std::any_of(ranges_.begin(), ranges_.end(), [](const auto& entry) { return entry.second.owner != kAgent; });
+}
+
 absl::Status VmMemory::CheckReader(User user) const {
   VIOMMU_RETURN_IF_ERROR(CheckUser(user));
   if (!user.has_value() ||

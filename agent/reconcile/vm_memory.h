@@ -77,6 +77,8 @@ class VmMemory {
 
   // The range that covers [iova, iova + length) wholly; null when there is none.
   const Range* Covering(uint64_t iova, uint64_t length, uint64_t& start) const;
+  // Whether somebody has handed some of it over, and is there or has not left it quite.
+  bool HandedOver() const;
   // Whether nothing of [iova, iova + length) is covered.
   bool IsFree(uint64_t iova, uint64_t length) const;
 
