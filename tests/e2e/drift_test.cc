@@ -1,5 +1,8 @@
 // The report of drift with real processes: record, journal and the emulated SMMU's object table.
 
+#include <signal.h>
+
+#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -21,8 +24,8 @@ class DriftTest : public FleetFixture {
     ASSERT_EQ(done.status, 0) << args[0] << ": " << done.err << cluster_.Outputs();
   }
   // The report, whose exit code must be this.
-  nlohmann::json Drift(int status, std::vector<std::string> more = {}) {
-    std::vector<std::string> args = {"drift", kAmpere, "-o", "json"};
+  nlohmann::json Drift(int status, std::vector<std::string> more = {}, const std::string& host = kAmpere) {
+    std::vector<std::string> args = {"drift", host, "-o", "json"};
     args.insert(args.end(), more.begin(), more.end());
     const Finished done = cluster_.Ctl(args);
     EXPECT_EQ(done.status, status) << done.out << done.err << cluster_.Outputs();
@@ -68,6 +71,42 @@ TEST_F(DriftTest, WhatIsAppliedIsThere) {
   const int64_t revision = Revision();
   Drift(0, {"--repair", "--yes"});
   EXPECT_EQ(Revision(), revision) << "a repair of what is right is no news";
+}
+
+// Somebody works on the host's objects behind the agent's back: the report says what, and a repair mends it.
+TEST_F(DriftTest, WhatSomebodyElseHasDoneIsShownAndMended) {
+  cluster_.SetAgentProgram("tests/harness/meddled-agent");
+  StartHost(kEdge);
+  const auto devices = DevicesBySmmu(kEdge);
+  const auto& [smmu, of_it] = *devices.begin();
+  CreateStage2("vm-1", kEdge, "vm-1", smmu);
+  Ok(&Stub::CreateViommu, ViommuRequest("v", smmu, "vm-1"));
+  Ok(&Stub::SetVdevId, SetRequest("v", of_it[0], 16, v1::WAIT_APPLIED));
+  Do({"create", "nesteddomain", "v/by", "--bypass", "--wait=applied"});
+  Do({"attach", of_it[0], "v/by", "--wait=applied"});
+  Drift(0, {}, kEdge);
+
+  cluster_.agent(kEdge).Signal(SIGUSR1);
+  nlohmann::json report;
+  ASSERT_TRUE(
+      Eventually(20,
+                 [&] {
+                   report = nlohmann::json::parse(cluster_.Ctl({"drift", kEdge, "-o", "json"}).out, nullptr, false);
+                   return report.value("strays", nlohmann::json::array()).size() == 1;
+                 }))
+      << report << cluster_.Outputs();
+  report = Drift(1, {}, kEdge);
+  ASSERT_EQ(Drifts(report), 2u) << report;
+  std::map<std::string, std::string> fields;
+  for (const auto& drift : report["drifts"]) fields[drift.value("name", "")] = drift["fields"][0].value("field", "");
+  EXPECT_EQ(fields["viommus/v/nestedDomains/by"], "presence") << report;
+  EXPECT_EQ(fields["viommus/v/vdevices/16"], "nested_domain") << report;
+
+  Drift(0, {"--repair", "--yes"}, kEdge);
+  EXPECT_TRUE(Eventually(20, [&] { return cluster_.Ctl({"drift", kEdge}).status == 0; })) << cluster_.Outputs();
+  report = Drift(0, {"--all"}, kEdge);
+  EXPECT_EQ(Drifts(report), 0u) << report;
+  EXPECT_EQ(report["strays"].size(), 0u) << report;
 }
 
 TEST_F(DriftTest, AHostThatIsAwayCannotBeAsked) {

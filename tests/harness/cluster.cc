@@ -70,8 +70,8 @@ void Cluster::LaunchAgent(const std::string& host, const std::string& inventory,
                           const std::vector<std::string>& more_args) {
   std::vector<std::string> argv = WithEnvironment(agent_environment_);
   argv.insert(argv.end(),
-              {Runfile("agent/viommu-agent"), "--host=" + host, "--server=" + agents_server_,
-               "--state-dir=" + state_path(as), "--inventory=" + (inventory[0] == '/' ? inventory : Runfile(inventory)),
+              {Runfile(agent_program_), "--host=" + host, "--server=" + agents_server_, "--state-dir=" + state_path(as),
+               "--inventory=" + (inventory[0] == '/' ? inventory : Runfile(inventory)),
                "--listen=unix:" + socket_path(as), "--log-format=json"});
   argv.insert(argv.end(), more_args.begin(), more_args.end());
   agents_[as] = std::make_unique<Process>(argv, dir_ / (as + ".log"));

@@ -37,6 +37,8 @@ class Cluster {
   std::string server_address() const { return "unix:" + (dir_ / "server.sock"); }
   std::string store_path() const { return dir_ / "store"; }
 
+  // The program of agents that are started from now on, another one than viommu-agent.
+  void SetAgentProgram(std::string runfile) { agent_program_ = std::move(runfile); }
   // Where agents that are started from now on look for the server: a cable to it, say.
   void RouteAgents(std::string address) { agents_server_ = std::move(address); }
   // `inventory`: a file of this tree, or an absolute path.
@@ -83,6 +85,7 @@ class Cluster {
   std::vector<std::string> server_environment_;
   std::vector<std::string> agent_environment_;
   std::string agents_server_ = server_address();
+  std::string agent_program_ = "agent/viommu-agent";
   std::unique_ptr<Process> server_;
   std::map<std::string, std::unique_ptr<Process>> agents_;
   std::unique_ptr<v1::FleetService::Stub> stub_;
