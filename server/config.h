@@ -53,7 +53,7 @@ struct ServerConfig {
   int64_t limits_waits = 16'384;                       // calls that wait for their host at the same time
   int32_t limits_streams = 1024;                       // calls and streams at the same time, per connection
   int64_t limits_invalidations = 16'384;               // calls of Invalidate under way
-  uint64_t limits_memory_bytes = uint64_t{512} << 20;  // of what is received and sent, over all connections
+  uint64_t limits_memory_bytes = uint64_t{512} << 20;  // of what is received and sent, and of what waits, each
   std::chrono::nanoseconds keepalive_interval = std::chrono::seconds(30);
   std::chrono::nanoseconds keepalive_timeout = std::chrono::seconds(10);
   std::chrono::nanoseconds keepalive_max_idle = std::chrono::minutes(15);  // of a connection without calls

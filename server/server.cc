@@ -118,7 +118,8 @@ class Server::Impl {
     VIOMMU_ASSIGN_OR_RETURN(core_, CommitCore::Open(*store_, clock_, NewUuid, CoreOptions(config_)));
     waiters_.emplace(*core_);
     watches_.emplace(static_cast<size_t>(config_.limits_watches));
-    waits_.emplace(*waiters_, clock_, static_cast<size_t>(config_.limits_waits));
+    waits_.emplace(*waiters_, clock_, static_cast<size_t>(config_.limits_waits),
+                   static_cast<size_t>(config_.limits_memory_bytes));
     sessions_.emplace(
         *core_, [this](Command* command) { return committer_->Submit(command); }, clock_, SessionOptions(config_));
     // Sessions first: the host should hear of a change before anybody asks what became of it.

@@ -149,6 +149,8 @@ void RegisterServerMetrics(MetricSet& metrics, const MetricSources& sources) {
         [&committer = sources.committer] { return static_cast<double>(committer.queue_depth()); });
   gauge("viommu_server_apply_waits", "Calls that wait for their host",
         [&waits = sources.waits] { return static_cast<double>(waits.count()); });
+  gauge("viommu_server_apply_wait_bytes", "What calls that wait for their host hold",
+        [&waits = sources.waits] { return static_cast<double>(waits.bytes()); });
   gauge("viommu_server_watches", "Open watches",
         [&watches = sources.watches] { return static_cast<double>(watches.count()); });
 

@@ -11,8 +11,8 @@ constexpr std::chrono::milliseconds kMaxSleep(100);
 
 }  // namespace
 
-ApplyWaits::ApplyWaits(Waiters& waiters, const Clock& clock, size_t max_waits)
-    : waiters_(waiters), clock_(clock), max_waits_(max_waits), thread_([this] { Loop(); }) {}
+ApplyWaits::ApplyWaits(Waiters& waiters, const Clock& clock, size_t max_waits, size_t max_bytes)
+    : waiters_(waiters), clock_(clock), max_waits_(max_waits), max_bytes_(max_bytes), thread_([this] { Loop(); }) {}
 
 ApplyWaits::~ApplyWaits() {
   EndAll();
@@ -24,23 +24,30 @@ ApplyWaits::~ApplyWaits() {
   thread_.join();
 }
 
-int64_t ApplyWaits::Reserve() {
+int64_t ApplyWaits::Reserve(size_t bytes) {
   MutexLock lock(mu_);
-  if (waits_.size() >= max_waits_) return 0;
+  if (waits_.size() >= max_waits_ || bytes_ >= max_bytes_) return 0;
   const int64_t id = next_id_++;
-  waits_.emplace(id, std::make_unique<Wait>());
+  const auto wait = waits_.emplace(id, std::make_unique<Wait>()).first;
+  wait->second->bytes = bytes;
+  bytes_ += bytes;
   return id;
 }
 
 void ApplyWaits::Release(int64_t id) {
   MutexLock lock(mu_);
-  waits_.erase(id);
+  const auto wait = waits_.find(id);
+  bytes_ -= wait->second->bytes;
+  waits_.erase(wait);
 }
 
-void ApplyWaits::Start(int64_t id, Kind kind, std::vector<RecordPtr> seen, MonotonicTime deadline, Done done) {
+void ApplyWaits::Start(int64_t id, size_t bytes, Kind kind, std::vector<RecordPtr> seen, MonotonicTime deadline,
+                       Done done) {
   {
     MutexLock lock(mu_);
     Wait& wait = *waits_.at(id);
+    bytes_ = bytes_ - wait.bytes + bytes;
+    wait.bytes = bytes;
     wait.kind = kind;
     wait.seen = std::move(seen);
     wait.deadline = deadline;
@@ -77,6 +84,11 @@ void ApplyWaits::EndAll() {
 int64_t ApplyWaits::count() const {
   MutexLock lock(mu_);
   return static_cast<int64_t>(waits_.size());
+}
+
+size_t ApplyWaits::bytes() const {
+  MutexLock lock(mu_);
+  return bytes_;
 }
 
 void ApplyWaits::Notify(int64_t id, const RecordPtr& resource, int64_t revision) {
@@ -141,6 +153,7 @@ void ApplyWaits::Advance(int64_t id) {
     MutexLock lock(mu_);
     const auto found = waits_.find(id);
     ended = std::move(found->second);
+    bytes_ -= ended->bytes;
     waits_.erase(found);
   }
   ended->done(end, ended->settled, ended->revision);

@@ -49,9 +49,9 @@ class ApplyWaitsTest : public testing::Test {
 
   // Starts to wait for `ids`; `*end` is set when it is over.
   int64_t Wait(const std::vector<std::string>& ids, std::atomic<int>* end) {
-    const int64_t id = waits_->Reserve();
+    const int64_t id = waits_->Reserve(kBytes);
     EXPECT_NE(id, 0);
-    waits_->Start(id, Kind::kStage2Domain, Seen(ids), clock_.Monotonic() + seconds(10),
+    waits_->Start(id, kBytes, Kind::kStage2Domain, Seen(ids), clock_.Monotonic() + seconds(10),
                   [end](ApplyWaits::End how, const std::vector<RecordPtr>&, int64_t) {
                     EXPECT_EQ(*end, kOpen) << "once";
                     *end = static_cast<int>(how);
@@ -59,6 +59,7 @@ class ApplyWaitsTest : public testing::Test {
                   });
     return id;
   }
+  static constexpr size_t kBytes = 100;  // that a call holds
   static constexpr int kOpen = -1;
   static void ExpectEnd(std::atomic<int>& end, ApplyWaits::End how) {
     end.wait(kOpen);
@@ -70,7 +71,7 @@ class ApplyWaitsTest : public testing::Test {
   std::unique_ptr<CommitCore> core_ =
       CommitCore::Open(store_, clock_, NewUuid, {.cluster_id = "test", .boot_id = "boot"}).value();
   Waiters waiters_{*core_};
-  std::optional<ApplyWaits> waits_{std::in_place, waiters_, clock_, 64};
+  std::optional<ApplyWaits> waits_{std::in_place, waiters_, clock_, 64, 64 * kBytes};
 };
 
 TEST_F(ApplyWaitsTest, EndsInEveryWay) {
@@ -96,10 +97,10 @@ TEST_F(ApplyWaitsTest, EndsInEveryWay) {
 
 TEST_F(ApplyWaitsTest, ACancellationBeforeTheStartCounts) {
   Record("a", v1::STATE_PENDING);
-  const int64_t id = waits_->Reserve();
+  const int64_t id = waits_->Reserve(kBytes);
   waits_->Cancel(id);
   std::atomic<int> end = kOpen;
-  waits_->Start(id, Kind::kStage2Domain, Seen({"a"}), clock_.Monotonic() + seconds(10),
+  waits_->Start(id, kBytes, Kind::kStage2Domain, Seen({"a"}), clock_.Monotonic() + seconds(10),
                 [&](ApplyWaits::End how, const std::vector<RecordPtr>&, int64_t) {
                   end = static_cast<int>(how);
                   end.notify_all();
@@ -109,10 +110,31 @@ TEST_F(ApplyWaitsTest, ACancellationBeforeTheStartCounts) {
 
 TEST_F(ApplyWaitsTest, PlacesAreLimited) {
   std::vector<int64_t> places;
-  while (const int64_t place = waits_->Reserve()) places.push_back(place);
+  while (const int64_t place = waits_->Reserve(1)) places.push_back(place);
   EXPECT_EQ(places.size(), 64U);
   waits_->Release(places.back());
-  EXPECT_NE(waits_->Reserve(), 0);
+  EXPECT_NE(waits_->Reserve(1), 0);
+}
+
+TEST_F(ApplyWaitsTest, WhatTheyHoldIsLimited) {
+  Record("a", v1::STATE_PENDING);
+  const int64_t large = waits_->Reserve(64 * kBytes - 1);
+  const int64_t last = waits_->Reserve(kBytes);  // one call may go beyond the limit
+  EXPECT_NE(last, 0);
+  EXPECT_EQ(waits_->Reserve(1), 0);
+  waits_->Release(large);
+  EXPECT_EQ(waits_->bytes(), kBytes);
+  // What is recorded turns out to be longer: that counts.
+  std::atomic<int> end = kOpen;
+  waits_->Start(last, 64 * kBytes, Kind::kStage2Domain, Seen({"a"}), clock_.Monotonic() + seconds(10),
+                [&](ApplyWaits::End how, const std::vector<RecordPtr>&, int64_t) {
+                  end = static_cast<int>(how);
+                  end.notify_all();
+                });
+  EXPECT_EQ(waits_->Reserve(1), 0);
+  Record("a", v1::STATE_READY);
+  ExpectEnd(end, ApplyWaits::End::kApplied);
+  EXPECT_EQ(waits_->bytes(), 0U);
 }
 
 TEST_F(ApplyWaitsTest, AnswersDeadlinesAndCancellationsMayMeet) {
@@ -130,6 +152,7 @@ TEST_F(ApplyWaitsTest, AnswersDeadlinesAndCancellationsMayMeet) {
     end.wait(kOpen);
   }
   EXPECT_EQ(waits_->count(), 0);
+  EXPECT_EQ(waits_->bytes(), 0U);
   EXPECT_EQ(waiters_.count(), 0);
 }
 

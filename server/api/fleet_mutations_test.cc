@@ -220,6 +220,31 @@ TEST_F(MutationTest, ABatchWaitsForAllOfItsDevices) {
   EXPECT_EQ(answer->vdevices(1).state(), v1::STATE_READY);
 }
 
+TEST_F(MutationTest, WhatWaitsIsCounted) {
+  MakeViommu();
+  v1::BatchSetVdevIdsRequest batch;
+  batch.set_viommu("viommus/v");
+  auto* assignment = batch.add_assignments();
+  assignment->set_device(DeviceOf(kGrace, 0));
+  assignment->set_vdev_id(8);
+  for (int i = 0; i < 64; ++i) (*assignment->mutable_labels())[std::to_string(i)] = std::string(255, 'x');
+  absl::StatusOr<v1::BatchSetVdevIdsResponse> answer;
+  std::thread caller([&] { answer = Call(Applied(batch)); });
+  while (waiters_->count() == 0) std::this_thread::yield();
+  // The request, the answer and what is waited for: each has the labels.
+  EXPECT_GT(waits_->bytes(), 3U * 64 * 255);
+  const int64_t rest = waits_->Reserve(kMaxTestWaitBytes - waits_->bytes());
+  const absl::Status& refused = Refused(Applied(SetVdevId("v", DeviceOf(kGrace, 1), 9)), StatusCode::kResourceExhausted,
+                                        v1::ERROR_REASON_OVERLOADED);
+  EXPECT_GT(DetailOf<google::rpc::RetryInfo>(refused).retry_delay().seconds(), 0);
+  Do(SetVdevId("v", DeviceOf(kGrace, 1), 9));  // what does not wait is taken
+  Answer(*Recorded<v1::Vdevice>("viommus/v/vdevices/8"), v1::OUTCOME_APPLIED);
+  caller.join();
+  EXPECT_TRUE(answer.ok()) << answer.status();
+  waits_->Release(rest);
+  EXPECT_EQ(waits_->bytes(), 0U);
+}
+
 TEST_F(MutationTest, TheDeadlineComesFirst) {
   MakeViommu();
   const auto request = Applied(WithId(SetVdevId("v", DeviceOf(kGrace, 0), 8), NewUuid()));
@@ -255,7 +280,7 @@ TEST_F(MutationTest, ACallerThatGoesAwayIsForgotten) {
 TEST_F(MutationTest, TooManyWaitsAreRefusedBeforeAnythingIsRecorded) {
   MakeViommu();
   std::vector<int64_t> places;
-  while (const int64_t place = waits_->Reserve()) places.push_back(place);
+  while (const int64_t place = waits_->Reserve(1)) places.push_back(place);
   EXPECT_THAT(places, SizeIs(8));
   Refused(Applied(SetVdevId("v", DeviceOf(kGrace, 0), 8)), StatusCode::kResourceExhausted, v1::ERROR_REASON_OVERLOADED);
   for (const int64_t place : places) waits_->Release(place);

@@ -38,6 +38,7 @@ inline constexpr int64_t kSnapshotChunkRecords = 1024;            // looked at w
 inline constexpr std::chrono::seconds kWatchProgressInterval{5};  // between progress marks of an idle watch
 
 inline constexpr size_t kMaxApplyWaits = 16'384;                   // calls that wait for their host at the same time
+inline constexpr size_t kUsualResourceBytes = 1024;                // that a resource takes in memory, labels aside
 inline constexpr std::chrono::minutes kMaxApplyWait{60};           // of a call without a deadline or with a later one
 inline constexpr std::chrono::minutes kMaxInvalidateWait{5};       // of a call without a deadline or with a later one
 inline constexpr std::chrono::milliseconds kMaxAnswerMargin{100};  // left of a call's deadline for the answer's way

@@ -169,12 +169,12 @@ class Mutation final : public Command {
         return InvalidField("wait", "{} is none of WAIT_ACCEPTED, WAIT_APPLIED", static_cast<int>(request_.wait()));
       }
       if (request_.wait() == v1::WAIT_APPLIED && !validate_only) {
-        place_ = parts_.waits.Reserve();
+        place_ = parts_.waits.Reserve(ExpectedBytes());
         if (place_ == 0) {
           return Error(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_OVERLOADED)
               .Message(
-                  "too many calls wait for their hosts already; nothing was changed. Try again later, or ask for "
-                  "WAIT_ACCEPTED and watch the resource")
+                  "too many calls wait for their hosts already, or they hold too much; nothing was changed. Try again "
+                  "later, or ask for WAIT_ACCEPTED and watch the resource")
               .RetryAfter(std::chrono::seconds(1));
         }
         deadline_ = parts_.clock.Monotonic() + TimeToAnswer(parts_.clock.Now(), context_->deadline(), kMaxApplyWait);
@@ -182,6 +182,14 @@ class Mutation final : public Command {
       }
     }
     return absl::OkStatus();
+  }
+
+  // What this call will hold while it waits: the request, the answer and what it waits for, which is the answer's
+  // resources. How long those are is not known yet; what they have of the request is.
+  size_t ExpectedBytes() const {
+    size_t resources = 1;
+    if constexpr (requires { request_.assignments(); }) resources = static_cast<size_t>(request_.assignments_size());
+    return 3 * request_.SpaceUsedLong() + 2 * resources * kUsualResourceBytes;
   }
 
   void AwaitHost() {
@@ -193,7 +201,8 @@ class Mutation final : public Command {
       seen.push_back(std::make_shared<const T>(resource));
     });
     waiting_ = true;
-    parts_.waits.Start(place_, kind, std::move(seen), deadline_,
+    const size_t held = request_.SpaceUsedLong() + 2 * response_->SpaceUsedLong();
+    parts_.waits.Start(place_, held, kind, std::move(seen), deadline_,
                        [this](ApplyWaits::End end, const std::vector<RecordPtr>& settled, int64_t revision) {
                          HostAnswered(end, settled, revision);
                        });

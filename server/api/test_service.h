@@ -183,6 +183,7 @@ class FleetServiceTest : public testing::Test {
  protected:
   static constexpr size_t kMaxTestSnapshots = 3;
   static constexpr size_t kMaxTestInvalidations = 2;
+  static constexpr size_t kMaxTestWaitBytes = size_t{1} << 20;
 
   // Without `store`: one in memory.
   explicit FleetServiceTest(size_t max_waits = 8, size_t max_watches = 4, const Clock& clock = RealClock(),
@@ -192,7 +193,7 @@ class FleetServiceTest : public testing::Test {
             .value();
     waiters_.emplace(*core_);
     watches_.emplace(max_watches, kMaxTestSnapshots);
-    waits_.emplace(*waiters_, clock, max_waits);
+    waits_.emplace(*waiters_, clock, max_waits, kMaxTestWaitBytes);
     core_->AddListener(&*waiters_);
     core_->AddListener(&*watches_);
     committer_.emplace(*core_, Committer::Options());
