@@ -95,6 +95,7 @@ Sessions::Options SessionOptions(const ServerConfig& config) {
   options.start_grace = Milliseconds(config.agents_grace);
   options.max_sessions = static_cast<size_t>(config.agents_max_sessions);
   options.max_concurrent_syncs = static_cast<size_t>(config.agents_max_syncs);
+  options.max_hello_bytes = static_cast<size_t>(config.limits_memory_bytes);
   return options;
 }
 

@@ -161,6 +161,8 @@ void RegisterServerMetrics(MetricSet& metrics, const MetricSources& sources) {
         [&sessions] { return static_cast<double>(sessions.stats().synced); });
   gauge("viommu_server_sessions_pending_resources", "Resources to be sent, over all sessions",
         [&sessions] { return static_cast<double>(sessions.stats().pending_resources); });
+  gauge("viommu_server_sessions_hello_bytes", "What hellos hold that are being worked off",
+        [&sessions] { return static_cast<double>(sessions.stats().hello_bytes); });
   gauge("viommu_server_sessions_max_lag_revisions", "How far the agent furthest behind is behind",
         [&sessions] { return static_cast<double>(sessions.stats().max_lag_revisions); });
   metrics.AddCallback(

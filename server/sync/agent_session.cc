@@ -45,12 +45,14 @@ void AgentSession::Gone() { owner_.Gone(*this); }
 
 // --- From commands.
 
-void AgentSession::HelloJudged(const absl::Status& status, int64_t revision, SessionCore::HeldItems held) {
+void AgentSession::HelloJudged(const absl::Status& status, int64_t revision, SessionCore::HeldItems held,
+                               HelloMemory::Share memory) {
   const std::chrono::milliseconds lease = owner_.Lease();
   bool made_ready;
   {
     MutexLock lock(mu_);
     core_.HelloJudged(status, revision, lease, std::move(held), owner_.clock().Monotonic());
+    hello_memory_.emplace(std::move(memory));
     made_ready = SetReady();
   }
   if (made_ready) owner_.MakeReady({shared_from_this()});
@@ -162,6 +164,8 @@ void AgentSession::Drive() {
       if (step.empty()) {
         next_due_ns_ = core_.NextDue().time_since_epoch().count();
         driven_ = false;
+        const SessionCore::Phase phase = core_.phase();
+        if (phase == SessionCore::Phase::kFollowing || phase == SessionCore::Phase::kClosed) hello_memory_.reset();
         return;
       }
     }
@@ -186,8 +190,12 @@ void AgentSession::Do(SessionCore::Step step) {
   }
   if (step.compare != nullptr) {
     Difference difference = owner_.DifferenceOf(host_, *step.compare);
+    step.compare.reset();
+    size_t left = difference.unknown_uids.capacity() * sizeof(std::string);
+    for (const std::string& uid : difference.unknown_uids) left += uid.size();
     MutexLock lock(mu_);
     core_.Compared(std::move(difference));
+    hello_memory_->ShrinkTo(left);
   }
   if (step.want_slot && owner_.WantSlot(*this)) {
     MutexLock lock(mu_);

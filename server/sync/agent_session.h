@@ -12,6 +12,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,7 @@
 #include "common/clock.h"
 #include "common/mutex.h"
 #include "server/sync/hello.h"
+#include "server/sync/hello_memory.h"
 #include "server/sync/session_core.h"
 
 namespace viommu::server {
@@ -55,7 +57,9 @@ class AgentSession final : public std::enable_shared_from_this<AgentSession> {
 
   // --- From commands, on the answering thread.
 
-  void HelloJudged(const absl::Status& status, int64_t revision, SessionCore::HeldItems held);
+  // `memory`: what `held` takes.
+  void HelloJudged(const absl::Status& status, int64_t revision, SessionCore::HeldItems held,
+                   HelloMemory::Share memory);
   void ResultsJudged(const absl::Status& status);
 
   // --- From AgentSessions.
@@ -109,6 +113,7 @@ class AgentSession final : public std::enable_shared_from_this<AgentSession> {
 
   mutable Mutex mu_;
   SessionCore core_ ABSL_GUARDED_BY(mu_);
+  std::optional<HelloMemory::Share> hello_memory_ ABSL_GUARDED_BY(mu_);  // until what the hello held is dealt with
   bool driven_ ABSL_GUARDED_BY(mu_) = false;
   bool ready_ ABSL_GUARDED_BY(mu_) = false;
   std::atomic<int64_t> next_due_ns_;

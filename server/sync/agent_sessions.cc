@@ -52,6 +52,7 @@ AgentSessions::AgentSessions(CommitCore& core, Submit submit, const Clock& clock
       limits_(LimitsFrom(options)),
       started_(clock.Monotonic()),
       slots_(options.max_concurrent_syncs),
+      hello_memory_(options.max_hello_bytes),
       followed_(core.revision()) {}
 
 AgentSessions::~AgentSessions() {
@@ -114,6 +115,12 @@ absl::Status AgentSessions::CheckClaim(const v1::Hello& hello, const Connected* 
 
 absl::Status AgentSessions::Admit(const std::shared_ptr<AgentSession>& session, v1::Hello hello) {
   VIOMMU_RETURN_IF_ERROR(CheckHello(hello, session->peer(), core_.identity(), core_.starts(), core_.revision()));
+  auto memory = hello_memory_.Take(hello.SpaceUsedLong());
+  if (!memory.has_value()) {
+    return Error(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_OVERLOADED)
+        .Message("hellos of {} bytes are being worked off; connect again later", hello_memory_.bytes())
+        .RetryAfter(kReconnectDelay);
+  }
   const std::string host = hello.host().name();
   const std::string agent_id = hello.agent_id();
   Connected old;
@@ -123,7 +130,7 @@ absl::Status AgentSessions::Admit(const std::shared_ptr<AgentSession>& session, 
     const auto present = hosts_.find(host);
     VIOMMU_RETURN_IF_ERROR(CheckClaim(hello, present == hosts_.end() ? nullptr : &present->second));
     // Under the lock, so that the writer gets it after whatever is said about the session before it.
-    auto command = std::make_unique<HelloCommand>(session, std::move(hello));
+    auto command = std::make_unique<HelloCommand>(session, std::move(hello), *std::move(memory));
     VIOMMU_RETURN_IF_ERROR(submit_(command.get()));
     static_cast<void>(command.release());
     old = std::exchange(hosts_[host], Connected{session, agent_id});
@@ -326,6 +333,7 @@ Sessions::Stats AgentSessions::stats() const {
   }
   stats.syncs_active = static_cast<int64_t>(slots_.active());
   stats.syncs_waiting = static_cast<int64_t>(slots_.waiting());
+  stats.hello_bytes = static_cast<int64_t>(hello_memory_.bytes());
   MutexLock lock(sessions_mu_);
   stats.streams = static_cast<int64_t>(sessions_.size());
   stats.ended = ended_;

@@ -28,6 +28,7 @@
 #include "server/commit/command.h"
 #include "server/commit/core.h"
 #include "server/sync/agent_session.h"
+#include "server/sync/hello_memory.h"
 #include "server/sync/sessions.h"
 #include "server/sync/sync_slots.h"
 
@@ -129,6 +130,7 @@ class AgentSessions final : public Sessions {
   const SessionCore::Limits limits_;
   const MonotonicTime started_;
   SyncSlots slots_;
+  HelloMemory hello_memory_;
   std::atomic<int64_t> followed_;
   std::atomic<bool> stopping_ = false;
   std::atomic<bool> grace_over_ = false;

@@ -190,6 +190,80 @@ TEST_F(AgentSessionsTest, AHelloIsRecordedBeforeItIsWelcomed) {
   EXPECT_FALSE(sessions_->Find(kSmall).has_value());
 }
 
+// All agents of a site come back at once, each with hundreds of devices and thousands of objects that nobody knows.
+// What they hold of the server's memory stays below the limit and one hello, and all of them get in.
+TEST_F(AgentSessionsTest, LargeHellosAtOnceAreTakenAsMemoryAllows) {
+  constexpr int kHosts = 200;
+  const auto hello_of = [this](int i) {
+    v1::Hello hello =
+        HelloHolding(HelloOf("hosts/h" + std::to_string(i), v1::STAGE2_SHARING_SHARED, 16, 2, 200), {}, {});
+    for (int n = 0; n < 2000; ++n) {
+      v1::HeldItem& item = *hello.add_held();
+      item.set_uid("unknown-to-the-record-" + std::to_string(i) + "-" + std::to_string(n));
+      item.set_generation(1);
+    }
+    return hello;
+  };
+  const auto one = static_cast<int64_t>(hello_of(kHosts - 1).SpaceUsedLong());
+  options_.max_hello_bytes = static_cast<size_t>(10 * one);
+  options_.max_concurrent_syncs = 1;
+  Restart();
+  Connect(SmallHello());
+
+  std::vector<int> waiting(kHosts);
+  for (int i = 0; i < kHosts; ++i) waiting[static_cast<size_t>(i)] = i;
+  int rounds = 0;
+  for (; !waiting.empty() && rounds < kHosts; ++rounds) {
+    std::vector<int> refused;
+    std::vector<TestAgent*> taken;
+    for (const int i : waiting) {
+      TestAgent& agent = Open();
+      agent.StopReading();  // so that nobody is done with what the record does not know
+      agent.SayHello(hello_of(i));
+      EXPECT_LE(sessions_->stats().hello_bytes, 11 * one);
+      if (!agent.finished().has_value()) {
+        taken.push_back(&agent);
+        continue;
+      }
+      ExpectFinished(agent, absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_OVERLOADED);
+      EXPECT_GT(DetailOf<google::rpc::RetryInfo>(*agent.finished()).retry_delay().seconds(), 0);
+      refused.push_back(i);
+    }
+    EXPECT_GE(taken.size(), 1U);
+    if (rounds == 0) EXPECT_LE(taken.size(), 11U);
+    const int64_t before = sessions_->stats().hello_bytes;
+    Settle();
+    // The inventories are recorded. What is held is compared, and its uids wait to be told.
+    EXPECT_LT(sessions_->stats().hello_bytes, before);
+    EXPECT_GT(sessions_->stats().hello_bytes, 0);
+    for (bool writing = true; writing;) {
+      writing = false;
+      for (TestAgent* agent : taken) {
+        if (!agent->writing()) continue;
+        agent->EndWrite(true);
+        writing = true;
+      }
+      Settle();
+    }
+    for (TestAgent* agent : taken) EXPECT_TRUE(agent->synced());
+    EXPECT_EQ(sessions_->stats().hello_bytes, 0);
+    waiting = std::move(refused);
+  }
+  EXPECT_GT(rounds, 10);
+  EXPECT_EQ(sessions_->stats().connected, 1 + kHosts);
+}
+
+// A session that ends in the middle gives back what its hello held.
+TEST_F(AgentSessionsTest, WhatAHelloHeldGoesWithItsSession) {
+  TestAgent& agent = Open();
+  agent.SayHello(GraceHello());
+  EXPECT_GT(sessions_->stats().hello_bytes, 0);
+  agent.Leave();
+  EXPECT_GT(sessions_->stats().hello_bytes, 0) << "it is with the writer";
+  Settle();
+  EXPECT_EQ(sessions_->stats().hello_bytes, 0);
+}
+
 TEST_F(AgentSessionsTest, ARefusedHelloChangesNothing) {
   Connect(SmallHello());
   const auto before = Record();

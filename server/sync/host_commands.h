@@ -13,6 +13,7 @@
 #include "server/fleet/rules.h"
 #include "server/sync/agent_session.h"
 #include "server/sync/agent_sessions.h"
+#include "server/sync/hello_memory.h"
 
 namespace viommu::server {
 
@@ -33,8 +34,8 @@ class HostCommand : public Command {
 
 class HelloCommand final : public HostCommand {
  public:
-  HelloCommand(std::shared_ptr<AgentSession> session, v1::Hello hello)
-      : session_(std::move(session)), hello_(std::move(hello)) {
+  HelloCommand(std::shared_ptr<AgentSession> session, v1::Hello hello, HelloMemory::Share memory)
+      : session_(std::move(session)), hello_(std::move(hello)), memory_(std::move(memory)) {
     bytes = hello_.ByteSizeLong();
   }
 
@@ -42,12 +43,14 @@ class HelloCommand final : public HostCommand {
 
  protected:
   void Answer(const absl::Status& status, int64_t revision) override {
-    session_->HelloJudged(status, revision, std::move(*hello_.mutable_held()));
+    memory_.ShrinkTo(hello_.held().SpaceUsedExcludingSelfLong());  // the rest goes with this
+    session_->HelloJudged(status, revision, std::move(*hello_.mutable_held()), std::move(memory_));
   }
 
  private:
   const std::shared_ptr<AgentSession> session_;
   v1::Hello hello_;
+  HelloMemory::Share memory_;
 };
 
 class ResultsCommand final : public HostCommand {

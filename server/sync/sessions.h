@@ -38,6 +38,7 @@ class Sessions : public Listener {
         60'000};  // after a start: hosts that were connected have so long to come back
     size_t max_sessions = 20'000;
     size_t max_concurrent_syncs = 64;               // agents that are being sent what they lack after their hello
+    size_t max_hello_bytes = size_t{512} << 20;     // held by hellos that are being worked off, of all agents
     size_t max_message_bytes = size_t{1} << 20;     // of one Desired message
     size_t max_results_in_flight = 4;               // messages with results not yet judged, per session
     size_t max_invalidate_calls = 256;              // in flight, per session, with inspect calls
@@ -54,6 +55,7 @@ class Sessions : public Listener {
     int64_t streams = 0;            // open ones, with those before their hello and those that are ending
     int64_t syncs_active = 0;       // agents that are being sent what they lack
     int64_t syncs_waiting = 0;      // agents that wait for their turn
+    int64_t hello_bytes = 0;        // held by hellos that are being worked off
     // Sessions and streams that ended, since the start, by reason; UNSPECIFIED: the agent ended it.
     std::map<v1::ErrorReason, int64_t> ended;
   };
