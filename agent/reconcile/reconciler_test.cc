@@ -416,9 +416,11 @@ TEST_F(VmUserTest, AVmThatIsGoneIsNobodys) {
                     Deleting(Nested("n", "v", "n", 4), 9), Deleting(Viommu("v", "v", 3), 10)})
                   .ok());
   Run();
+  EXPECT_EQ(last_["v"].outcome(), v1::OUTCOME_RELEASED);
   EXPECT_EQ(ReasonOf(Map(kOther, 2)), NotAuthorized()) << "its stage 2 is still to be";
   ASSERT_TRUE(Send({Deleting(Stage2("s", "s2", 2), 11)}).ok());
   Run();
+  EXPECT_EQ(last_["s"].outcome(), v1::OUTCOME_RELEASED);
   EXPECT_EQ(backend_.contexts, 0);
   EXPECT_TRUE(journal_->state().vm_users().empty());
   EXPECT_TRUE(Map(kOther, 2).ok());

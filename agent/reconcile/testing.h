@@ -96,6 +96,7 @@ inline v1::Resource Deleting(v1::Resource resource, int64_t generation) {
   if (resource.has_viommu()) mark(resource.mutable_viommu());
   if (resource.has_vdevice()) mark(resource.mutable_vdevice());
   if (resource.has_nested_domain()) mark(resource.mutable_nested_domain());
+  if (resource.has_hw_queue()) mark(resource.mutable_hw_queue());
   return resource;
 }
 

@@ -1,5 +1,6 @@
 #include "server/sync/agent_sessions.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <chrono>
@@ -195,8 +196,14 @@ TEST_F(AgentSessionsTest, AHelloIsRecordedBeforeItIsWelcomed) {
 TEST_F(AgentSessionsTest, LargeHellosAtOnceAreTakenAsMemoryAllows) {
   constexpr int kHosts = 200;
   const auto hello_of = [this](int i) {
-    v1::Hello hello =
-        HelloHolding(HelloOf("hosts/h" + std::to_string(i), v1::STAGE2_SHARING_SHARED, 16, 2, 200), {}, {});
+    v1::Hello hello = HelloHolding(HelloOf("hosts/h" + std::to_string(i), v1::STAGE2_SHARING_SHARED, 16), {}, {});
+    for (int n = 0; n < 400; ++n) {
+      v1::Device& device = *hello.add_devices();
+      device.set_name(fmt::format("{}/devices/0001:{:02x}:{:02x}.0", hello.host().name(), n / 32, n % 32));
+      device.set_smmu(SmmuOf(hello.host().name(), 0));
+      device.set_stream_id(static_cast<uint32_t>(0x10000 + n));
+      device.set_iommu_group(static_cast<uint32_t>(1000 + n));
+    }
     for (int n = 0; n < 2000; ++n) {
       v1::HeldItem& item = *hello.add_held();
       item.set_uid("unknown-to-the-record-" + std::to_string(i) + "-" + std::to_string(n));
@@ -205,7 +212,7 @@ TEST_F(AgentSessionsTest, LargeHellosAtOnceAreTakenAsMemoryAllows) {
     return hello;
   };
   const auto one = static_cast<int64_t>(hello_of(kHosts - 1).SpaceUsedLong());
-  options_.max_hello_bytes = static_cast<size_t>(10 * one);
+  options_.max_hello_bytes = static_cast<size_t>(20 * one);
   options_.max_concurrent_syncs = 1;
   Restart();
   Connect(SmallHello());
@@ -217,10 +224,14 @@ TEST_F(AgentSessionsTest, LargeHellosAtOnceAreTakenAsMemoryAllows) {
     std::vector<int> refused;
     std::vector<TestAgent*> taken;
     for (const int i : waiting) {
+      if (rounds > 0 && !refused.empty()) {  // it comes a little later
+        refused.push_back(i);
+        continue;
+      }
       TestAgent& agent = Open();
       agent.StopReading();  // so that nobody is done with what the record does not know
       agent.SayHello(hello_of(i));
-      EXPECT_LE(sessions_->stats().hello_bytes, 11 * one);
+      EXPECT_LE(sessions_->stats().hello_bytes, 21 * one);
       if (!agent.finished().has_value()) {
         taken.push_back(&agent);
         continue;
@@ -230,7 +241,7 @@ TEST_F(AgentSessionsTest, LargeHellosAtOnceAreTakenAsMemoryAllows) {
       refused.push_back(i);
     }
     EXPECT_GE(taken.size(), 1U);
-    if (rounds == 0) EXPECT_LE(taken.size(), 11U);
+    EXPECT_LE(taken.size(), 21U);
     const int64_t before = sessions_->stats().hello_bytes;
     Settle();
     // The inventories are recorded. What is held is compared, and its uids wait to be told.
@@ -249,7 +260,7 @@ TEST_F(AgentSessionsTest, LargeHellosAtOnceAreTakenAsMemoryAllows) {
     EXPECT_EQ(sessions_->stats().hello_bytes, 0);
     waiting = std::move(refused);
   }
-  EXPECT_GT(rounds, 10);
+  EXPECT_GE(rounds, kHosts / 21);
   EXPECT_EQ(sessions_->stats().connected, 1 + kHosts);
 }
 
