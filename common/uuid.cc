@@ -1,7 +1,5 @@
 #include "common/uuid.h"
 
-#include <fmt/format.h>
-
 #include <cstddef>
 #include <cstdint>
 
@@ -11,6 +9,8 @@ namespace viommu {
 namespace {
 
 constexpr size_t kUuidLength = 36;
+
+bool IsHyphen(size_t at) { return at == 8 || at == 13 || at == 18 || at == 23; }
 
 }  // namespace
 
@@ -22,15 +22,22 @@ std::string NewUuid() {
   uint64_t low = absl::Uniform<uint64_t>(random);
   high = (high & ~uint64_t{0xf000}) | 0x4000;                // version 4 (RFC 9562, 5.4)
   low = (low & ~(uint64_t{3} << 62)) | (uint64_t{2} << 62);  // variant (4.1)
-  return fmt::format("{:08x}-{:04x}-{:04x}-{:04x}-{:012x}", high >> 32, (high >> 16) & 0xffff, high & 0xffff, low >> 48,
-                     low & 0xffff'ffff'ffff);
+  std::string uuid(kUuidLength, '-');
+  int nibble = 0;
+  for (size_t i = 0; i < kUuidLength; ++i) {
+    if (IsHyphen(i)) continue;
+    const uint64_t bits = nibble < 16 ? high : low;
+    uuid[i] = "0123456789abcdef"[(bits >> (60 - 4 * (nibble % 16))) & 0xf];
+    ++nibble;
+  }
+  return uuid;
 }
 
 bool IsUuid(std::string_view text) {
   if (text.size() != kUuidLength) return false;
   for (size_t i = 0; i < text.size(); ++i) {
     const char c = text[i];
-    if (i == 8 || i == 13 || i == 18 || i == 23) {
+    if (IsHyphen(i)) {
       if (c != '-') return false;
     } else if (!((c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'))) {
       return false;

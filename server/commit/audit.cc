@@ -12,6 +12,9 @@ namespace {
 
 constexpr int64_t kNanosecondsPerSecond = 1'000'000'000;
 
+// Of an entry with two resources.
+constexpr size_t kUsualBytes = 1000;
+
 bool Parse(std::string_view bytes, AuditRecord& record) {
   return record.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()));
 }
@@ -109,32 +112,47 @@ void Audit::Entries::Add(const Command& command, const absl::Status& status, int
     ++dropped_;
     return;
   }
-  AuditRecord record;
-  record.set_time_ns(now_.time_since_epoch().count());
-  record.set_caller(command.caller);
-  record.set_peer(command.peer);
-  record.set_method(command.method);
-  record.set_request_id(command.request_id);
-  record.set_target(command.target);
-  record.set_code(static_cast<uint32_t>(status.code()));
+  using Field = AuditRecord::Change;
+  std::string bytes;
+  bytes.reserve(kUsualBytes);
+  MessageWriter record(bytes);
+  record.Number(AuditRecord::kTimeNsFieldNumber, static_cast<uint64_t>(now_.time_since_epoch().count()));
+  record.Bytes(AuditRecord::kCallerFieldNumber, command.caller);
+  record.Bytes(AuditRecord::kPeerFieldNumber, command.peer);
+  record.Bytes(AuditRecord::kMethodFieldNumber, command.method);
+  record.Bytes(AuditRecord::kRequestIdFieldNumber, command.request_id);
+  record.Bytes(AuditRecord::kTargetFieldNumber, command.target);
+  record.Number(AuditRecord::kCodeFieldNumber, static_cast<uint64_t>(status.code()));
   if (!status.ok()) {
-    record.set_reason(static_cast<uint32_t>(ReasonOf(status)));
-    record.set_message(std::string(status.message().substr(0, kMaxMessageBytes)));
+    record.Number(AuditRecord::kReasonFieldNumber, static_cast<uint64_t>(ReasonOf(status)));
+    record.Bytes(AuditRecord::kMessageFieldNumber, std::string(status.message().substr(0, kMaxMessageBytes)));
   }
-  record.set_revision(revision);
+  record.Number(AuditRecord::kRevisionFieldNumber, static_cast<uint64_t>(revision));
+  int shown = 0;
+  uint64_t more = 0;
+  std::string entry_bytes;
   for (const Change& change : changes) {
     const bool inventory = change.kind == Kind::kHost || change.kind == Kind::kDevice;
-    if (record.changes_size() == kMaxChanges || (inventory && !command.Names(change.name))) {
-      record.set_more_changes(record.more_changes() + 1);
+    if (shown == kMaxChanges || (inventory && !command.Names(change.name))) {
+      ++more;
       continue;
     }
-    auto* entry = record.add_changes();
-    entry->set_kind(static_cast<uint32_t>(change.kind));
-    entry->set_name(change.name);
-    if (change.before != nullptr) change.before->SerializeToString(entry->mutable_before());
-    if (change.after != nullptr) change.after->SerializeToString(entry->mutable_after());
+    ++shown;
+    entry_bytes.clear();
+    entry_bytes.reserve(change.name.size() + 2 * change.bytes.size() + 16);
+    MessageWriter entry(entry_bytes);
+    entry.Number(Field::kKindFieldNumber, static_cast<uint64_t>(change.kind));
+    entry.Bytes(Field::kNameFieldNumber, change.name);
+    if (change.before != nullptr) entry.Bytes(Field::kBeforeFieldNumber, change.before->SerializeAsString());
+    if (!change.bytes.empty()) {
+      entry.Bytes(Field::kAfterFieldNumber, change.bytes);
+    } else if (change.after != nullptr) {
+      entry.Bytes(Field::kAfterFieldNumber, change.after->SerializeAsString());
+    }
+    record.Message(AuditRecord::kChangesFieldNumber, entry_bytes);
   }
-  Add(record);
+  record.Number(AuditRecord::kMoreChangesFieldNumber, more);
+  Add(std::move(bytes));
 }
 
 void Audit::Encode(Entries& entries, Batch& batch) const {
@@ -146,12 +164,12 @@ void Audit::Encode(Entries& entries, Batch& batch) const {
     record.set_code(static_cast<uint32_t>(absl::StatusCode::kResourceExhausted));
     record.set_reason(v1::ERROR_REASON_OVERLOADED);
     record.set_message(std::to_string(entries.dropped_) + " calls that changed nothing were left out");
-    entries.Add(record);
+    entries.Add(record.SerializeAsString());
   }
   int64_t id = next_id();
-  for (std::string& value : entries.encoded_) {
+  for (const std::string& value : entries.encoded_) {
     entries.sizes_.push_back(SizeOf(value));
-    batch.Put(KeySpace::kAudit, EncodeNumber(id++), std::move(value));
+    batch.Put(KeySpace::kAudit, EncodeNumber(id++), value);
   }
 }
 

@@ -81,9 +81,9 @@ class Audit {
     Entries(bool on, WallTime now, std::vector<std::string> waiting, uint64_t dropped)
         : on_(on), now_(now), encoded_(std::move(waiting)), waiting_(encoded_.size()), dropped_(dropped) {}
 
-    void Add(const AuditRecord& record) {
-      encoded_.push_back(record.SerializeAsString());
-      bytes_ += encoded_.back().size();
+    void Add(std::string record) {
+      bytes_ += record.size();
+      encoded_.push_back(std::move(record));
     }
 
     bool on_;

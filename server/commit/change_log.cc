@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "common/error.h"
@@ -51,6 +52,8 @@ bool Relabelled(const Change& change) {
   return false;
 }
 
+int64_t SizeOf(const ChangeLog::Entry& entry) { return static_cast<int64_t>(entry.bytes->size()); }
+
 absl::StatusOr<ChangeSetPtr> Decode(int64_t revision, std::string_view bytes) {
   ChangeRecord record;
   if (!record.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) return Damaged(revision);
@@ -96,6 +99,8 @@ absl::Status ChangeLog::Load(int64_t oldest, int64_t head) {
 }
 
 absl::StatusOr<std::vector<ChangeSetPtr>> ChangeLog::ReadAfter(int64_t revision, size_t max_sets) const {
+  std::vector<Entry> entries;
+  std::vector<ChangeSetPtr> parsed;  // one for each entry; null: not yet
   {
     MutexLock lock(mu_);
     if (revision > head_) {
@@ -114,19 +119,41 @@ absl::StatusOr<std::vector<ChangeSetPtr>> ChangeLog::ReadAfter(int64_t revision,
           .Meta("oldest_revision", std::to_string(oldest_));
     }
     if (revision == head_) return std::vector<ChangeSetPtr>();
-    if (!recent_.empty() && recent_.front().set->revision <= revision + 1) {
-      const auto begin =
-          std::upper_bound(recent_.begin(), recent_.end(), revision,
-                           [](int64_t after, const Recent& recent) { return after < recent.set->revision; });
-      std::vector<ChangeSetPtr> sets;
-      for (auto it = begin; it != recent_.end() && sets.size() < max_sets; ++it) sets.push_back(it->set);
-      return sets;
+    if (!recent_.empty() && recent_.front().revision <= revision + 1) {
+      const auto begin = std::upper_bound(recent_.begin(), recent_.end(), revision,
+                                          [](int64_t after, const Entry& entry) { return after < entry.revision; });
+      for (auto it = begin; it != recent_.end() && entries.size() < max_sets; ++it) {
+        const ChangeSetPtr& known = ParsedPlace(it->revision);
+        const bool hit = known != nullptr && known->revision == it->revision;
+        entries.push_back(*it);
+        parsed.push_back(hit ? known : nullptr);
+      }
     }
   }
+  if (!entries.empty()) return Parse(entries, std::move(parsed));
   absl::StatusOr<std::vector<ChangeSetPtr>> sets = ReadStore(revision, max_sets);
   // What was there when we looked may have been compacted away while we read: then the first one may be missing.
   if (sets.ok() && revision < oldest()) return ReadAfter(revision, max_sets);
   return sets;
+}
+
+absl::StatusOr<std::vector<ChangeSetPtr>> ChangeLog::Parse(const std::vector<Entry>& entries,
+                                                           std::vector<ChangeSetPtr> parsed) const {
+  std::vector<ChangeSetPtr> to_keep;
+  for (size_t i = 0; i < entries.size(); ++i) {
+    if (parsed[i] != nullptr) continue;
+    VIOMMU_ASSIGN_OR_RETURN(parsed[i], Decode(entries[i].revision, *entries[i].bytes));
+    if (entries[i].bytes->size() <= kMaxParsedBytes) to_keep.push_back(parsed[i]);
+  }
+  if (to_keep.empty()) return parsed;
+  MutexLock lock(mu_);
+  for (ChangeSetPtr& set : to_keep) {
+    // What is displaced is freed with `to_keep`, without the lock; newer ones stay, for whoever is behind reads each
+    // once.
+    ChangeSetPtr& place = ParsedPlace(set->revision);
+    if (place == nullptr || place->revision < set->revision) place.swap(set);
+  }
+  return parsed;
 }
 
 absl::StatusOr<std::vector<ChangeSetPtr>> ChangeLog::ReadStore(int64_t revision, size_t max_sets) const {
@@ -159,33 +186,46 @@ int64_t ChangeLog::head() const {
   return head_;
 }
 
-int64_t ChangeLog::Encode(const ChangeSet& set, int64_t time_s, Batch& batch) {
-  ChangeRecord record;
-  record.set_time_s(time_s);
+ChangeLog::Entry ChangeLog::Encode(const ChangeSet& set, int64_t time_s, Batch& batch) {
+  using Field = ChangeRecord::Entry;
+  std::string bytes;
+  bytes.reserve(std::accumulate(set.changes.begin(), set.changes.end(), size_t{8}, [](size_t sum, const Change& each) {
+    return sum + each.name.size() + each.bytes.size() + 16;
+  }));
+  MessageWriter record(bytes);
+  std::string entry_bytes;
   for (const Change& change : set.changes) {
-    auto* entry = record.add_entries();
-    entry->set_kind(static_cast<uint32_t>(change.kind));
-    entry->set_name(change.name);
-    entry->set_deleted(change.after == nullptr);
-    (change.after != nullptr ? change.after : change.before)->SerializeToString(entry->mutable_resource());
-    if (Relabelled(change)) change.before->SerializeToString(entry->mutable_relabelled_from());
+    const bool gone = change.after == nullptr;
+    entry_bytes.clear();
+    entry_bytes.reserve(change.name.size() + change.bytes.size() + 16);
+    MessageWriter entry(entry_bytes);
+    entry.Number(Field::kKindFieldNumber, static_cast<uint64_t>(change.kind));
+    entry.Bytes(Field::kNameFieldNumber, change.name);
+    entry.Number(Field::kDeletedFieldNumber, gone ? 1 : 0);
+    if (!gone && !change.bytes.empty()) {
+      entry.Bytes(Field::kResourceFieldNumber, change.bytes);
+    } else {
+      entry.Bytes(Field::kResourceFieldNumber, (gone ? change.before : change.after)->SerializeAsString());
+    }
+    if (Relabelled(change)) entry.Bytes(Field::kRelabelledFromFieldNumber, change.before->SerializeAsString());
+    record.Message(ChangeRecord::kEntriesFieldNumber, entry_bytes);
   }
-  std::string bytes = record.SerializeAsString();
-  const auto size = static_cast<int64_t>(bytes.size());
-  batch.Put(KeySpace::kChanges, EncodeNumber(set.revision), std::move(bytes));
-  return size;
+  record.Number(ChangeRecord::kTimeSFieldNumber, static_cast<uint64_t>(time_s));
+  batch.Put(KeySpace::kChanges, EncodeNumber(set.revision), bytes);
+  return {set.revision, std::make_shared<const std::string>(std::move(bytes))};
 }
 
-void ChangeLog::Publish(const std::vector<ChangeSetPtr>& sets, const std::vector<int64_t>& bytes, int64_t time_s) {
+void ChangeLog::Publish(std::vector<Entry> entries, int64_t time_s) {
   MutexLock lock(mu_);
-  for (size_t i = 0; i < sets.size(); ++i) {
-    recent_.push_back({sets[i], bytes[i]});
-    recent_bytes_ += bytes[i];
-    head_ = sets[i]->revision;
-    Account(head_, bytes[i], time_s);
+  for (Entry& entry : entries) {
+    const int64_t bytes = SizeOf(entry);
+    recent_bytes_ += bytes;
+    head_ = entry.revision;
+    Account(head_, bytes, time_s);
+    recent_.push_back(std::move(entry));
   }
   while (!recent_.empty() && (recent_.size() > options_.max_memory_sets || recent_bytes_ > options_.max_memory_bytes)) {
-    recent_bytes_ -= recent_.front().bytes;
+    recent_bytes_ -= SizeOf(recent_.front());
     recent_.pop_front();
   }
 }
@@ -213,7 +253,7 @@ int64_t ChangeLog::PlanCompaction(int64_t now_s, Batch& batch) const {
   }
   if (oldest > oldest_) {
     batch.DeleteRange(KeySpace::kChanges, EncodeNumber(0), EncodeNumber(oldest + 1));
-    batch.Put(KeySpace::kMeta, std::string(kMetaOldestRevision), EncodeNumber(oldest));
+    batch.Put(KeySpace::kMeta, kMetaOldestRevision, EncodeNumber(oldest));
   }
   return oldest;
 }
@@ -225,8 +265,8 @@ void ChangeLog::Compacted(int64_t oldest) {
     store_bytes_ -= segments_.front().bytes;
     segments_.pop_front();
   }
-  while (!recent_.empty() && recent_.front().set->revision <= oldest_) {
-    recent_bytes_ -= recent_.front().bytes;
+  while (!recent_.empty() && recent_.front().revision <= oldest_) {
+    recent_bytes_ -= SizeOf(recent_.front());
     recent_.pop_front();
   }
 }

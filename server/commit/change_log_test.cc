@@ -17,19 +17,17 @@ class ChangeLogTest : public testing::Test {
   // Publishes revisions [first, last], each one host, all at `time_s`.
   void Append(ChangeLog& log, int64_t first, int64_t last, int64_t time_s) {
     Batch batch;
-    std::vector<ChangeSetPtr> sets;
-    std::vector<int64_t> bytes;
+    std::vector<ChangeLog::Entry> entries;
     for (int64_t revision = first; revision <= last; ++revision) {
       auto host = std::make_shared<v1::Host>();
       host->set_name("hosts/h" + std::to_string(revision));
       auto set = std::make_shared<ChangeSet>();
       set->revision = revision;
       set->changes.push_back({Kind::kHost, host->name(), nullptr, host});
-      bytes.push_back(ChangeLog::Encode(*set, time_s, batch));
-      sets.push_back(set);
+      entries.push_back(ChangeLog::Encode(*set, time_s, batch));
     }
     ASSERT_TRUE(store_.Commit(batch, Durability::kSynced).ok());
-    log.Publish(sets, bytes, time_s);
+    log.Publish(std::move(entries), time_s);
   }
 
   void Compact(ChangeLog& log, int64_t now_s) {
@@ -76,9 +74,9 @@ TEST_F(ChangeLogTest, DeletionsKeepTheLastState) {
   set->revision = 1;
   set->changes.push_back({Kind::kHost, "hosts/a", host, nullptr});
   Batch batch;
-  const int64_t bytes = ChangeLog::Encode(*set, 1, batch);
+  ChangeLog::Entry entry = ChangeLog::Encode(*set, 1, batch);
   ASSERT_TRUE(store_.Commit(batch, Durability::kSynced).ok());
-  log.Publish({set}, {bytes}, 1);
+  log.Publish({std::move(entry)}, 1);
   const auto read = log.ReadAfter(0, 1);
   ASSERT_TRUE(read.ok());
   const Change& change = (*read)[0]->changes[0];
@@ -127,6 +125,63 @@ TEST_F(ChangeLogTest, LoadingFindsWhatIsThere) {
   EXPECT_EQ(Revisions(log.ReadAfter(18, 10)), (std::vector<int64_t>{19, 20}));
   Append(log, 21, 22, 101);
   EXPECT_EQ(Revisions(log.ReadAfter(18, 10)), (std::vector<int64_t>{19, 20, 21, 22}));
+}
+
+TEST_F(ChangeLogTest, EntriesAreSerializedChangeRecords) {
+  auto before = std::make_shared<v1::Host>();
+  before->set_name("hosts/a");
+  (*before->mutable_labels())["tier"] = "gold";
+  auto after = std::make_shared<v1::Host>(*before);
+  (*after->mutable_labels())["tier"] = "tin";
+  ChangeSet set;
+  set.revision = 300;
+  set.changes.push_back({Kind::kHost, "hosts/a", before, after});
+  set.changes.push_back({Kind::kHost, "hosts/a", nullptr, after, after->SerializeAsString()});
+  set.changes.push_back({Kind::kHost, "hosts/a", after, nullptr});
+  ChangeRecord expected;
+  for (int i = 0; i < 3; ++i) {
+    auto* entry = expected.add_entries();
+    entry->set_kind(1);
+    entry->set_name("hosts/a");
+    entry->set_deleted(i == 2);
+    entry->set_resource(after->SerializeAsString());
+    if (i == 0) entry->set_relabelled_from(before->SerializeAsString());
+  }
+  expected.set_time_s(1'700'000'000);
+  Batch batch;
+  EXPECT_EQ(*ChangeLog::Encode(set, 1'700'000'000, batch).bytes, expected.SerializeAsString());
+  ASSERT_EQ(batch.size(), 1u);
+  EXPECT_EQ(*batch.op(0).value, expected.SerializeAsString());
+}
+
+TEST_F(ChangeLogTest, WhatOneReaderHasParsedOthersShareUnlessItIsLarge) {
+  ChangeLog log(store_, ChangeLog::Options());
+  ASSERT_TRUE(log.Load(0, 0).ok());
+  Append(log, 1, 5, 100);
+  const auto first = log.ReadAfter(1, 2);
+  const auto second = log.ReadAfter(0, 100);
+  ASSERT_TRUE(first.ok() && second.ok());
+  EXPECT_EQ((*first)[0], (*second)[1]);
+  EXPECT_EQ((*first)[1], (*second)[2]);
+  EXPECT_EQ(Revisions(second), (std::vector<int64_t>{1, 2, 3, 4, 5}));
+
+  auto host = std::make_shared<v1::Host>();
+  host->set_name("hosts/large");
+  host->set_boot_id(std::string(100'000, 'x'));
+  ChangeSet set;
+  set.revision = 6;
+  set.changes.push_back({Kind::kHost, "hosts/large", nullptr, host});
+  Batch batch;
+  log.Publish({ChangeLog::Encode(set, 100, batch)}, 100);
+  const auto once = log.ReadAfter(5, 1);
+  const auto again = log.ReadAfter(5, 1);
+  ASSERT_TRUE(once.ok() && again.ok());
+  EXPECT_NE((*once)[0], (*again)[0]);
+
+  // Revisions that share a place among the parsed ones.
+  Append(log, 7, 3000, 100);
+  EXPECT_EQ(Revisions(log.ReadAfter(0, 5000)).size(), 3000u);
+  EXPECT_EQ(Revisions(log.ReadAfter(3, 2)), (std::vector<int64_t>{4, 5}));
 }
 
 TEST_F(ChangeLogTest, TellsFromTheStoreWhatTheLabelsWere) {

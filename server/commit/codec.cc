@@ -1,8 +1,15 @@
 #include "server/commit/codec.h"
 
+#include <google/protobuf/wire_format_lite.h>
+
 #include <cstddef>
 
 namespace viommu::server {
+namespace {
+
+using WireFormat = google::protobuf::internal::WireFormatLite;
+
+}  // namespace
 
 std::string EncodeNumber(int64_t number) {
   std::string bytes(8, '\0');
@@ -22,6 +29,27 @@ std::string ResourceKey(Kind kind, std::string_view name) {
   std::string key(1, static_cast<char>(kind));
   key.append(name);
   return key;
+}
+
+void MessageWriter::Number(int field, uint64_t value) {
+  if (value == 0) return;
+  Varint(WireFormat::MakeTag(field, WireFormat::WIRETYPE_VARINT));
+  Varint(value);
+}
+
+void MessageWriter::Bytes(int field, std::string_view value) {
+  if (!value.empty()) Message(field, value);
+}
+
+void MessageWriter::Message(int field, std::string_view serialized) {
+  Varint(WireFormat::MakeTag(field, WireFormat::WIRETYPE_LENGTH_DELIMITED));
+  Varint(serialized.size());
+  out_.append(serialized);
+}
+
+void MessageWriter::Varint(uint64_t value) {
+  for (; value >= 0x80; value >>= 7) out_.push_back(static_cast<char>(value | 0x80));
+  out_.push_back(static_cast<char>(value));
 }
 
 }  // namespace viommu::server

@@ -41,12 +41,35 @@ absl::Status Unavailable(const absl::Status& why) {
       .RetryAfter(std::chrono::seconds(1));
 }
 
+// Both by their keys: a look-up that ends beside the last one is the cheaper one for the store. Of several changes of a
+// resource, the last.
+void PutResources(std::vector<const Change*>& changed, Batch& batch) {
+  std::stable_sort(changed.begin(), changed.end(), [](const Change* a, const Change* b) {
+    return a->kind != b->kind ? a->kind < b->kind : a->name < b->name;
+  });
+  for (size_t i = 0; i < changed.size(); ++i) {
+    const Change& change = *changed[i];
+    if (i + 1 < changed.size() && changed[i + 1]->kind == change.kind && changed[i + 1]->name == change.name) continue;
+    const std::string key = ResourceKey(change.kind, change.name);
+    if (change.after != nullptr) {
+      batch.Put(KeySpace::kResources, key, change.bytes);
+    } else {
+      batch.Delete(KeySpace::kResources, key);
+    }
+  }
+}
+
+void PutAnswers(std::vector<std::pair<std::string_view, std::string>>& answers, Batch& batch) {
+  std::sort(answers.begin(), answers.end());
+  for (const auto& [request_id, answer] : answers) batch.Put(KeySpace::kRequests, request_id, answer);
+}
+
 }  // namespace
 
 // A command of the batch that changes something.
 struct CommitCore::Accepted {
   ChangeSetPtr set;  // null: only a request id to remember
-  int64_t bytes = 0;
+  ChangeLog::Entry logged;
   int64_t revision = 0;
   const Command* command = nullptr;
   int64_t request_bytes = 0;
@@ -131,19 +154,19 @@ absl::Status CommitCore::Begin(const Options& options, bool fresh) {
     revision += kMaxUnsyncedRevisions;
     oldest = revision;
     batch.DeleteRange(KeySpace::kChanges, EncodeNumber(0), EncodeNumber(revision + 1));
-    batch.Put(KeySpace::kMeta, std::string(kMetaOldestRevision), EncodeNumber(oldest));
+    batch.Put(KeySpace::kMeta, kMetaOldestRevision, EncodeNumber(oldest));
   }
   identity_.epoch = epoch > 0 && Mutated(Mutation::kKeepEpoch) ? epoch : epoch + 1;
   identity_.start_id = new_uid_();
   starts_.Add(identity_.epoch, identity_.start_id, left_at, revision);
   if (fresh) {
-    batch.Put(KeySpace::kMeta, std::string(kMetaIncarnation), identity_.store_incarnation);
-    batch.Put(KeySpace::kMeta, std::string(kMetaClusterId), identity_.cluster_id);
+    batch.Put(KeySpace::kMeta, kMetaIncarnation, identity_.store_incarnation);
+    batch.Put(KeySpace::kMeta, kMetaClusterId, identity_.cluster_id);
   }
-  batch.Put(KeySpace::kMeta, std::string(kMetaEpoch), EncodeNumber(identity_.epoch));
-  batch.Put(KeySpace::kMeta, std::string(kMetaStarts), starts_.Encode());
-  batch.Put(KeySpace::kMeta, std::string(kMetaRevision), EncodeNumber(revision));
-  batch.Put(KeySpace::kMeta, std::string(kMetaBootId), options.boot_id);
+  batch.Put(KeySpace::kMeta, kMetaEpoch, EncodeNumber(identity_.epoch));
+  batch.Put(KeySpace::kMeta, kMetaStarts, starts_.Encode());
+  batch.Put(KeySpace::kMeta, kMetaRevision, EncodeNumber(revision));
+  batch.Put(KeySpace::kMeta, kMetaBootId, options.boot_id);
   VIOMMU_RETURN_IF_ERROR(store_.Commit(batch, Durability::kSynced));
   {
     WriterLock lock(mu_);
@@ -161,24 +184,27 @@ std::vector<CommitCore::Outcome> CommitCore::Run(std::span<Command* const> comma
 
   const int64_t now_s = NowSeconds();
   const google::protobuf::Timestamp now = ToTimestamp(clock_.Now());
-  Batch batch;
+  Batch& batch = batch_;
+  batch.Clear();
   Audit::Entries audited = audit_.Begin(clock_.Now());
   std::vector<Accepted> accepted;
-  absl::flat_hash_map<std::string, size_t> batch_requests;  // request id -> index of the command that carries it out
-  std::vector<std::pair<size_t, size_t>> repeats;           // a command and the one of this batch that it repeats
+  absl::flat_hash_map<std::string_view, size_t> batch_requests;  // id -> index of the command that carries it out
+  std::vector<std::pair<size_t, size_t>> repeats;                // a command and the one of this batch that it repeats
+  std::vector<const Change*> changed;
+  std::vector<std::pair<std::string_view, std::string>> answers;  // by request id
+  size_t waiting_bytes = 0;                                       // of both
   Durability durability = Durability::kBuffered;
   uint64_t refused = 0;
   uint64_t replayed = 0;
   int64_t last_revision = 0;
-  size_t changed = 0;
   Requests::Size new_requests;
   {
     // The writer is the only one to change the tables, so holding the lock shared keeps nobody from reading.
     ReaderLock lock(mu_);
     last_revision = revision_;
-    Draft batch_draft(tables_);
+    Draft draft(tables_);
     for (size_t i = 0; i < commands.size(); ++i) {
-      if (changed >= max_batch_changes_ || batch.bytes() + audited.bytes() >= max_batch_bytes_) {
+      if (changed.size() >= max_batch_changes_ || batch.bytes() + audited.bytes() + waiting_bytes >= max_batch_bytes_) {
         commands = commands.first(i);
         outcomes.resize(i);
         break;
@@ -223,43 +249,47 @@ std::vector<CommitCore::Outcome> CommitCore::Run(std::span<Command* const> comma
         }
       }
 
-      Draft draft(static_cast<const View&>(batch_draft));
       const Context context{now, last_revision + 1, new_uid_};
       outcomes[i].status = command.Judge(context, draft);
       outcomes[i].revision = last_revision;
       if (!outcomes[i].status.ok()) {
+        draft.Undo();
         ++refused;
         if (!command.validate_only) audited.Add(command, outcomes[i].status, 0, {});
         continue;
       }
-      if (command.validate_only) continue;
+      if (command.validate_only) {
+        draft.Undo();
+        continue;
+      }
       std::vector<Change> changes = draft.Changes();
+      draft.Keep();
+      // Once for all: the log, the record, the audit log, the tables.
+      for (Change& change : changes) {
+        if (change.after != nullptr) change.after->SerializeToString(&change.bytes);
+      }
       audited.Add(command, absl::OkStatus(), changes.empty() ? 0 : last_revision + 1, changes);
       if (changes.empty() && !repeatable) continue;
 
-      Accepted change{nullptr, 0, last_revision, &command};
+      Accepted change{nullptr, {}, last_revision, &command};
       if (!changes.empty()) {
-        batch_draft.Absorb(changes);
-        changed += changes.size();
         auto set = std::make_shared<ChangeSet>();
         set->revision = ++last_revision;
         set->changes = std::move(changes);
-        change.bytes = ChangeLog::Encode(*set, now_s, batch);
+        change.logged = ChangeLog::Encode(*set, now_s, batch);
         for (const Change& each : set->changes) {
-          std::string key = ResourceKey(each.kind, each.name);
-          if (each.after != nullptr) {
-            batch.Put(KeySpace::kResources, std::move(key), each.after->SerializeAsString());
-          } else {
-            batch.Delete(KeySpace::kResources, std::move(key));
-          }
+          changed.push_back(&each);
+          waiting_bytes += each.name.size() + each.bytes.size();
         }
         change.set = std::move(set);
         change.revision = last_revision;
         outcomes[i].revision = last_revision;
       }
       if (repeatable) {
-        change.request_bytes = Requests::Encode(command.request_id, command.fingerprint, outcomes[i].revision, now_s,
-                                                command.Response(), batch);
+        answers.emplace_back(command.request_id,
+                             Requests::Encode(command.fingerprint, outcomes[i].revision, now_s, command.Response()));
+        change.request_bytes = static_cast<int64_t>(command.request_id.size() + answers.back().second.size());
+        waiting_bytes += static_cast<size_t>(change.request_bytes);
         ++new_requests.entries;
         new_requests.bytes += change.request_bytes;
         batch_requests.emplace(command.request_id, i);
@@ -269,11 +299,13 @@ std::vector<CommitCore::Outcome> CommitCore::Run(std::span<Command* const> comma
     }
   }
 
+  PutResources(changed, batch);
+  PutAnswers(answers, batch);
   absl::Status committed;
   // Each new answer makes room for itself, so that the limits hold at any rate of changes.
   const size_t expired = requests_.PlanExpiry(now_s, new_requests, 2 * new_requests.entries, batch);
   if (!batch.empty()) {
-    batch.Put(KeySpace::kMeta, std::string(kMetaRevision), EncodeNumber(last_revision));
+    batch.Put(KeySpace::kMeta, kMetaRevision, EncodeNumber(last_revision));
     audit_.Encode(audited, batch);
     unsynced_revisions_ += static_cast<int64_t>(accepted.size());
     if (unsynced_revisions_ > kSyncAfterUnsyncedRevisions) durability = Durability::kSynced;
@@ -312,7 +344,7 @@ std::vector<CommitCore::Outcome> CommitCore::Run(std::span<Command* const> comma
 
 void CommitCore::Publish(std::vector<Accepted>& accepted, int64_t now_s) {
   std::vector<ChangeSetPtr> sets;
-  std::vector<int64_t> bytes;
+  std::vector<ChangeLog::Entry> entries;
   {
     WriterLock lock(mu_);
     for (Accepted& each : accepted) {
@@ -320,14 +352,14 @@ void CommitCore::Publish(std::vector<Accepted>& accepted, int64_t now_s) {
       for (const Change& change : each.set->changes) tables_.Apply(change);
       revision_ = each.set->revision;
       sets.push_back(std::move(each.set));
-      bytes.push_back(each.bytes);
+      entries.push_back(std::move(each.logged));
     }
     // Along with the tables: whoever was told a revision may watch from it at once.
-    if (!sets.empty()) log_.Publish(sets, bytes, now_s);
+    if (!sets.empty()) log_.Publish(std::move(entries), now_s);
   }
   for (const Accepted& each : accepted) {
     const Command& command = *each.command;
-    if (!command.request_id.empty()) {
+    if (each.request_bytes > 0) {
       requests_.Add(command.request_id, command.fingerprint, each.revision, now_s, each.request_bytes);
     }
   }
@@ -375,7 +407,7 @@ void CommitCore::Tick() {
 
 absl::Status CommitCore::Close() {
   Batch batch;
-  batch.Delete(KeySpace::kMeta, std::string(kMetaBootId));
+  batch.Delete(KeySpace::kMeta, kMetaBootId);
   Audit::Entries audited = audit_.Begin(clock_.Now());
   audit_.Encode(audited, batch);
   VIOMMU_RETURN_IF_ERROR(store_.Commit(batch, Durability::kSynced));

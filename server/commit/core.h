@@ -144,6 +144,7 @@ class CommitCore {
   Audit audit_;
   std::vector<Listener*> listeners_;
   int64_t unsynced_revisions_ = 0;
+  Batch batch_;  // of the last Run, whose memory the next one has
 
   mutable SharedMutex mu_;
   Tables tables_ ABSL_GUARDED_BY(mu_);

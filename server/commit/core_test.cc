@@ -101,6 +101,29 @@ TEST_F(CoreTest, ACommandSeesWhatWasAcceptedBeforeItInTheSameBatch) {
   EXPECT_TRUE(seen);
 }
 
+TEST_F(CoreTest, OfSeveralChangesInABatchTheLastIsTheRecordAndAllAreInTheLog) {
+  auto core = Open(store_);
+  TestCommand first(PutHost("hosts/b", "boot-1"));
+  TestCommand other(PutHost("hosts/a"));
+  TestCommand second(PutHost("hosts/b", "boot-2"));
+  TestCommand gone([](const Context&, Draft& draft) {
+    draft.Erase(Kind::kHost, "hosts/a");
+    return absl::OkStatus();
+  });
+  std::vector<Command*> batch = {&first, &other, &second, &gone};
+  core->Run(batch);
+  const auto sets = core->log().ReadAfter(0, 10);
+  ASSERT_TRUE(sets.ok());
+  ASSERT_EQ(sets->size(), 4u);
+  EXPECT_EQ(static_cast<const v1::Host&>(*(*sets)[0]->changes[0].after).boot_id(), "boot-1");
+  EXPECT_EQ(static_cast<const v1::Host&>(*(*sets)[2]->changes[0].after).boot_id(), "boot-2");
+  core.reset();
+  core = Open(store_);
+  EXPECT_FALSE(Has(*core, "hosts/a"));
+  EXPECT_EQ(core->Read([](const Tables& tables, int64_t) { return tables.Find<v1::Host>("hosts/b")->boot_id(); }),
+            "boot-2");
+}
+
 TEST_F(CoreTest, ValidateOnlyChangesNothing) {
   auto core = Open(store_);
   TestCommand command(PutHost("hosts/a"));

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "common/error.h"
+#include "server/commit/codec.h"
 #include "server/commit/record.pb.h"
 
 namespace viommu::server {
@@ -25,14 +26,14 @@ absl::Status Requests::Load(const Store& store) {
                         store.Describe(), key);
           return false;
         }
-        entries_[std::string(key)] = {record.fingerprint(), record.revision()};
-        ages.push_back({std::string(key), record.time_s(), static_cast<int64_t>(key.size() + value.size())});
+        const auto entry = entries_.emplace(key, Entry{record.fingerprint(), record.revision()}).first;
+        ages.push_back({&entry->first, record.time_s(), static_cast<int64_t>(key.size() + value.size())});
         bytes_ += ages.back().bytes;
         return true;
       });
   if (!bad.ok()) return bad;
   std::stable_sort(ages.begin(), ages.end(), [](const Age& a, const Age& b) { return a.time_s < b.time_s; });
-  ages_.assign(std::make_move_iterator(ages.begin()), std::make_move_iterator(ages.end()));
+  ages_.assign(ages.begin(), ages.end());
   return scanned;
 }
 
@@ -41,23 +42,22 @@ const Requests::Entry* Requests::Find(const std::string& request_id) const {
   return it == entries_.end() ? nullptr : &it->second;
 }
 
-int64_t Requests::Encode(const std::string& request_id, const std::string& fingerprint, int64_t revision,
-                         int64_t time_s, std::string response, Batch& batch) {
-  RequestRecord record;
-  record.set_fingerprint(fingerprint);
-  record.set_revision(revision);
-  record.set_time_s(time_s);
-  record.set_response(std::move(response));
-  std::string value = record.SerializeAsString();
-  const auto bytes = static_cast<int64_t>(request_id.size() + value.size());
-  batch.Put(KeySpace::kRequests, request_id, std::move(value));
+std::string Requests::Encode(std::string_view fingerprint, int64_t revision, int64_t time_s,
+                             std::string_view response) {
+  std::string bytes;
+  bytes.reserve(fingerprint.size() + response.size() + 32);
+  MessageWriter record(bytes);
+  record.Bytes(RequestRecord::kFingerprintFieldNumber, fingerprint);
+  record.Number(RequestRecord::kRevisionFieldNumber, static_cast<uint64_t>(revision));
+  record.Number(RequestRecord::kTimeSFieldNumber, static_cast<uint64_t>(time_s));
+  record.Bytes(RequestRecord::kResponseFieldNumber, response);
   return bytes;
 }
 
 void Requests::Add(const std::string& request_id, const std::string& fingerprint, int64_t revision, int64_t time_s,
                    int64_t bytes) {
-  entries_[request_id] = {fingerprint, revision};
-  ages_.push_back({request_id, time_s, bytes});
+  const auto entry = entries_.emplace(request_id, Entry{fingerprint, revision}).first;
+  ages_.push_back({&entry->first, time_s, bytes});
   bytes_ += bytes;
 }
 
@@ -67,7 +67,7 @@ size_t Requests::PlanExpiry(int64_t now_s, const Size& coming, size_t max, Batch
   while (count < ages_.size() && count < max &&
          (ages_[count].time_s + options_.ttl_s < now_s ||
           ages_.size() - count + coming.entries > options_.max_entries || bytes > options_.max_bytes)) {
-    batch.Delete(KeySpace::kRequests, ages_[count].request_id);
+    batch.Delete(KeySpace::kRequests, *ages_[count].request_id);
     bytes -= ages_[count].bytes;
     ++count;
   }
@@ -77,7 +77,7 @@ size_t Requests::PlanExpiry(int64_t now_s, const Size& coming, size_t max, Batch
 void Requests::Expired(size_t count) {
   for (size_t i = 0; i < count; ++i) {
     bytes_ -= ages_.front().bytes;
-    entries_.erase(ages_.front().request_id);
+    entries_.erase(entries_.find(*ages_.front().request_id));
     ages_.pop_front();
   }
 }

@@ -14,7 +14,7 @@
 #include <string>
 #include <string_view>
 
-#include "absl/container/flat_hash_map.h"
+#include "absl/container/node_hash_map.h"
 #include "absl/status/status.h"
 #include "server/store/store.h"
 
@@ -46,11 +46,10 @@ class Requests {
   // nullptr when the id is not known.
   const Entry* Find(const std::string& request_id) const;
 
-  // Returns the bytes that it takes.
-  static int64_t Encode(const std::string& request_id, const std::string& fingerprint, int64_t revision, int64_t time_s,
-                        std::string response, Batch& batch);
+  // What is kept under the request id.
+  static std::string Encode(std::string_view fingerprint, int64_t revision, int64_t time_s, std::string_view response);
 
-  // After the batch is durable; `bytes` as Encode returned them.
+  // After the batch is durable; `bytes`: of the id and what is kept under it.
   void Add(const std::string& request_id, const std::string& fingerprint, int64_t revision, int64_t time_s,
            int64_t bytes);
 
@@ -63,13 +62,13 @@ class Requests {
 
  private:
   struct Age {
-    std::string request_id;
+    const std::string* request_id;  // in entries_
     int64_t time_s;
     int64_t bytes;
   };
 
   const Options options_;
-  absl::flat_hash_map<std::string, Entry> entries_;
+  absl::node_hash_map<std::string, Entry> entries_;
   std::deque<Age> ages_;  // oldest first
   int64_t bytes_ = 0;
 };

@@ -1,13 +1,18 @@
-// Changes on top of another View, not yet part of it. Not thread-safe, reading included.
+// Changes on top of another View, not yet part of it: those of several commands, one after the other, of which each can
+// be taken back while it is the last. Not thread-safe, reading included.
 
 #ifndef VIOMMU_SERVER_FLEET_DRAFT_H_
 #define VIOMMU_SERVER_FLEET_DRAFT_H_
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <string>
-#include <tuple>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -18,8 +23,7 @@ namespace viommu::server {
 
 class Draft final : public View {
  public:
-  // `base` must outlive the draft and must not change while the draft is in use. A draft on top of a draft is asked for
-  // with Draft(static_cast<const View&>(other)): a copy is never wanted.
+  // `base` must outlive the draft and must not change while the draft is in use.
   explicit Draft(const View& base) : base_(base) {}
   Draft(const Draft&) = delete;
   Draft& operator=(const Draft&) = delete;
@@ -40,45 +44,63 @@ class Draft final : public View {
   // Takes a record away; it must be there.
   void Erase(Kind kind, const std::string& name) { Set(kind, name, nullptr); }
 
-  // Every record that differs from the base, in the order of the first touch; records touched without effect (new and
-  // gone again) are left out.
+  // Ends a command: what was put so far stays, and the next three are about what comes from now on.
+  void Keep();
+
+  // Takes back what was put since the last Keep.
+  void Undo();
+
+  // Every record that differs from what it was at the last Keep, in the order of the first touch; records touched
+  // without effect (new and gone again) are left out.
   std::vector<Change> Changes() const;
 
-  // How many records were touched.
-  size_t size() const { return records_.size(); }
-
-  // Takes over the changes of a draft that was made on top of this one.
-  void Absorb(const std::vector<Change>& changes);
+  // How many records were touched since the last Keep.
+  size_t size() const { return order_.size(); }
 
  private:
+  // Names under a number (a kind, a relation), to be looked up without a copy of the name.
+  template <typename Number, typename Text>
   struct Key {
-    Kind kind;
-    std::string name;
-    friend bool operator<(const Key& a, const Key& b) { return std::tie(a.kind, a.name) < std::tie(b.kind, b.name); }
+    Number number;
+    Text name;
   };
+  struct ByKey {
+    using is_transparent = void;
+    template <typename Number, typename A, typename B>
+    bool operator()(const Key<Number, A>& a, const Key<Number, B>& b) const {
+      return a.number != b.number ? a.number < b.number : std::string_view(a.name) < std::string_view(b.name);
+    }
+  };
+  using KindAndName = Key<Kind, std::string_view>;
+  using RelationAndParent = Key<Relation, std::string_view>;
+
   struct Entry {
-    RecordPtr before;  // in the base; null: not there
-    RecordPtr after;   // null: gone
+    RecordPtr before;   // at the last Keep before it was touched; null: not there
+    RecordPtr after;    // null: gone
+    int64_t command{};  // that touched it last
   };
-  using Entries = std::map<Key, Entry>;
+  using Entries = std::map<Key<Kind, std::string>, Entry, ByKey>;
 
   // How a parent's children differ from the base: by +1 or -1 each, and in sum.
   struct EdgeChange {
     int64_t sum = 0;
-    std::map<std::string, int> children;  // stays empty for relations that are counted only
+    std::map<std::string, int, std::less<>> children;  // stays empty for relations that are counted only
   };
 
   void Set(Kind kind, std::string name, RecordPtr after);
+  void ChangeEdges(Kind kind, const std::string& name, const RecordPtr& before, const RecordPtr& after);
   RecordPtr FindInBase(Kind kind, const std::string& name) const;
 
   const View& base_;
-  // What was found in the base last: a rule that changes a record has looked it up just before, and tables take a
-  // microsecond to parse one.
-  mutable Kind last_kind_ = Kind::kHost;
-  mutable RecordPtr last_found_;
+  // What was found in the base last, by kind, and what was not found: a rule that changes a record has looked it up
+  // just before, calls come in runs for one viommu, and tables take a microsecond to parse a record.
+  mutable std::array<RecordPtr, std::size(kKinds) + 1> last_found_;
+  mutable Kind missing_kind_ = Kind::kHost;
+  mutable std::string missing_name_;
   Entries records_;
-  std::vector<Entries::const_iterator> order_;  // of the first touch
-  std::map<std::pair<Relation, std::string>, EdgeChange> edges_;
+  int64_t command_ = 1;
+  std::vector<Entries::iterator> order_;  // of the first touch since the last Keep
+  std::map<Key<Relation, std::string>, EdgeChange, ByKey> edges_;
 };
 
 }  // namespace viommu::server

@@ -94,29 +94,45 @@ TEST_F(DraftTest, ChangesComeInTheOrderOfTheFirstTouchWithoutThoseThatChangeNoth
   EXPECT_EQ(changes[1].before, nullptr);
 }
 
-TEST_F(DraftTest, StacksAndAbsorbs) {
-  Draft batch(tables_);
-  {
-    Draft command{static_cast<const View&>(batch)};
-    command.Put(VdeviceOn("c", "n1"));
-    command.Erase(Kind::kVdevice, "b");
-    EXPECT_EQ(command.Count(Relation::kNestedVdevices, "n1"), 3);
-    batch.Absorb(command.Changes());
-  }
-  {
-    Draft command{static_cast<const View&>(batch)};
-    EXPECT_NE(command.Find<v1::Vdevice>("c"), nullptr);
-    command.Erase(Kind::kVdevice, "c");
-    command.Put(VdeviceOn("b", "n1"));
-    EXPECT_EQ(command.Children(Relation::kNestedVdevices, "n1"), (List{"b", "d", "f"}));
-    batch.Absorb(command.Changes());
-  }
-  EXPECT_EQ(Names(batch, ""), (List{"b", "d", "f"}));
-  const std::vector<Change> changes = batch.Changes();
-  ASSERT_EQ(changes.size(), 1u) << "c came and went; b went and came";
-  EXPECT_EQ(changes[0].name, "b");
-  Commit(batch);
-  EXPECT_EQ(tables_.Count(Relation::kNestedVdevices, "n1"), 3);
+TEST_F(DraftTest, EachCommandStartsFromWhatWasKept) {
+  Draft draft(tables_);
+  draft.Put(VdeviceOn("c", "n1"));
+  draft.Erase(Kind::kVdevice, "b");
+  EXPECT_EQ(draft.Count(Relation::kNestedVdevices, "n1"), 3);
+  EXPECT_EQ(draft.size(), 2u);
+  draft.Keep();
+  EXPECT_EQ(draft.size(), 0u);
+  EXPECT_NE(draft.Find<v1::Vdevice>("c"), nullptr);
+  draft.Erase(Kind::kVdevice, "c");
+  draft.Put(VdeviceOn("b", "n2"));
+  EXPECT_EQ(draft.Children(Relation::kNestedVdevices, "n1"), (List{"d", "f"}));
+  const std::vector<Change> changes = draft.Changes();
+  ASSERT_EQ(changes.size(), 2u);
+  EXPECT_EQ(changes[0].name, "c");
+  EXPECT_NE(changes[0].before, nullptr) << "as the first command left it";
+  EXPECT_EQ(changes[0].after, nullptr);
+  EXPECT_EQ(changes[1].name, "b");
+  EXPECT_EQ(changes[1].before, nullptr);
+}
+
+TEST_F(DraftTest, UndoTakesBackTheLastCommandAlone) {
+  Draft draft(tables_);
+  draft.Put(VdeviceOn("c", "n1"));
+  draft.Erase(Kind::kVdevice, "b");
+  draft.Keep();
+  draft.Put(VdeviceOn("a", "n2"));
+  draft.Put(VdeviceOn("b", "n1"));
+  draft.Put(VdeviceOn("c", "n2"));
+  draft.Erase(Kind::kVdevice, "d");
+  draft.Undo();
+  EXPECT_EQ(Names(draft, ""), (List{"c", "d", "f"}));
+  EXPECT_EQ(draft.Find<v1::Vdevice>("c")->nested_domain(), "n1");
+  EXPECT_EQ(draft.Children(Relation::kNestedVdevices, "n1"), (List{"c", "d", "f"}));
+  EXPECT_EQ(draft.Count(Relation::kNestedVdevices, "n2"), 0);
+  EXPECT_TRUE(draft.Changes().empty());
+  draft.Put(VdeviceOn("a"));
+  ASSERT_EQ(draft.Changes().size(), 1u);
+  EXPECT_EQ(draft.Changes()[0].before, nullptr);
 }
 
 TEST_F(DraftTest, ARenamedVdeviceReservesItsOldName) {

@@ -50,7 +50,7 @@ std::string Dump(const View& view) {
       // Every name is asked for as a parent: also those that nothing refers to.
       for (size_t i = 0; i < kRelations; ++i) parents.emplace(static_cast<Relation>(i), name);
       ForEachEdge(kind, *record,
-                  [&](Relation relation, const std::string& parent) { parents.emplace(relation, parent); });
+                  [&](Relation relation, std::string_view parent) { parents.emplace(relation, std::string(parent)); });
       return true;
     });
   }
@@ -149,28 +149,35 @@ class History {
     return *(from.begin() + which % from.size());
   }
 
-  // Judges in a draft on a draft, as the writer does, and holds everything against everything.
+  // Judges in a draft as the writer does, twice, and holds everything against everything.
   template <typename F>
   auto Run(F&& judge) {
     const std::string before = Dump(tables_);
-    Draft batch(tables_);
-    Draft draft{static_cast<const View&>(batch)};
+    Draft draft(tables_);
     const auto new_uid = [this] { return "uid-" + std::to_string(++uids_); };
     const Context context{google::protobuf::Timestamp(), revision_ + 1, new_uid};
+    const int64_t uids = uids_;
+    static_cast<void>(judge(context, draft));
+    draft.Undo();
+    RC_ASSERT(Dump(draft) == before);
+    RC_ASSERT(draft.Changes().empty());
+    uids_ = uids;
     auto answer = judge(context, draft);
     changes_.clear();
     if (answer.ok()) {
       const std::string judged = Dump(draft);
       changes_ = draft.Changes();
-      batch.Absorb(changes_);
-      RC_ASSERT(Dump(batch) == judged);
+      draft.Keep();
+      RC_ASSERT(draft.Changes().empty());
+      RC_ASSERT(Dump(draft) == judged);
       RC_ASSERT(Dump(tables_) == before);
-      for (const Change& change : batch.Changes()) tables_.Apply(change);
+      for (const Change& change : changes_) tables_.Apply(change);
       RC_ASSERT(Dump(tables_) == judged);
       RC_ASSERT(Dump(*Rebuilt(tables_)) == judged);
       if (!changes_.empty()) ++revision_;
     } else {
-      RC_ASSERT(Dump(batch) == before);
+      draft.Undo();
+      RC_ASSERT(Dump(draft) == before);
       RC_ASSERT(Dump(tables_) == before);
     }
     for (const Change& change : changes_) CheckChange(change);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <limits>
 #include <utility>
@@ -22,32 +23,42 @@ auto Begin(const Container& records, const std::string& prefix, const std::strin
   return after < prefix ? records.lower_bound(std::string_view(prefix)) : records.upper_bound(std::string_view(after));
 }
 
-// A record is in few relations: at most four at a time.
 struct Edge {
   Relation relation;
-  std::string parent;
+  std::string_view parent;
 };
 
-std::vector<Edge> EdgesOf(Kind kind, const RecordPtr& record) {
-  std::vector<Edge> edges;
-  if (record == nullptr) return edges;
-  ForEachEdge(kind, *record, [&](Relation relation, const std::string& parent) {
-    edges.push_back({relation, parent});
-  });
-  return edges;
-}
-
-bool Has(const std::vector<Edge>& edges, const Edge& wanted) {
-  for (const Edge& edge : edges) {
-    if (edge.relation == wanted.relation && edge.parent == wanted.parent) return true;
+// The relations that a record is in: at most four at a time, at most one of them with a composed name.
+class Edges {
+ public:
+  Edges(Kind kind, const RecordPtr& record) {
+    if (record == nullptr) return;
+    ForEachEdge(kind, *record, [this](Relation relation, std::string_view parent) {
+      if (IsComposed(relation)) parent = composed_ = parent;
+      edges_[size_++] = {relation, parent};
+    });
   }
-  return false;
-}
+  Edges(const Edges&) = delete;
+  Edges& operator=(const Edges&) = delete;
+
+  const Edge* begin() const { return edges_.data(); }
+  const Edge* end() const { return edges_.data() + size_; }
+  bool Has(const Edge& wanted) const {
+    return std::any_of(begin(), end(), [&](const Edge& edge) {
+      return edge.relation == wanted.relation && edge.parent == wanted.parent;
+    });
+  }
+
+ private:
+  std::array<Edge, 4> edges_;
+  size_t size_ = 0;
+  std::string composed_;
+};
 
 }  // namespace
 
 void ForEachEdge(Kind kind, const google::protobuf::Message& record,
-                 absl::FunctionRef<void(Relation, const std::string& parent)> visit) {
+                 absl::FunctionRef<void(Relation, std::string_view parent)> visit) {
   switch (kind) {
     case Kind::kHost:
     case Kind::kNestedDomain:
@@ -92,22 +103,19 @@ void ForEachEdge(Kind kind, const google::protobuf::Message& record,
 }
 
 void ForEachEdgeChange(Kind kind, const RecordPtr& before, const RecordPtr& after,
-                       absl::FunctionRef<void(Relation, const std::string& parent, int by)> visit) {
-  const std::vector<Edge> old_edges = EdgesOf(kind, before);
-  const std::vector<Edge> new_edges = EdgesOf(kind, after);
+                       absl::FunctionRef<void(Relation, std::string_view parent, int by)> visit) {
+  const Edges old_edges(kind, before);
+  const Edges new_edges(kind, after);
   for (const Edge& edge : old_edges) {
-    if (!Has(new_edges, edge)) visit(edge.relation, edge.parent, -1);
+    if (!new_edges.Has(edge)) visit(edge.relation, edge.parent, -1);
   }
   for (const Edge& edge : new_edges) {
-    if (!Has(old_edges, edge)) visit(edge.relation, edge.parent, +1);
+    if (!old_edges.Has(edge)) visit(edge.relation, edge.parent, +1);
   }
 }
 
-Tables::Packed::Packed(const google::protobuf::Message& record, const std::string& name)
-    : Packed(record.ByteSizeLong()) {
-  const auto* const end = record.SerializeWithCachedSizesToArray(reinterpret_cast<uint8_t*>(begin()));
-  WriteHeader(static_cast<size_t>(reinterpret_cast<const char*>(end) - begin()), name);
-}
+Tables::Packed::Packed(const Change& change)
+    : Packed(change.bytes.empty() ? change.after->SerializeAsString() : change.bytes, change.name) {}
 
 Tables::Packed::Packed(std::string_view bytes, const std::string& name) : Packed(bytes.size()) {
   std::copy(bytes.begin(), bytes.end(), begin());
@@ -194,9 +202,9 @@ void Tables::Apply(const Change& change) {
   ApplyRecord(change);
   if (change.before != nullptr) --InStateOf(change.kind, *change.before);
   if (change.after != nullptr) ++InStateOf(change.kind, *change.after);
-  ForEachEdgeChange(
-      change.kind, change.before, change.after,
-      [&](Relation relation, const std::string& parent, int by) { ApplyEdge(relation, parent, change.name, by); });
+  ForEachEdgeChange(change.kind, change.before, change.after, [&](Relation relation, std::string_view parent, int by) {
+    ApplyEdge(relation, parent, change.name, by);
+  });
 }
 
 void Tables::Append(Kind kind, const RecordPtr& record, std::string_view bytes) {
@@ -214,7 +222,7 @@ void Tables::Append(Kind kind, const RecordPtr& record, std::string_view bytes) 
   }
   ++InStateOf(kind, *record);
   ForEachEdge(kind, *record,
-              [&](Relation relation, const std::string& parent) { ApplyEdge(relation, parent, name, +1); });
+              [&](Relation relation, std::string_view parent) { ApplyEdge(relation, parent, name, +1); });
 }
 
 int64_t& Tables::InStateOf(Kind kind, const google::protobuf::Message& record) {
@@ -245,13 +253,14 @@ void Tables::ApplyRecord(const Change& change) {
   if (change.after == nullptr) {
     if (there) records.erase(found);
   } else if (there) {
-    found->Replace(Packed(*change.after, change.name));
+    found->Replace(Packed(change));
   } else {
-    records.insert(found, Packed(*change.after, change.name));
+    records.insert(found, Packed(change));
   }
 }
 
-void Tables::ApplyEdge(Relation relation, const std::string& parent, const std::string& child, int by) {
+void Tables::ApplyEdge(Relation relation, std::string_view parent_name, const std::string& child, int by) {
+  const absl::string_view parent(parent_name.data(), parent_name.size());
   if (IsCountedOnly(relation)) {
     auto& counts = counts_[Index(relation)];
     const auto count = counts.try_emplace(parent, 0).first;
@@ -266,7 +275,7 @@ void Tables::ApplyEdge(Relation relation, const std::string& parent, const std::
   }
   const auto found = children.find(parent);
   if (found == children.end() || found->second.erase(child) == 0) {
-    BrokenInvariant(fmt::format("{} is not recorded under {}", child, parent));
+    BrokenInvariant(fmt::format("{} is not recorded under {}", child, parent_name));
   }
   if (found->second.empty()) children.erase(found);
 }

@@ -27,13 +27,19 @@
 
 namespace viommu::server {
 
-// Calls `visit` for every (relation, parent) that the record is a child in.
+// Calls `visit` for every (relation, parent) that the record is a child in. The parent's name is the record's, except
+// that one that IsComposed is there only while it is visited.
 void ForEachEdge(Kind kind, const google::protobuf::Message& record,
-                 absl::FunctionRef<void(Relation, const std::string& parent)> visit);
+                 absl::FunctionRef<void(Relation, std::string_view parent)> visit);
+
+// Whether the names of a relation's parents are no fields of their children, but put together.
+constexpr bool IsComposed(Relation relation) {
+  return relation == Relation::kGroupTakenDevices || relation == Relation::kReservedNames;
+}
 
 // The relations that a change takes its record out of (by = -1) and puts it into (by = +1).
 void ForEachEdgeChange(Kind kind, const RecordPtr& before, const RecordPtr& after,
-                       absl::FunctionRef<void(Relation, const std::string& parent, int by)> visit);
+                       absl::FunctionRef<void(Relation, std::string_view parent, int by)> visit);
 
 class Tables final : public View {
  public:
@@ -70,7 +76,7 @@ class Tables final : public View {
   // A serialized record: its length, where in it the name is, its bytes.
   class Packed {
    public:
-    Packed(const google::protobuf::Message& record, const std::string& name);
+    explicit Packed(const Change& change);  // its `after`
     Packed(std::string_view bytes, const std::string& name);
 
     std::string_view name() const;
@@ -107,7 +113,7 @@ class Tables final : public View {
   const PackedSet& packed(Kind kind) const { return packed_[static_cast<size_t>(kind)]; }
   void ApplyRecord(const Change& change);
   int64_t& InStateOf(Kind kind, const google::protobuf::Message& record);
-  void ApplyEdge(Relation relation, const std::string& parent, const std::string& child, int by);
+  void ApplyEdge(Relation relation, std::string_view parent_name, const std::string& child, int by);
 
   std::map<std::string, RecordPtr, std::less<>> hosts_;
   std::array<PackedSet, std::size(kKinds) + 1> packed_;  // by Kind; that of hosts stays empty

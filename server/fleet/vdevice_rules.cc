@@ -23,16 +23,24 @@ struct Target {
   const v1::Smmu* smmu = nullptr;  // in *host
 };
 
+// Where in a request something is; put together only to complain about it.
+struct Place {
+  int assignment;  // of a batch; -1: of the only one
+  std::string_view field;
+
+  std::string Name() const {
+    return assignment < 0 ? std::string(field) : fmt::format("assignments[{}].{}", assignment, field);
+  }
+};
+
 // One assignment as it stands in a request.
 struct Wanted {
-  std::string_view at;  // where in the request, such as "assignments[3]."
-  std::string_view device_field;
-  std::string_view vdev_id_field;
+  int assignment;  // as Place's
   const std::string& device;
   uint64_t vdev_id;
   const Labels& labels;
 
-  std::string Field(std::string_view field) const { return fmt::format("{}{}", at, field); }
+  Place At(std::string_view field) const { return {assignment, field}; }
 };
 
 absl::StatusOr<Target> FindTarget(const View& view, std::shared_ptr<const v1::Viommu> viommu) {
@@ -51,8 +59,9 @@ absl::StatusOr<Target> FindTargetForNew(const View& view, const std::string& nam
   return FindTarget(view, std::move(viommu));
 }
 
-absl::Status CheckVdevId(const Target& target, const std::string& field, uint64_t vdev_id) {
+absl::Status CheckVdevId(const Target& target, const Place& place, uint64_t vdev_id) {
   if (vdev_id >= kVdevIdEnd) {
+    const std::string field = place.Name();
     const std::string what = fmt::format("{} does not fit in 32 bits, which is what an SMMU's commands carry", vdev_id);
     return Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_VDEV_ID_OUT_OF_RANGE)
         .Message("{}: {}", field, what)
@@ -63,6 +72,7 @@ absl::Status CheckVdevId(const Target& target, const std::string& field, uint64_
   const uint32_t sid_bits = target.smmu->sid_bits();
   const uint32_t bits = VdevIdBits(target.viommu->type(), *target.smmu);
   if (vdev_id >> bits == 0) return absl::OkStatus();
+  const std::string field = place.Name();
   const std::string what = fmt::format(
       "{} is wider than the {} bits of {}; choose a vdev_id below {}", vdev_id, bits,
       bits < sid_bits ? "a TEGRA241_CMDQV viommu" : "the StreamIDs of " + target.smmu->name(), uint64_t{1} << bits);
@@ -75,8 +85,9 @@ absl::Status CheckVdevId(const Target& target, const std::string& field, uint64_
 }
 
 // `name` is what a vdevice would have with `vdev_id`.
-absl::Status CheckNameFree(const View& view, const std::string& field, const std::string& name, uint64_t vdev_id) {
+absl::Status CheckNameFree(const View& view, const Place& place, const std::string& name, uint64_t vdev_id) {
   const auto taken = [&](const std::string& holder, const std::string& device, const std::string& why) {
+    const std::string field = place.Name();
     return Error(absl::StatusCode::kAlreadyExists, v1::ERROR_REASON_VDEV_ID_TAKEN)
         .Message("{}: {} {}", field, vdev_id, why)
         .Meta("field", field)
@@ -113,7 +124,7 @@ absl::Status CheckGroup(const View& view, const Target& target, const Wanted& wa
     const auto holder = MustFind<v1::Vdevice>(view, MustFind<v1::Device>(view, mate)->owner());
     const std::string stage2 = MustFind<v1::Viommu>(view, holder->viommu())->stage2_domain();
     if (stage2 == target.viommu->stage2_domain()) continue;
-    const std::string field = wanted.Field(wanted.device_field);
+    const std::string field = wanted.At("device").Name();
     const bool releasing = holder->state() == v1::STATE_DELETING;
     const bool same_vm = holder->vm() == target.viommu->vm();
     return Refusal(v1::ERROR_REASON_IOMMU_GROUP_TAKEN, device.name(),
@@ -132,9 +143,10 @@ absl::Status CheckGroup(const View& view, const Target& target, const Wanted& wa
 }
 
 absl::Status CheckDevice(const View& view, const Target& target, const Wanted& wanted, const v1::Device& device) {
-  const std::string field = wanted.Field(wanted.device_field);
+  const auto field_name = [&wanted] { return wanted.At("device").Name(); };
   const v1::Viommu& viommu = *target.viommu;
   if (ParentName(device.name()) != viommu.host()) {
+    const std::string field = field_name();
     return Refusal(v1::ERROR_REASON_HOST_MISMATCH, device.name(),
                    "{}: {} is not on {}, the host of {}; use a device of that host", field, device.name(),
                    viommu.host(), viommu.name())
@@ -143,6 +155,7 @@ absl::Status CheckDevice(const View& view, const Target& target, const Wanted& w
         .Meta("viommu", viommu.name());
   }
   if (device.smmu() != viommu.smmu()) {
+    const std::string field = field_name();
     return Refusal(v1::ERROR_REASON_SMMU_MISMATCH, device.name(),
                    "{}: {} is behind {}, but {} is on {}; use a viommu on the device's SMMU", field, device.name(),
                    device.smmu(), viommu.name(), viommu.smmu())
@@ -154,12 +167,14 @@ absl::Status CheckDevice(const View& view, const Target& target, const Wanted& w
   // Only while a vdevice still holds it: without one its host would have had it erased. That it is gone says more than
   // who has it: waiting for the release would be in vain.
   if (device.missing()) {
+    const std::string field = field_name();
     return Refusal(v1::ERROR_REASON_DEVICE_MISSING, device.name(),
                    "{}: {} is not listed by its host any more; use another device", field, device.name())
         .Meta("field", field)
         .Meta("device", device.name());
   }
   if (!device.owner().empty()) {
+    const std::string field = field_name();
     const auto holder = MustFind<v1::Vdevice>(view, device.owner());
     const bool releasing = holder->state() == v1::STATE_DELETING;
     return Error(absl::StatusCode::kAlreadyExists, v1::ERROR_REASON_DEVICE_TAKEN)
@@ -189,14 +204,14 @@ absl::Status CheckSidSlotFree(const View& view, const Target& target) {
 }
 
 absl::StatusOr<v1::Vdevice> Assign(const Target& target, const Wanted& wanted, const Context& context, Draft& draft) {
-  const std::string vdev_id_field = wanted.Field(wanted.vdev_id_field);
-  VIOMMU_RETURN_IF_ERROR(CheckLabels(wanted.Field("labels"), wanted.labels));
-  VIOMMU_ASSIGN_OR_RETURN(const auto found, Get<v1::Device>(draft, wanted.Field(wanted.device_field), wanted.device));
-  VIOMMU_RETURN_IF_ERROR(CheckVdevId(target, vdev_id_field, wanted.vdev_id));
+  if (!wanted.labels.empty()) VIOMMU_RETURN_IF_ERROR(CheckLabels(wanted.At("labels").Name(), wanted.labels));
+  const auto found = draft.Find<v1::Device>(wanted.device);
+  if (found == nullptr) return Get<v1::Device>(draft, wanted.At("device").Name(), wanted.device).status();
+  VIOMMU_RETURN_IF_ERROR(CheckVdevId(target, wanted.At("vdev_id"), wanted.vdev_id));
   VIOMMU_RETURN_IF_ERROR(CheckDevice(draft, target, wanted, *found));
   const v1::Viommu& viommu = *target.viommu;
   const std::string name = VdeviceName(viommu.name(), wanted.vdev_id);
-  VIOMMU_RETURN_IF_ERROR(CheckNameFree(draft, vdev_id_field, name, wanted.vdev_id));
+  VIOMMU_RETURN_IF_ERROR(CheckNameFree(draft, wanted.At("vdev_id"), name, wanted.vdev_id));
   VIOMMU_RETURN_IF_ERROR(CheckSidSlotFree(draft, target));
   VIOMMU_RETURN_IF_ERROR(CheckVdeviceQuota(draft, viommu.owner()));
 
@@ -227,7 +242,7 @@ absl::StatusOr<v1::Vdevice> Assign(const Target& target, const Wanted& wanted, c
 absl::StatusOr<v1::SetVdevIdResponse> Judge(const v1::SetVdevIdRequest& request, const Context& context, Draft& draft) {
   VIOMMU_RETURN_IF_ERROR(CheckName(Kind::kDevice, "device", request.device()));
   VIOMMU_ASSIGN_OR_RETURN(const Target target, FindTargetForNew(draft, request.viommu()));
-  const Wanted wanted{"", "device", "vdev_id", request.device(), request.vdev_id(), request.labels()};
+  const Wanted wanted{-1, request.device(), request.vdev_id(), request.labels()};
   v1::SetVdevIdResponse response;
   VIOMMU_ASSIGN_OR_RETURN(*response.mutable_vdevice(), Assign(target, wanted, context, draft));
   return response;
@@ -249,8 +264,7 @@ absl::StatusOr<v1::BatchSetVdevIdsResponse> Judge(const v1::BatchSetVdevIdsReque
   v1::BatchSetVdevIdsResponse response;
   for (int i = 0; i < request.assignments_size(); ++i) {
     const v1::VdevIdAssignment& assignment = request.assignments(i);
-    const std::string at = fmt::format("assignments[{}].", i);
-    const Wanted wanted{at, "device", "vdev_id", assignment.device(), assignment.vdev_id(), assignment.labels()};
+    const Wanted wanted{i, assignment.device(), assignment.vdev_id(), assignment.labels()};
     VIOMMU_ASSIGN_OR_RETURN(*response.add_vdevices(), Assign(target, wanted, context, draft));
   }
   return response;
@@ -282,9 +296,9 @@ absl::StatusOr<v1::RebindVdevIdResponse> Judge(const v1::RebindVdevIdRequest& re
         .Meta("previous_vdev_id", std::to_string(present->previous_vdev_id()));
   }
   VIOMMU_ASSIGN_OR_RETURN(const Target target, FindTarget(draft, MustFind<v1::Viommu>(draft, present->viommu())));
-  VIOMMU_RETURN_IF_ERROR(CheckVdevId(target, "new_vdev_id", request.new_vdev_id()));
+  VIOMMU_RETURN_IF_ERROR(CheckVdevId(target, {-1, "new_vdev_id"}, request.new_vdev_id()));
   const std::string name = VdeviceName(present->viommu(), request.new_vdev_id());
-  VIOMMU_RETURN_IF_ERROR(CheckNameFree(draft, "new_vdev_id", name, request.new_vdev_id()));
+  VIOMMU_RETURN_IF_ERROR(CheckNameFree(draft, {-1, "new_vdev_id"}, name, request.new_vdev_id()));
 
   v1::Vdevice next = *present;
   next.set_name(name);

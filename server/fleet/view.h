@@ -1,8 +1,8 @@
 // The record as the rules see it: resources by name, and the relations between them that a rule asks for.
 //
-// A View is either the published Tables or a Draft: changes on top of another View. The writer stacks them: tables,
-// then a draft of the batch, then a draft of the command being judged; so a rule sees every change accepted before it
-// and a refused command leaves no trace.
+// A View is either the published Tables or a Draft: changes on top of another View. The writer judges a batch against a
+// draft on top of the tables, so a rule sees every change accepted before it, and takes back what a refused command put
+// there.
 //
 // Records are immutable and shared: a change puts another record in the old one's place.
 
@@ -150,6 +150,8 @@ struct Change {
   std::string name;
   RecordPtr before;
   RecordPtr after;
+  // `after`, serialized, once somebody has needed it; empty until then.
+  std::string bytes = {};
 };
 
 // Everything that one accepted command changed.

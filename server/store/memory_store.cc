@@ -9,14 +9,15 @@
 namespace viommu::server {
 
 void MemoryStore::Apply(const Batch& batch, Tables& tables) {
-  for (const Batch::Op& op : batch.ops()) {
+  for (size_t i = 0; i < batch.size(); ++i) {
+    const Batch::Op op = batch.op(i);
     Table& table = tables[static_cast<size_t>(op.space)];
     if (op.value.has_value()) {
-      table.insert_or_assign(op.key, std::make_shared<const std::string>(*op.value));
+      table.insert_or_assign(std::string(op.key), std::make_shared<const std::string>(*op.value));
     } else if (op.end.has_value()) {
       if (op.key < *op.end) table.erase(table.lower_bound(op.key), table.lower_bound(*op.end));
-    } else {
-      table.erase(op.key);
+    } else if (const auto found = table.find(op.key); found != table.end()) {
+      table.erase(found);
     }
   }
 }

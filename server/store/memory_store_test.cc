@@ -21,6 +21,28 @@ int64_t Last(const Store& store) {
   return last.value_or(-1);
 }
 
+TEST(BatchTest, HasItsOperationsInOrderAndNoneOnceCleared) {
+  Batch batch;
+  batch.Put(KeySpace::kMeta, "key", "value");
+  batch.Put(KeySpace::kMeta, "", "");
+  batch.Delete(KeySpace::kResources, "gone");
+  batch.DeleteRange(KeySpace::kChanges, "a", "b");
+  ASSERT_EQ(batch.size(), 4u);
+  EXPECT_EQ(batch.bytes(), 14u);
+  EXPECT_EQ(batch.op(0).key, "key");
+  EXPECT_EQ(batch.op(0).value, "value");
+  EXPECT_EQ(batch.op(1).value, "");
+  EXPECT_EQ(batch.op(2).key, "gone");
+  EXPECT_FALSE(batch.op(2).value.has_value() || batch.op(2).end.has_value());
+  EXPECT_EQ(batch.op(3).space, KeySpace::kChanges);
+  EXPECT_EQ(batch.op(3).end, "b");
+  batch.Clear();
+  EXPECT_TRUE(batch.empty());
+  EXPECT_EQ(batch.bytes(), 0u);
+  batch.Delete(KeySpace::kMeta, "next");
+  EXPECT_EQ(batch.op(0).key, "next");
+}
+
 TEST(MemoryStoreTest, PowerLossTakesWhatWasNotSynced) {
   MemoryStore store;
   Commit(store, 1, 5, Durability::kSynced);

@@ -29,6 +29,9 @@ constexpr char kRecoveredKey[] = "recovered";
 // Of the disk, besides what is in memory, before a recovery is tried: for manifest, options, a new log.
 constexpr uint64_t kSpareBytes = uint64_t{1} << 20;
 
+// Of the largest write whose memory the next one may have.
+constexpr size_t kMaxKeptBytes = size_t{1} << 20;
+
 rocksdb::Slice ToSlice(std::string_view text) { return rocksdb::Slice(text.data(), text.size()); }
 std::string_view ToView(const rocksdb::Slice& slice) { return std::string_view(slice.data(), slice.size()); }
 
@@ -180,7 +183,7 @@ absl::StatusOr<std::unique_ptr<RocksDbStore>> RocksDbStore::OpenForReading(const
 
 absl::Status RocksDbStore::Commit(const Batch& batch, Durability durability) {
   CommitSample sample;
-  sample.records = batch.ops().size();
+  sample.records = batch.size();
   sample.bytes = batch.bytes();
   sample.synced = durability == Durability::kSynced;
   absl::Status status;
@@ -212,16 +215,17 @@ absl::Status RocksDbStore::Write(const Batch& batch, Durability durability) {
   }
   const Reading reading(*this);
   const OpenRocksDb& open = *reading.open();  // without a failure it is open
-  rocksdb::WriteBatch writes;
+  if (writes_.GetDataSize() > kMaxKeptBytes) writes_ = rocksdb::WriteBatch();
+  writes_.Clear();
   rocksdb::Status status;
-  for (const Batch::Op& op : batch.ops()) {
-    if (!status.ok()) break;
+  for (size_t i = 0; i < batch.size() && status.ok(); ++i) {
+    const Batch::Op op = batch.op(i);
     if (op.value.has_value()) {
-      status = writes.Put(open.handle(op.space), op.key, *op.value);
+      status = writes_.Put(open.handle(op.space), ToSlice(op.key), ToSlice(*op.value));
     } else if (!op.end.has_value()) {
-      status = writes.Delete(open.handle(op.space), op.key);
+      status = writes_.Delete(open.handle(op.space), ToSlice(op.key));
     } else if (op.key < *op.end) {
-      status = writes.DeleteRange(open.handle(op.space), op.key, *op.end);
+      status = writes_.DeleteRange(open.handle(op.space), ToSlice(op.key), ToSlice(*op.end));
     }
   }
   rocksdb::WriteOptions write;
@@ -229,8 +233,8 @@ absl::Status RocksDbStore::Write(const Batch& batch, Durability durability) {
   const uint64_t last_sequence = open.db().GetLatestSequenceNumber();
   if (status.ok()) {
     // An empty batch has nothing to order, but a synced one still stands for all before it.
-    if (writes.Count() > 0) {
-      status = open.db().Write(write, &writes);
+    if (writes_.Count() > 0) {
+      status = open.db().Write(write, &writes_);
     } else if (write.sync) {
       status = open.db().SyncWAL();
     }

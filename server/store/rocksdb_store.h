@@ -9,6 +9,8 @@
 #ifndef VIOMMU_SERVER_STORE_ROCKSDB_STORE_H_
 #define VIOMMU_SERVER_STORE_ROCKSDB_STORE_H_
 
+#include <rocksdb/write_batch.h>
+
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -117,6 +119,7 @@ class RocksDbStore final : public Store {
   Mutex commit_mu_;
   // Of the last write that succeeded, when one has failed.
   uint64_t last_sequence_ ABSL_GUARDED_BY(commit_mu_) = 0;
+  rocksdb::WriteBatch writes_ ABSL_GUARDED_BY(commit_mu_);  // the last, whose memory the next one has
 
   mutable Mutex open_mu_;
   mutable CondVar no_readers_;

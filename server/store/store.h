@@ -16,7 +16,6 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
@@ -41,36 +40,64 @@ enum class Durability {
   kSynced,    // on stable storage
 };
 
-// Writes that belong together.
+// Writes that belong together: keys and values one behind the other in one piece of memory, since a busy server makes
+// some thousands of them at a time.
 class Batch {
  public:
+  // Valid until the batch changes.
   struct Op {
     KeySpace space;
-    std::string key;
-    std::optional<std::string> value;  // nullopt: delete
-    std::optional<std::string> end;    // set: delete every key in [key, end)
+    std::string_view key;
+    std::optional<std::string_view> value;  // nullopt: delete
+    std::optional<std::string_view> end;    // set: delete every key in [key, end)
   };
 
-  void Put(KeySpace space, std::string key, std::string value) {
-    bytes_ += key.size() + value.size();
-    ops_.push_back({space, std::move(key), std::move(value), std::nullopt});
-  }
-  void Delete(KeySpace space, std::string key) {
-    bytes_ += key.size();
-    ops_.push_back({space, std::move(key), std::nullopt, std::nullopt});
-  }
-  void DeleteRange(KeySpace space, std::string begin, std::string end) {
-    bytes_ += begin.size() + end.size();
-    ops_.push_back({space, std::move(begin), std::nullopt, std::move(end)});
+  void Put(KeySpace space, std::string_view key, std::string_view value) { Add(space, What::kPut, key, value); }
+  void Delete(KeySpace space, std::string_view key) { Add(space, What::kDelete, key, {}); }
+  void DeleteRange(KeySpace space, std::string_view begin, std::string_view end) {
+    Add(space, What::kDeleteRange, begin, end);
   }
 
-  const std::vector<Op>& ops() const { return ops_; }
-  size_t bytes() const { return bytes_; }
-  bool empty() const { return ops_.empty(); }
+  // Makes it empty. It keeps its memory for what comes, unless that is a lot: pieces so large are dear to get anew.
+  void Clear() {
+    if (bytes_.capacity() > kMaxKeptBytes) *this = Batch();
+    bytes_.clear();
+    places_.clear();
+  }
+
+  // How many, and each, in the order of the calls.
+  size_t size() const { return places_.size(); }
+  Op op(size_t index) const {
+    const Place& place = places_[index];
+    const std::string_view key(bytes_.data() + place.begin, place.key_size);
+    const std::string_view more(key.data() + key.size(), place.more_size);
+    return {place.space, key, place.what == What::kPut ? std::optional(more) : std::nullopt,
+            place.what == What::kDeleteRange ? std::optional(more) : std::nullopt};
+  }
+
+  // Of keys and values.
+  size_t bytes() const { return bytes_.size(); }
+  bool empty() const { return places_.empty(); }
 
  private:
-  std::vector<Op> ops_;
-  size_t bytes_ = 0;
+  static constexpr size_t kMaxKeptBytes = size_t{2} << 20;
+
+  enum class What : uint8_t { kPut, kDelete, kDeleteRange };
+  struct Place {
+    KeySpace space;
+    What what;
+    size_t begin;  // of the key; the value, or the end of the range, follows
+    size_t key_size;
+    size_t more_size;
+  };
+
+  void Add(KeySpace space, What what, std::string_view key, std::string_view more) {
+    places_.push_back({space, what, bytes_.size(), key.size(), more.size()});
+    bytes_.append(key).append(more);
+  }
+
+  std::string bytes_;
+  std::vector<Place> places_;
 };
 
 // One backup of a store.

@@ -39,8 +39,9 @@ absl::Status ServerDisk::Commit(const Batch& batch, Durability durability) {
   if (crashed_) return absl::UnavailableError("the process is gone");
   uint64_t change = 0;
   int64_t after = revision();
-  std::map<std::string, std::string> values;  // of resources that the batch has touched before
-  for (const Batch::Op& op : batch.ops()) {
+  std::map<std::string, std::string, std::less<>> values;  // of resources that the batch has touched before
+  for (size_t i = 0; i < batch.size(); ++i) {
+    const Batch::Op op = batch.op(i);
     if (op.space == KeySpace::kMeta && op.key == server::kMetaRevision) {
       after = server::DecodeNumber(*op.value).value_or(0);
     }

@@ -51,7 +51,8 @@ Contents ContentsAfter(int64_t last, std::string_view flavour) {
   Contents contents;
   for (int64_t number = 1; number <= last; ++number) {
     const Batch batch = NumberedBatch(number, flavour);
-    for (const Batch::Op& op : batch.ops()) {
+    for (size_t i = 0; i < batch.size(); ++i) {
+      const Batch::Op op = batch.op(i);
       const std::string key = ContentsKey(op.space, op.key);
       if (op.value.has_value()) {
         contents[key] = *op.value;
