@@ -397,11 +397,13 @@ class Context {
   virtual absl::Status MapIoas(ObjectId ioas, uint64_t iova, uint64_t length, const MemoryHandle& memory) = 0;
 
   // Unmaps the mappings inside the range, all of them when iova is 0 and length is UINT64_MAX; returns the bytes
-  // unmapped. When it returns, no device reaches them any more.
+  // unmapped. When it returns, no device reaches them any more. Mappings go one by one in the order of their addresses,
+  // up to the first that cannot: those before it are gone then, too, and how many is not told. Whoever wants all or
+  // nothing unmaps one mapping at a time.
   //   EINVAL     length 0
   //   EOVERFLOW  beyond the end of the address space
-  //   ENOENT     ioas; there is no mapping, or one lies only partly inside: nothing is unmapped
-  //   EBUSY      the memory of a hardware queue is inside: nothing is unmapped
+  //   ENOENT     ioas; there is no mapping; the next one lies only partly inside
+  //   EBUSY      the next one is memory of a hardware queue, however much of it lies inside
   virtual absl::StatusOr<uint64_t> UnmapIoas(ObjectId ioas, uint64_t iova, uint64_t length) = 0;
 
   // A HWPT over an IOAS (a stage 2 with kHwptNestParent, else tables of the host's alone: stage 1 where the SMMU has

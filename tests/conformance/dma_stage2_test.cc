@@ -123,6 +123,22 @@ TEST_P(DmaStage2, UnmapIsSeenAtOnce) {
   EXPECT_EQ(Read(0x8000'0000), kRefused);
 }
 
+// The call fails, and has unmapped what is before the mapping that it would have cut.
+TEST_P(DmaStage2, UnmapThatFailsIsSeenUpToThere) {
+  const ObjectId device = vm().Bind(A0());
+  ASSERT_OK(vm()->Attach(device, vm().Stage2(device)));
+  MemoryFile file(3 * 4096);
+  file.Fill(kOld);
+  ASSERT_OK(vm()->MapIoas(vm().ioas(), 0x8000'0000, 4096, file.handle()));
+  ASSERT_OK(vm()->MapIoas(vm().ioas(), 0x8000'1000, 2 * 4096, file.handle(4096)));
+  ASSERT_EQ(Read(0x8000'0000), kOld);
+  ASSERT_EQ(Read(0x8000'1000), kOld);
+  ASSERT_ERRNO(ENOENT, vm()->UnmapIoas(vm().ioas(), 0x8000'0000, 2 * 4096));
+  EXPECT_EQ(Read(0x8000'0000), kRefused);
+  EXPECT_EQ(Read(0x8000'1000), kOld);
+  EXPECT_EQ(Read(0x8000'2000), kOld);
+}
+
 TEST_P(DmaStage2, OtherMemoryAtTheSameAddress) {
   const ObjectId device = vm().Bind(A0());
   ASSERT_OK(vm()->Attach(device, vm().Stage2(device)));

@@ -123,6 +123,22 @@ TEST_P(HwQueue, Q8_MemoryStaysMapped) {
   EXPECT_OK(q().vm->UnmapIoas(q().vm.ioas(), 0x8000'0000, kQueueBytes));
 }
 
+// What lies before the queue's memory goes, although the call fails; what lies behind it stays.
+TEST_P(HwQueue, Q8_UnmapUpToItsMemory) {
+  MemoryFile file(4 * kQueueBytes);
+  const ObjectId ioas = q().vm.ioas();
+  ASSERT_OK(q().vm->MapIoas(ioas, 0x8000'0000, kQueueBytes, file.handle()));
+  ASSERT_OK(q().vm->MapIoas(ioas, 0x8000'0000 + kQueueBytes, 2 * kQueueBytes, file.handle(kQueueBytes)));
+  ASSERT_OK(q().vm->MapIoas(ioas, 0x8000'0000 + 3 * kQueueBytes, kQueueBytes, file.handle(3 * kQueueBytes)));
+  const ObjectId queue = Must(q().Alloc(0, 0x8000'0000 + kQueueBytes));
+  EXPECT_ERRNO(EBUSY, q().vm->UnmapIoas(ioas, 0x8000'0000, 4 * kQueueBytes));
+  EXPECT_ERRNO(ENOENT, q().vm->UnmapIoas(ioas, 0x8000'0000, kQueueBytes));
+  // That it is in use is seen before that it lies only partly inside.
+  EXPECT_ERRNO(EBUSY, q().vm->UnmapIoas(ioas, 0x8000'0000, 2 * kQueueBytes));
+  EXPECT_OK(q().vm->Destroy(queue));
+  EXPECT_EQ(Must(q().vm->UnmapIoas(ioas, 0x8000'0000, 4 * kQueueBytes)), 3 * kQueueBytes);
+}
+
 TEST_P(HwQueue, Q8_UnmapOfEverything) {
   const ObjectId queue = Must(q().Alloc(0, q().Room()));
   EXPECT_ERRNO(EBUSY, q().vm->UnmapIoas(q().vm.ioas(), 0, kAll));

@@ -148,6 +148,26 @@ TEST_P(Ioas, UnmapTwoMappingsInOne) {
   EXPECT_EQ(Must(Unmap(kMemoryBase, 2 * kPage)), 2 * kPage);
 }
 
+// Mappings go one after the other, by their addresses, up to the first that cannot.
+TEST_P(Ioas, UnmapAMappingAndAPartOfTheNext) {
+  ASSERT_OK(Map(kMemoryBase, 2 * kPage));
+  ASSERT_OK(Map(kMemoryBase + 4 * kPage, kPage));
+  ASSERT_OK(Map(kMemoryBase + 8 * kPage, 2 * kPage));
+  EXPECT_ERRNO(ENOENT, Unmap(kMemoryBase, 9 * kPage));
+  EXPECT_ERRNO(ENOENT, Unmap(kMemoryBase, 2 * kPage));
+  EXPECT_ERRNO(ENOENT, Unmap(kMemoryBase + 4 * kPage, kPage));
+  EXPECT_OK(Map(kMemoryBase, 8 * kPage));
+  EXPECT_EQ(Must(Unmap(0, kAll)), 10 * kPage);
+}
+
+TEST_P(Ioas, UnmapAPartOfAMappingAndTheNext) {
+  ASSERT_OK(Map(kMemoryBase, 2 * kPage));
+  ASSERT_OK(Map(kMemoryBase + 2 * kPage, 2 * kPage));
+  EXPECT_ERRNO(ENOENT, Unmap(kMemoryBase + kPage, 3 * kPage));
+  EXPECT_EQ(Must(Unmap(kMemoryBase + 2 * kPage, 2 * kPage)), 2 * kPage);
+  EXPECT_EQ(Must(Unmap(kMemoryBase, 2 * kPage)), 2 * kPage);
+}
+
 TEST_P(Ioas, UnmapARangeWithGaps) {
   ASSERT_OK(Map(kMemoryBase + kPage, kPage));
   ASSERT_OK(Map(kMemoryBase + 4 * kPage, kPage));

@@ -351,7 +351,10 @@ absl::Status IommufdContext::MapByAddress(ObjectId ioas, uint64_t iova, uint64_t
   }
   // The kernel takes the pages when tables need them: until it is unmapped there, it has to stay here.
   StopKeepingLocked();
-  mapped_.emplace(std::pair(ioas, iova), mapped);
+  // An unmap that failed half way does not tell what it took: what was at this address went with one.
+  MappedFile& here = mapped_[{ioas, iova}];
+  if (here.length != 0) kernel().Unmap(here.address, here.length);
+  here = mapped;
   return absl::OkStatus();
 }
 

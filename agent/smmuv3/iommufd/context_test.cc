@@ -163,6 +163,18 @@ TEST_F(IommufdContextTest, FilesOnADiskAreMappedByAddress) {
   EXPECT_EQ(kernel_.maps, 0);
 }
 
+// An unmap that fails may have unmapped this one: its address is given back when another one comes to its place.
+TEST_F(IommufdContextTest, WhatAFailedUnmapTookIsGivenBackWithTheNextMapping) {
+  const ObjectId ioas = *context_->AllocIoas();
+  errors_[uapi::kIoasMapFile] = EINVAL;
+  EXPECT_TRUE(context_->MapIoas(ioas, 0x1000, 4096, {.fd = 5}).ok());
+  errors_[uapi::kIoasUnmap] = ENOENT;
+  EXPECT_EQ(Errno(context_->UnmapIoas(ioas, 0x1000, 8192).status()), ENOENT);
+  EXPECT_EQ(kernel_.maps, 1);
+  EXPECT_TRUE(context_->MapIoas(ioas, 0x1000, 4096, {.fd = 5}).ok());
+  EXPECT_EQ(kernel_.maps, 1);
+}
+
 TEST_F(IommufdContextTest, EventsAndTheMarkOfLostOnes) {
   const ObjectId queue = *context_->AllocVeventq(3, VeventqType::kArmSmmuv3, 8);
   std::vector<std::byte> data(8 + 32 + 8);

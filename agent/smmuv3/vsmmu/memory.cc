@@ -114,20 +114,25 @@ absl::StatusOr<uint64_t> EmulatedContext::UnmapIoas(ObjectId ioas_id, uint64_t i
   if (length == 0) return CallError(kOp, EINVAL, "length 0");
   if (iova > kMaxU64 - (length - 1)) return CallError(kOp, EOVERFLOW, "beyond the end of the address space");
   const uint64_t last = iova + (length - 1);
-  const auto begin = ioas->mappings.lower_bound(iova);
-  const bool cuts_first =
-      begin != ioas->mappings.begin() && iova - std::prev(begin)->first < std::prev(begin)->second.length;
+  auto begin = ioas->mappings.lower_bound(iova);
+  if (begin != ioas->mappings.begin() && iova - std::prev(begin)->first < std::prev(begin)->second.length) --begin;
+  // As Linux, which takes one mapping after the other: what comes before one that cannot go is gone all the same.
   uint64_t bytes = 0;
-  bool pinned = false;
+  absl::Status stopped;
   auto end = begin;
   for (; end != ioas->mappings.end() && end->first <= last; ++end) {
-    if (last - end->first < end->second.length - 1) return CallError(kOp, ENOENT, "a mapping lies only partly inside");
+    if (end->second.pins != 0) {
+      stopped = CallError(kOp, EBUSY, "the memory of a hardware queue is inside; destroy that first");
+      break;
+    }
+    if (end->first < iova || last - end->first < end->second.length - 1) {
+      stopped = CallError(kOp, ENOENT, "a mapping lies only partly inside");
+      break;
+    }
     bytes += end->second.length;
-    pinned = pinned || end->second.pins != 0;
   }
-  if (cuts_first) return CallError(kOp, ENOENT, "a mapping lies only partly inside");
-  if (pinned) return CallError(kOp, EBUSY, "the memory of a hardware queue is inside; destroy that first");
   if (bytes == 0) {
+    if (!stopped.ok()) return stopped;
     if (everything) return 0;
     return CallError(kOp, ENOENT, "nothing is mapped there");
   }
@@ -140,6 +145,7 @@ absl::StatusOr<uint64_t> EmulatedContext::UnmapIoas(ObjectId ioas_id, uint64_t i
     if (confirmed) host_->memory().UnmapFile(mapping->second.physical);
   }
   ioas->mappings.erase(begin, end);
+  if (!stopped.ok()) return stopped;
   return bytes;
 }
 
