@@ -195,6 +195,67 @@ TEST_F(GuestEventsTest, AViommuWithoutAQueueServesAndTheLogSaysWhyOnce) {
   EXPECT_EQ(Lines("guest events stay unknown"), 1u);
 }
 
+// For want of memory, say. Each has its turn, and the waits grow.
+TEST_F(GuestEventsTest, AQueueThatCouldNotBeMadeIsTriedAgain) {
+  backend_.faults["AllocVeventq"] = {ENOMEM, ENOMEM, ENOMEM, ENOMEM};
+  MakeVm();
+  ASSERT_TRUE(Send({Viommu("w", "w", 6, "s2"), Vdevice("e", "w", 9, 7, 1)}).ok());
+  EXPECT_THAT(Run(), Contains("w@6 APPLIED"));
+  EXPECT_EQ(events_->queues(), 0u);
+  EXPECT_EQ(backend_.faults["AllocVeventq"].size(), 2u) << "nothing is tried again before its time";
+  EXPECT_EQ(Lines("guest events unknown for now"), 1u);
+  clock_.Advance(std::chrono::milliseconds(500));
+  auto next = reconciler_->Run(100);
+  EXPECT_EQ(backend_.faults["AllocVeventq"].size(), 1u) << "one fails, and the others wait";
+  ASSERT_TRUE(next.has_value());
+  EXPECT_GE(*next - clock_.Monotonic(), std::chrono::milliseconds(500));
+  EXPECT_LE(*next - clock_.Monotonic(), std::chrono::seconds(1));
+  clock_.Advance(std::chrono::seconds(1));
+  next = reconciler_->Run(100);
+  ASSERT_TRUE(next.has_value());
+  EXPECT_EQ(events_->queues(), 0u);
+  clock_.Advance(std::chrono::seconds(2));
+  EXPECT_FALSE(reconciler_->Run(100).has_value());
+  EXPECT_EQ(events_->queues(), 2u);
+  EXPECT_EQ(Lines("guest events are known now"), 2u);
+  waiting_[QueueOf("w")] = {Fault(0)};
+  events_->Turn();
+  EXPECT_EQ(Told("viommus/w").count, 1u);
+}
+
+TEST_F(GuestEventsTest, AReleasedViommuIsNotTriedAgain) {
+  backend_.faults["AllocVeventq"] = {ENOMEM};
+  MakeVm();
+  ASSERT_TRUE(Send({Deleting(Vdevice("d", "v", 7, 5), 10), Deleting(Nested("n", "v", "n", 4), 11),
+                    Deleting(Viommu("v", "v", 3), 12)})
+                  .ok());
+  EXPECT_THAT(Run(), Contains("v@12 RELEASED"));
+  clock_.Advance(std::chrono::minutes(1));
+  EXPECT_FALSE(reconciler_->Run(100).has_value());
+  EXPECT_EQ(events_->queues(), 0u);
+}
+
+// As by an agent of which the journal knows nothing.
+TEST_F(GuestEventsTest, AViommuWithAQueueOfSomebodyElseServes) {
+  backend_.faults["AllocVeventq"] = {EEXIST};
+  MakeVm();
+  EXPECT_EQ(Lines("has an event queue that this agent does not know"), 1u);
+  clock_.Advance(std::chrono::minutes(1));
+  EXPECT_FALSE(reconciler_->Run(100).has_value());
+  EXPECT_EQ(events_->queues(), 0u);
+}
+
+TEST_F(GuestEventsTest, AQueueThatCannotBeEndedIsSaid) {
+  backend_.keeps_contexts = true;
+  MakeVm();
+  backend_.faults["Destroy"] = {EBUSY};
+  Start();
+  EXPECT_EQ(Lines("the event queue of an earlier agent cannot be ended"), 1u);
+  EXPECT_EQ(events_->queues(), 0u);
+  Run();
+  EXPECT_EQ(reconciler_->Counts().at("applied"), 4u);
+}
+
 TEST_F(GuestEventsTest, WhatCannotBeReadIsSaidOnce) {
   MakeVm();
   events_->Add("x", {.viommu = "viommus/x", .vm = "vm1", .context = &backend_.OpenedContext(0), .id = 99});

@@ -7,6 +7,7 @@
 
 #include "agent/errno_status.h"
 #include "agent/smmuv3/spec/ste.h"
+#include "common/log.h"
 #include "common/mutation.h"
 #include "common/uuid.h"
 
@@ -437,7 +438,13 @@ void Realizer::Adopt(AdoptedContext adopted) {
   }
   // The descriptors of event queues went with the earlier process, and nobody else can read what was in them.
   for (const HeldItem* viommu : viommus) {
-    if (hooks_.events != nullptr && !EndEventQueue(*viommu)) MakeEventQueue(*viommu);
+    if (hooks_.events == nullptr) continue;
+    if (const auto failure = EndEventQueue(*viommu)) {
+      VIOMMU_LOG(kWarning, "guest events stay unknown: the event queue of an earlier agent cannot be ended",
+                 {{"vm", name}, {"viommu", viommu->name()}, {"why", failure->reason.message()}});
+    } else {
+      MakeEventQueue(*viommu);
+    }
   }
 }
 

@@ -148,6 +148,11 @@ class Realizer {
   // Ends objects of a VM's context that are nobody's, in this order. Returns how many are left.
   size_t EndStrays(const std::string& vm, const std::vector<ObjectInfo>& strays);
 
+  // Whether there are viommus whose event queue could not be made, and may be another time.
+  bool LacksEventQueues() const { return !lacking_queues_.empty(); }
+  // Tries one of them, each in its turn. False when that failed, or there is none.
+  bool RetryEventQueue();
+
   // Kernel ids by kind, of the item's own objects; empty when it has none.
   std::map<std::string, uint32_t> KernelIds(const std::string& uid) const;
   bool HasObjects(const std::string& uid) const { return Find(uid) != nullptr; }
@@ -174,7 +179,8 @@ class Realizer {
   Step AdvanceNested(const HeldItem& item);
   Step AdvanceVdevice(const HeldItem& item);
   // event_queues.cc: of a viommu that is made and has none. One that gets none serves all the same; the log says so.
-  void MakeEventQueue(const HeldItem& item);
+  // False when it is to be tried again: then it is among those that RetryEventQueue() tries.
+  bool MakeEventQueue(const HeldItem& item);
   // Ends its event queue; nothing when done.
   std::optional<Step> EndEventQueue(const HeldItem& item);
   // hw_queues.cc
@@ -264,7 +270,9 @@ class Realizer {
   std::map<std::string, VmMemory> memory_;     // by VM name
   std::map<std::string, QueueMemory> queues_;  // by uid, of hardware queues that are made
   std::map<VmMemory::Owner, std::vector<OpenVintf>> open_vintfs_;
-  std::set<int> queue_failures_;  // errnos with which event queues were refused, as the log has said
+  std::set<int> queue_failures_;          // errnos with which event queues were refused, as the log has said
+  std::set<std::string> lacking_queues_;  // uids of viommus
+  std::string last_retried_queue_;        // uid
   uint64_t changes_ = 0;
 };
 

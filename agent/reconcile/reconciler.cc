@@ -74,6 +74,7 @@ Reconciler::Reconciler(Journal& journal, Backend& backend, Targets& targets, con
            .note_user = [this](journal::VmUser user) { return NoteUser(std::move(user)); },
            .events = options_.events}),
       believes_(held().synced_boot_id() == options_.boot_id || Mutated(Mutation::kIgnoreBootId)),
+      queue_backoff_(options_.first_retry, options_.longest_retry),
       revision_(held().synced_revision()) {
   for (const auto& [uid, item] : held().items()) Activate(uid);
 }
@@ -454,7 +455,7 @@ std::optional<MonotonicTime> Reconciler::Run(int max_changes) {
     sweep_ = {};
     if (!again) break;
   }
-  std::optional<MonotonicTime> next;
+  std::optional<MonotonicTime> next = RetryEventQueues(now, stop_at);
   for (const auto& uids : active_) {
     for (const std::string& uid : uids) {
       const Runtime& runtime = *runtimes_.at(uid);
@@ -462,6 +463,22 @@ std::optional<MonotonicTime> Reconciler::Run(int max_changes) {
     }
   }
   return next;
+}
+
+std::optional<MonotonicTime> Reconciler::RetryEventQueues(MonotonicTime now, uint64_t stop_at) {
+  if (queues_due_ && *queues_due_ <= now) {
+    while (realizer_.RetryEventQueue()) {
+      if (realizer_.changes() >= stop_at) return now;
+    }
+    queues_due_.reset();
+  }
+  if (!realizer_.LacksEventQueues()) {
+    queue_backoff_.Reset();
+    queues_due_.reset();
+    return std::nullopt;
+  }
+  if (!queues_due_) queues_due_ = now + queue_backoff_.Next(options_.random);
+  return queues_due_;
 }
 
 void Reconciler::Settle(const std::string& uid, const Step& step) {

@@ -186,6 +186,9 @@ class Reconciler {
   static size_t SetOf(ItemKind kind, bool deleting);
   void Deactivate(const HeldItem& item);
   bool IsDue(const Runtime& runtime, MonotonicTime now) const;
+  // Tries what event queues are lacking, until one fails again or `stop_at` changes have been made. Returns when to
+  // come again; nothing when none are lacking.
+  std::optional<MonotonicTime> RetryEventQueues(MonotonicTime now, uint64_t stop_at);
   void Settle(const std::string& uid, const Step& step);
   void SettleReleased(const HeldItem& item, Runtime& runtime);
   void Answer(Runtime& runtime, v1::ItemResult result, ItemKind kind);
@@ -216,6 +219,8 @@ class Reconciler {
   // uids that are not as they should be, by kind and whether they are on their way out.
   std::array<absl::btree_set<std::string>, 2 * kItemKinds> active_;
   Sweep sweep_;
+  Backoff queue_backoff_;
+  std::optional<MonotonicTime> queues_due_;  // when lacking event queues are tried
   uint64_t looks_ = 0;
   uint64_t bumps_ = 0;
 
