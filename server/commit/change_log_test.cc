@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -180,8 +181,10 @@ TEST_F(ChangeLogTest, WhatOneReaderHasParsedOthersShareUnlessItIsLarge) {
 
   // Revisions that share a place among the parsed ones.
   Append(log, 7, 3000, 100);
-  EXPECT_EQ(Revisions(log.ReadAfter(0, 5000)).size(), 3000u);
-  EXPECT_EQ(Revisions(log.ReadAfter(3, 2)), (std::vector<int64_t>{4, 5}));
+  std::vector<int64_t> all(3000);
+  std::iota(all.begin(), all.end(), 1);
+  EXPECT_EQ(Revisions(log.ReadAfter(0, 5000)), all);
+  EXPECT_EQ(Revisions(log.ReadAfter(0, 5000)), all);
 }
 
 TEST_F(ChangeLogTest, TellsFromTheStoreWhatTheLabelsWere) {
