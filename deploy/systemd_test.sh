@@ -61,8 +61,10 @@ forgetful() {
   mkdir -p "$scratch"/{upper,work} &&
     mount -t overlay overlay -o "lowerdir=$1,upperdir=$scratch/upper,workdir=$scratch/work" "$1"
 }
+# systemd would change settings of the kernel, which is everybody's.
 make_room() {
   mount --make-rprivate / && mount -t proc proc /proc && umount -R /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup &&
+    mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys &&
     mount -t tmpfs tmpfs /run && forgetful /usr && forgetful /etc && forgetful /var
 }
 
