@@ -227,7 +227,8 @@ store() {
   check "and one at its end, of which nobody may conclude anything" answers "done" keep-broken iommufd.l
   check "the service is killed" killed viommu-agent
   check "the next one has these files by their names" answers "3: ${all[*]}" taken
-  check "it is restarted" restarted viommu-agent
+  check "systemd is replaced by another one, as by an upgrade" replaced
+  check "the service is restarted by that" restarted viommu-agent
   check "the next one has them, too" answers "3: ${all[*]}" taken
   check "another is kept, whose end can be seen" answers "done" keep-pipe iommufd.m
   check "the store has closed it when a removal returns" answers closed remove iommufd.m
@@ -246,6 +247,8 @@ store() {
   check "a stop has emptied the store" answers "0:" taken
 }
 
+systemd_answers() { systemctl show --property=Version; }
+replaced() { systemctl daemon-reexec && within_a_minute systemd_answers; }
 refuses_to_start() {
   if systemctl restart viommu-agent; then return 1; fi
   has viommu-agent ExecMainStatus 78
@@ -254,7 +257,7 @@ refuses_to_start() {
 checks() {
   # Whatever becomes of us, systemd ends.
   trap 'systemctl --force exit 1' EXIT
-  within_a_minute systemctl show --property=Version
+  within_a_minute systemd_answers
   services
   store
   echo "$failed" >"$work/verdict"
