@@ -354,6 +354,7 @@ check "it is another boot" another_boot "$boot"
 guest 'cp -r /run/state /tmp/'
 start_agent ./viommu-fd-store
 check "the agent is back after the reboot" within 30 is host "$host" state HOST_STATE_CONNECTED
+check "it has none of root's capabilities, as in its unit" guest 'grep -xE "CapEff:\s0{16}" /proc/$(pidof viommu-agent)/status'
 check "its journal is of another boot, and not believed" journal_of_another_boot
 check "the server knows that, too" within 10 is host "$host" bootId "$(boot_id)"
 check "invalidations are taken again" within 30 ctl invalidate v1 tlbi-nh-asid:asid=5 "cfgi-cd-all:vdev_id=$vdev"

@@ -4,9 +4,12 @@
 //
 // Runs COMMAND with a notify socket, keeps what it sends with FDSTORE=1, lets go of it with FDSTOREREMOVE=1, and runs
 // it again as soon as it has ended, with what is kept (sd_listen_fds(3)). Ends itself with SIGTERM, and ends COMMAND.
+// COMMAND has no more of root's powers than the agent's unit leaves it (deploy/systemd/viommu-agent.service).
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -88,6 +91,17 @@ void Receive(int socket, std::vector<Kept>& kept) {
   }
 }
 
+// CapabilityBoundingSet=, NoNewPrivileges=yes and LimitMEMLOCK=infinity: without CAP_IPC_LOCK what is pinned is
+// counted.
+void LeavePowers() {
+  const rlimit all = {RLIM_INFINITY, RLIM_INFINITY};
+  if (::setrlimit(RLIMIT_MEMLOCK, &all) != 0) Die("setrlimit");
+  // Up to the last one that this kernel knows; they are gone with the next program.
+  for (unsigned long capability = 0; ::prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) == 0; ++capability) {
+  }
+  if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) Die("no new privileges");
+}
+
 pid_t Run(char** command, const std::vector<Kept>& kept) {
   const pid_t child = ::fork();
   if (child < 0) Die("fork");
@@ -113,6 +127,7 @@ pid_t Run(char** command, const std::vector<Kept>& kept) {
     ::setenv("LISTEN_FDNAMES", names.c_str(), 1);
     ::setenv("LISTEN_PID", std::to_string(::getpid()).c_str(), 1);
   }
+  LeavePowers();
   ::execvp(command[0], command);
   Die(command[0]);
 }
