@@ -25,6 +25,7 @@ uint32_t StallCapacity(const Features& features, const SmmuOptions& options) {
 EmulatedSmmu::EmulatedSmmu(std::string name, const IdRegisters& idr, uint32_t iidr, uint32_t aidr,
                            const SmmuOptions& options, Memory* memory, Handlers handlers)
     : name_(std::move(name)),
+      own_thread_(options.own_thread),
       idr_(idr),
       iidr_(iidr),
       aidr_(aidr),
@@ -40,8 +41,9 @@ EmulatedSmmu::EmulatedSmmu(std::string name, const IdRegisters& idr, uint32_t ii
       events_(memory, OrLargest(features_.eventq_log2_size), &interrupts_),
       page_requests_(memory, OrLargest(features_.priq_log2_size), &interrupts_),
       stalls_(StallCapacity(features_, options)),
-      atc_invalidations_(options.atc_timeout),
-      thread_([this] { Run(); }) {}
+      atc_invalidations_(options.atc_timeout) {
+  if (own_thread_) thread_ = std::thread([this] { Run(); });
+}
 
 EmulatedSmmu::~EmulatedSmmu() {
   {
@@ -50,8 +52,12 @@ EmulatedSmmu::~EmulatedSmmu() {
     state_changed_.NotifyAll();
   }
   atc_invalidations_.Close();
-  queue_.Wake();
-  thread_.join();
+  if (own_thread_) {
+    queue_.Wake();
+    thread_.join();
+  } else {
+    queue_.Abandon();
+  }
   stalls_.Close();
   in_flight_.Wait();
 }

@@ -71,6 +71,9 @@ struct SmmuOptions {
   std::optional<uint64_t> eviction_seed;
   // How long a device may take to answer an ATC invalidation (PCIe: about a minute; here what tests can wait for).
   std::chrono::nanoseconds atc_timeout = std::chrono::milliseconds(100);
+  // Whether commands are carried out by a thread of the SMMU's own, as real ones are beside the CPUs. Without, whoever
+  // waits for them carries them out: for one thread that has everything happen in an order that it can repeat.
+  bool own_thread = true;
 };
 
 struct SmmuCounters {
@@ -92,9 +95,9 @@ class EmulatedSmmu {
   using TimePoint = std::chrono::steady_clock::time_point;
 
   // Interrupts that go by wire: those that no *_IRQ_CFG0 sends to memory. Each is called without locks held, on the
-  // thread that caused it: the SMMU's own for commands, the caller's of an access or of WriteRegister(). It says
-  // "look", not how often: who has emptied a queue and written CONS reads PROD once more. A handler must not destroy
-  // the SMMU, nor wait for the completion of commands.
+  // thread that caused it: the one that carries them out for commands, the caller's of an access or of WriteRegister().
+  // It says "look", not how often: who has emptied a queue and written CONS reads PROD once more. A handler must not
+  // destroy the SMMU, nor wait for the completion of commands.
   struct Handlers {
     std::function<void()> on_gerror;        // an error in GERROR has become active (IRQ_CTRL bit 0)
     std::function<void()> on_event;         // the event queue is no longer empty, or has overflowed (bit 2)
@@ -102,12 +105,12 @@ class EmulatedSmmu {
     std::function<void()> on_sync;          // a CMD_SYNC that asks for an interrupt has completed
   };
 
-  // Starts the thread; the SMMU is off (CR0 = 0), with GBPA.ABORT set. `memory` outlives it. Queues are as large as
-  // IDR1 allows; a size of 0 there is taken as 2^19.
+  // Starts the thread, if it is to have one; the SMMU is off (CR0 = 0), with GBPA.ABORT set. `memory` outlives it.
+  // Queues are as large as IDR1 allows; a size of 0 there is taken as 2^19.
   EmulatedSmmu(std::string name, const IdRegisters& idr, uint32_t iidr, uint32_t aidr, const SmmuOptions& options,
                Memory* memory, Handlers handlers);
-  // Stops the thread. Commands that are still in the queue are not carried out; stalled transactions are terminated.
-  // No access may be under way on another thread, unless it is stalled.
+  // Stops the thread. Commands that are still in the queue are not carried out, and waits for them end; stalled
+  // transactions are terminated. No access may be under way on another thread, unless it is stalled.
   ~EmulatedSmmu();
   EmulatedSmmu(const EmulatedSmmu&) = delete;
   EmulatedSmmu& operator=(const EmulatedSmmu&) = delete;
@@ -123,8 +126,12 @@ class EmulatedSmmu {
   void WriteRegister(Register reg, uint64_t value) ABSL_LOCKS_EXCLUDED(state_mu_);
 
   // ---- Commands ----
-  // The consumer's calls of the queue belong to the SMMU's thread.
+  // The consumer's calls of the queue belong to the SMMU.
   CommandQueue<>& queue() { return queue_; }
+  // Waits until everything in front of `end` has been carried out; false when `deadline` came first. Without a thread
+  // of its own the SMMU does it in here (one caller at a time), and false says that it stands still: paused, off, or at
+  // an error that nobody has acknowledged.
+  [[nodiscard]] bool Complete(QueuePosition end, TimePoint deadline) ABSL_LOCKS_EXCLUDED(state_mu_);
   // While GERROR.CMDQ_ERR is active: the command at which the queue stands, and why.
   struct FailedCommand {
     CommandErrorCode code = CommandErrorCode::kNone;
@@ -188,6 +195,9 @@ class EmulatedSmmu {
   // ---- Commands (smmu_commands.cc) ----
   void Run() ABSL_LOCKS_EXCLUDED(state_mu_);
   bool WaitWhileHalted() ABSL_LOCKS_EXCLUDED(state_mu_);
+  bool Halted() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_mu_);
+  // Carries out the next run of commands; false when there is none.
+  bool CarryOut() ABSL_LOCKS_EXCLUDED(state_mu_);
   void ReportError(CommandErrorCode code, const RawCommand& command) ABSL_LOCKS_EXCLUDED(state_mu_);
   std::optional<RawCommand> TakeReplacement() ABSL_LOCKS_EXCLUDED(state_mu_);
   Progress ExecuteRun(std::span<const RawCommand> run);
@@ -210,6 +220,7 @@ class EmulatedSmmu {
   Outcome WriteBytes(Transaction transaction, std::span<const std::byte> in, bool use_atc, TimePoint stall_deadline);
 
   const std::string name_;
+  const bool own_thread_;
   const IdRegisters idr_;
   const uint32_t iidr_;
   const uint32_t aidr_;

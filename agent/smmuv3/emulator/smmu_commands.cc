@@ -77,31 +77,48 @@ bool EmulatedSmmu::WaitWhileHalted() {
   MutexLock lock(state_mu_);
   executing_ = false;
   state_changed_.NotifyAll();
-  while (!stopping_ && (paused_ || !IsEnabled(cr0::kCmdqEn) || interrupts_.IsActive(gerror::kCmdq))) {
-    state_changed_.Wait(state_mu_);
-  }
+  while (!stopping_ && Halted()) state_changed_.Wait(state_mu_);
   executing_ = !stopping_;
   return !stopping_;
 }
+
+bool EmulatedSmmu::Halted() const { return paused_ || !IsEnabled(cr0::kCmdqEn) || interrupts_.IsActive(gerror::kCmdq); }
 
 void EmulatedSmmu::Run() {
   while (true) {
     queue_.WaitForWork(std::chrono::steady_clock::time_point::max());
     // Closing alone would have it carry out what is left; whoever still waits for that need not.
     if (!WaitWhileHalted()) return queue_.Abandon();
-    std::span<const RawCommand> run = queue_.Peek(kMaxRun);
-    if (run.empty()) continue;
-    const std::optional<RawCommand> replacement = TakeReplacement();
-    if (replacement.has_value()) run = {&*replacement, 1};
-    if (fail_next_fetch_.exchange(false, std::memory_order_acq_rel)) {
-      ReportError(CommandErrorCode::kAbort, run.front());
-      continue;
-    }
-    const Progress progress = ExecuteRun(run);
-    // Who waits for a sync is woken in here.
-    if (progress.done != 0) queue_.Pop(progress.done);
-    if (progress.error != CommandErrorCode::kNone) ReportError(progress.error, run[progress.done]);
+    static_cast<void>(CarryOut());
   }
+}
+
+bool EmulatedSmmu::CarryOut() {
+  std::span<const RawCommand> run = queue_.Peek(kMaxRun);
+  if (run.empty()) return false;
+  const std::optional<RawCommand> replacement = TakeReplacement();
+  if (replacement.has_value()) run = {&*replacement, 1};
+  if (fail_next_fetch_.exchange(false, std::memory_order_acq_rel)) {
+    ReportError(CommandErrorCode::kAbort, run.front());
+    return true;
+  }
+  const Progress progress = ExecuteRun(run);
+  // Who waits for a sync is woken in here.
+  if (progress.done != 0) queue_.Pop(progress.done);
+  if (progress.error != CommandErrorCode::kNone) ReportError(progress.error, run[progress.done]);
+  return true;
+}
+
+bool EmulatedSmmu::Complete(QueuePosition end, TimePoint deadline) {
+  if (own_thread_) return queue_.WaitConsumed(end, deadline);
+  const auto halted = [this] {
+    MutexLock lock(state_mu_);
+    return Halted();
+  };
+  while (!halted() && CarryOut()) {
+  }
+  const QueueStats left = queue_.GetStats();
+  return left.pushed - left.depth >= end;
 }
 
 EmulatedSmmu::Progress EmulatedSmmu::ExecuteRun(std::span<const RawCommand> run) {

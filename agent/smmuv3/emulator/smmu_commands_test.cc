@@ -136,6 +136,45 @@ TEST_F(CommandsTest, PausedHardwareCompletesNothing) {
   EXPECT_TRUE(Done(end));
 }
 
+TEST(CommandsWithoutThreadTest, WhoeverWaitsCarriesThemOut) {
+  SmmuOptions options;
+  options.own_thread = false;
+  const auto owner = std::make_unique<TestMachine>(kFullFeatures, options);
+  EmulatedSmmu& smmu = owner->smmu;
+  const auto executed = [&] { return smmu.GetCounters().executed[0x46]; };
+  const auto push = [&](std::vector<RawCommand> commands) { return *smmu.queue().TryPush(commands); };
+
+  const QueuePosition first = push({kSyncCommand}), second = push({kSyncCommand, kSyncCommand});
+  EXPECT_FALSE(smmu.queue().WaitConsumed(first, std::chrono::steady_clock::now()));
+  EXPECT_TRUE(smmu.Complete(first, kNever));
+  EXPECT_TRUE(smmu.Complete(second, kNever));
+  EXPECT_EQ(executed(), 3u);
+
+  // Standing still, it says so at once; what was left is carried out with what comes next.
+  smmu.Pause();
+  const QueuePosition paused = push({kSyncCommand});
+  EXPECT_FALSE(smmu.Complete(paused, kNever));
+  smmu.Resume();
+  EXPECT_EQ(executed(), 3u);
+  const QueuePosition stuck = push({kSyncCommand, kBad, kSyncCommand});
+  EXPECT_FALSE(smmu.Complete(stuck, kNever));
+  EXPECT_TRUE(smmu.Complete(paused, kNever));
+  EXPECT_EQ(executed(), 5u);
+  ASSERT_TRUE(smmu.failed_command().has_value());
+  EXPECT_EQ(owner->gerror_interrupts, 1);
+  // Handlers are called on the same thread, and may mend.
+  owner->on_gerror = [&] {
+    smmu.ReplaceFailedCommand(kSyncCommand);
+    smmu.WriteRegister(Register::kGerrorn, smmu.ReadRegister(Register::kGerror));
+  };
+  owner->on_gerror();
+  EXPECT_TRUE(smmu.Complete(stuck, kNever));
+  EXPECT_TRUE(smmu.Complete(push({kBad, kSyncCommand}), kNever));
+  EXPECT_EQ(owner->gerror_interrupts, 2);
+  // What is left in the queue goes with it.
+  push({kSyncCommand});
+}
+
 // A command of another queue, carried out by its own thread.
 TEST_F(CommandsTest, ExecuteOnBehalfOfAnotherQueue) {
   EXPECT_EQ(machine_.smmu.Execute(kSyncCommand), CommandErrorCode::kNone);

@@ -121,7 +121,7 @@ class TestMachine {
     return *smmu.queue().Push(raw, kNever);
   }
   // Carries the commands out and waits for a CMD_SYNC behind them.
-  void Issue(const std::vector<Command>& commands) { ASSERT_TRUE(smmu.queue().WaitConsumed(Push(commands), kNever)); }
+  void Issue(const std::vector<Command>& commands) { ASSERT_TRUE(smmu.Complete(Push(commands), kNever)); }
   void InvalidateConfig() { Issue({{.opcode = Opcode::kCfgiSteRange, .range = kCfgiRangeAll}}); }
   void InvalidateAll() {
     Issue({{.opcode = Opcode::kCfgiSteRange, .range = kCfgiRangeAll},

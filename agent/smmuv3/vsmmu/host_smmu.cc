@@ -49,7 +49,7 @@ bool HostSmmu::Issue(std::span<const RawCommand> group) {
   const auto deadline = start + sync_timeout_;
   const std::optional<smmuv3::QueuePosition> end =
       hardware_.queue().Push(std::span(batch).first(group.size() + 1), deadline);
-  const bool done = end.has_value() && hardware_.queue().WaitConsumed(*end, deadline);
+  const bool done = end.has_value() && hardware_.Complete(*end, deadline);
   const std::chrono::nanoseconds took = std::chrono::steady_clock::now() - start;
   const auto bound = std::lower_bound(kLatencyBounds.begin(), kLatencyBounds.end(), took);
   latencies_[static_cast<size_t>(bound - kLatencyBounds.begin())].fetch_add(1, std::memory_order_relaxed);
