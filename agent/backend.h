@@ -476,7 +476,8 @@ class Context {
   // made over it, or shared when there are some for the same SMMU. Such a HWPT takes an id and goes with the last
   // device that is attached to it. Replaces what the group is attached to: no access sees anything but what was, what
   // will be, or, where the entry cannot be changed in one piece, an abort.
-  //   ENOENT  device or pt; or a nested HWPT translates and the device has no vdevice in its viommu
+  //   ENOENT  device or pt; or a nested HWPT translates and the device, or another one of its group, bound or not, has
+  //           no vdevice in its viommu
   //   EINVAL  pt can not be attached to; it belongs to another SMMU; the group is attached to something else
   //   ENOSPC  VMIDs or ASIDs used up: where viommus own VMIDs, a device without vdevice takes one for its stage 2
   //   EADDRINUSE  something is mapped where the device writes interrupts (Arm: 1 MiB at 0x8000000)

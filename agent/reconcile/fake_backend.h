@@ -26,6 +26,7 @@
 
 #include "agent/backend.h"
 #include "agent/errno_status.h"
+#include "agent/smmuv3/spec/ste.h"
 #include "common/mutex.h"
 
 namespace viommu::agent {
@@ -113,7 +114,8 @@ class FakeBackend : public Backend {
     ObjectId device = 0;
     uint64_t virt_id = 0;
     uint16_t vmid = 0;
-    int children = 0;  // objects whose parent it is
+    int children = 0;         // objects whose parent it is
+    bool translates = false;  // of a nested one
   };
   struct Content {
     std::map<ObjectId, Object> objects_;
@@ -210,8 +212,10 @@ class FakeContext : public Context, private FakeBackend::Content {
       if (request.data.size() != sizeof(smmuv3::RawVste)) return ErrnoStatus(EINVAL, call, "data");
       std::memcpy(&dw0, request.data.data(), sizeof(dw0));
       Log(fmt::format("AllocNested {:#x}", dw0));
+      const bool translates = smmuv3::VsteKindOf({dw0, 0}) == smmuv3::VsteKind::kTranslate;
+      return Add({.kind = "nested", .parent = request.pt, .translates = translates});
     }
-    return Add({.kind = stage2 ? "stage2" : "nested", .parent = request.pt});
+    return Add({.kind = "stage2", .parent = request.pt});
   }
   absl::StatusOr<ViommuHandle> AllocViommu(ObjectId device, ObjectId stage2, ViommuType) override {
     if (auto s = backend_.Fault("AllocViommu"); !s.ok()) return s;
@@ -241,6 +245,9 @@ class FakeContext : public Context, private FakeBackend::Content {
       const auto vdevice = viommu_of_device_.find(device);
       if (vdevice == viommu_of_device_.end() || vdevice->second != objects_[pt].parent)
         return ErrnoStatus(ENOENT, "Attach", "no vdevice");
+      if (objects_[pt].translates && !GroupHasVdevices(device, objects_[pt].parent)) {
+        return ErrnoStatus(ENOENT, "Attach", "no vdevice of another one of the group");
+      }
     }
     SetParent(objects_[device], pt);
     Log("Attach " + objects_[pt].kind);
@@ -365,12 +372,23 @@ class FakeContext : public Context, private FakeBackend::Content {
     lowest_ = std::min(lowest_, it->first);
     objects_.erase(it);
   }
-  bool HasOfGroup(const std::string& pci) const {
+  bool SameGroup(const std::string& a, const std::string& b) const {
     const auto group = [this](const std::string& of) {
       return std::make_pair(of.substr(0, of.size() - 1), static_cast<uint32_t>(of.back() - '0') / backend_.group_size);
     };
+    return group(a) == group(b);
+  }
+  bool HasOfGroup(const std::string& pci) const {
     return std::any_of(devices_.begin(), devices_.end(),
-                       [&](const auto& device) { return group(device.first) == group(pci); });
+                       [&](const auto& device) { return SameGroup(device.first, pci); });
+  }
+  bool GroupHasVdevices(ObjectId device, ObjectId viommu) const {
+    const auto self = std::find_if(devices_.begin(), devices_.end(), [&](const auto& d) { return d.second == device; });
+    return std::count_if(devices_.begin(), devices_.end(), [&](const auto& other) {
+             const auto vdevice = viommu_of_device_.find(other.second);
+             return SameGroup(other.first, self->first) && vdevice != viommu_of_device_.end() &&
+                    vdevice->second == viommu;
+           }) == backend_.group_size;
   }
   bool Is(ObjectId id, const std::string& kind) const {
     const auto it = objects_.find(id);

@@ -250,8 +250,11 @@ Step Realizer::AttachVdevice(const HeldItem& item, const Made& made, const std::
                                                   "one stage 2 serves both",
                                                   other->name())))};
   }
-  const auto failure = Try(item, made.vm, Operation::kAttach,
-                           [&] { return contexts_.at(made.vm).context->Attach(made.device, Find(wanted)->id); });
+  absl::Status attached;
+  const auto failure = Try(item, made.vm, Operation::kAttach, [&] {
+    return attached = contexts_.at(made.vm).context->Attach(made.device, Find(wanted)->id);
+  });
+  if (failure && StatusErrno(attached) == ENOENT && !nested_name.empty()) return WaitForGroup(item).value_or(*failure);
   if (failure) return *failure;
   objects_.SetAttached(item.uid(), wanted);
   NoteObjects(made.vm, item.uid());
@@ -275,6 +278,32 @@ const HeldItem* Realizer::AtOdds(const HeldItem& vdevice) const {
     return other;
   }
   return nullptr;
+}
+
+std::optional<Step> Realizer::WaitForGroup(const HeldItem& vdevice) const {
+  const v1::Vdevice& resource = vdevice.resource.vdevice();
+  const auto members = group_members_.find(LastSegment(resource.device()));
+  if (members == group_members_.end()) return std::nullopt;
+  for (const std::string& pci_address : members->second) {
+    const auto& items = held_.items();
+    const auto other = std::find_if(items.begin(), items.end(), [&](const auto& entry) {
+      const HeldItem& item = entry.second;
+      return item.kind == ItemKind::kVdevice && !item.deleting &&
+             LastSegment(item.resource.vdevice().device()) == pci_address;
+    });
+    if (other == items.end()) {
+      return Step{.kind = Step::Kind::kBlocked,
+                  .reason = MakeReason(
+                      v1::ERROR_REASON_DEPENDENCY_NOT_READY,
+                      fmt::format("{} is in one IOMMU group with {}, and a guest's stage 1 needs a vdevice of every "
+                                  "device of a group: set one of {} in {}, or detach {}; it goes on by itself then",
+                                  LastSegment(resource.device()), pci_address, pci_address, resource.viommu(),
+                                  resource.name()))};
+    }
+    const Made* made = Find(other->first);
+    if (made == nullptr || made->id == 0) return WaitFor(&other->second, other->second.name());
+  }
+  return std::nullopt;
 }
 
 std::optional<Step> Realizer::Unset(const HeldItem& item, const Made& made) {

@@ -216,6 +216,9 @@ class Realizer {
   // A bound vdevice of the same IOMMU group that is to be attached to something else; null when there is none. The
   // backend attaches whole groups: without this the last one would take the others along unasked.
   const HeldItem* AtOdds(const HeldItem& vdevice) const;
+  // Why it could not be attached to a nested domain, where that is for want of a vdevice of another device of its IOMMU
+  // group: where the guest's stage 1 translates, the kernel wants one of each, bound or not.
+  std::optional<Step> WaitForGroup(const HeldItem& vdevice) const;
 
   static Step Failed(Operation operation, const absl::Status& status);
   // Runs one change at the backend; nothing when it worked.

@@ -110,11 +110,9 @@ class ReconcilerTest : public testing::Test {
   }
 
   // A VM with one device attached to a nested domain.
-  void MakeVm() {
+  void MakeVm(const v1::Resource& nested = Nested("n", "v", "n", 4)) {
     Connect();
-    ASSERT_TRUE(
-        Send({Vdevice("d", "v", 7, 5, 0, "n"), Nested("n", "v", "n", 4), Viommu("v", "v", 3), Stage2("s", "s2", 2)})
-            .ok());
+    ASSERT_TRUE(Send({Vdevice("d", "v", 7, 5, 0, "n"), nested, Viommu("v", "v", 3), Stage2("s", "s2", 2)}).ok());
     ASSERT_THAT(Run(), testing::ElementsAre("d@5 APPLIED", "n@4 APPLIED", "s@2 APPLIED", "v@3 APPLIED"));
     backend_.log.clear();
   }

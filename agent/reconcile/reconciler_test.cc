@@ -781,7 +781,7 @@ TEST_F(ReconcilerTest, CommandsWithoutEndDoNotKeepTheLastFromBeingDone) {
 TEST_F(ReconcilerTest, DevicesOfOneGroupAreAttachedToOneThing) {
   backend_.group_size = 2;
   Start();
-  MakeVm();
+  MakeVm(Bypassing(Nested("n", "v", "n", 4)));
   ASSERT_TRUE(Send({Vdevice("e", "v", 8, 10, 1)}).ok());
   EXPECT_THAT(Run(), ElementsAre("e@10 FAILED DEPENDENCY_NOT_READY")) << "it is to be on the stage 2, d is nested";
   EXPECT_NE(last_["e"].reason().message().find("viommus/v/vdevices/7"), std::string::npos);
@@ -807,11 +807,32 @@ TEST_F(ReconcilerTest, DevicesOfOneGroupAreAttachedToOneThing) {
   EXPECT_THAT(Run(), ElementsAre("d@18 APPLIED", "f@17 APPLIED"));
 }
 
+TEST_F(ReconcilerTest, AGuestsStage1NeedsAVdeviceOfEachDeviceOfAGroup) {
+  backend_.group_size = 2;
+  Start();
+  Connect();
+  ASSERT_TRUE(
+      Send({Vdevice("d", "v", 7, 5, 0, "n"), Nested("n", "v", "n", 4), Viommu("v", "v", 3), Stage2("s", "s2", 2)})
+          .ok());
+  EXPECT_THAT(Run(), Contains("d@5 FAILED DEPENDENCY_NOT_READY"));
+  EXPECT_NE(last_["d"].reason().message().find("set one of 0000:01:00.1 in viommus/v"), std::string::npos);
+  ASSERT_TRUE(Send({Vdevice("e", "v", 8, 10, 1, "n")}).ok());
+  EXPECT_THAT(Run(), ElementsAre("d@5 APPLIED", "e@10 APPLIED"));
+  EXPECT_EQ(backend_.HeldDevices().at("0000:01:00.0").attached_to, "nested");
+
+  // Whichever comes first after a restart waits for the other one, and nobody hears of it.
+  Start();
+  Connect();
+  EXPECT_THAT(Run(), testing::Not(Contains(testing::HasSubstr("FAILED"))));
+  EXPECT_EQ(backend_.HeldDevices().at("0000:01:00.0").attached_to, "nested");
+  EXPECT_EQ(backend_.HeldDevices().at("0000:01:00.1").attached_to, "nested");
+}
+
 // A host that was declared dead comes back with the VM that had the group before.
 TEST_F(ReconcilerTest, AGroupGoesToAnotherVmWhenTheFirstHasLetGo) {
   backend_.group_size = 2;
   Start();
-  MakeVm();
+  MakeVm(Bypassing(Nested("n", "v", "n", 4)));
   v1::Resource other = Stage2("t", "t2", 10);
   other.mutable_stage2_domain()->set_vm("vm2");
   backend_.faults["UnbindDevice"] = {EIO};

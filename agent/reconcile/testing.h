@@ -71,6 +71,11 @@ inline v1::Resource Nested(const std::string& uid, const std::string& viommu, co
   return resource;
 }
 
+inline v1::Resource Bypassing(v1::Resource nested) {
+  nested.mutable_nested_domain()->mutable_config()->mutable_bypass();
+  return nested;
+}
+
 // One page at 1 GiB.
 inline v1::Resource HwQueue(const std::string& uid, const std::string& viommu, int64_t generation) {
   v1::Resource resource;
