@@ -195,6 +195,7 @@ class FakeContext : public Context, private FakeBackend::Content {
     return absl::OkStatus();
   }
   absl::StatusOr<uint64_t> UnmapIoas(ObjectId, uint64_t iova, uint64_t length) override {
+    if (auto s = backend_.Fault("UnmapIoas"); !s.ok()) return s;
     Log(fmt::format("UnmapIoas {:#x}", iova));
     return length;
   }

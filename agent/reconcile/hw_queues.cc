@@ -132,6 +132,8 @@ absl::Status Realizer::MapMemory(const std::string& vm, uint64_t iova, VmMemory:
         .Meta("limit", std::to_string(kMaxVms));
   }
   VIOMMU_RETURN_IF_ERROR(CheckUser(range.user, vm));
+  // What one who is gone has left would be in the way.
+  if (const auto found = memory_.find(vm); found != memory_.end() && !found->second.Leaving().empty()) TidyMemory(vm);
   VmMemory& memory = memory_[vm];
   VIOMMU_RETURN_IF_ERROR(memory.Check(iova, range));
   const bool first = !held_.vm_users().contains(vm);
@@ -281,7 +283,8 @@ void Realizer::TidyMemory(const std::string& vm) {
     }
     if (!used) gone.push_back(iova);
   }
-  // What the backend does not let go of, because a queue lies in it, is tried again when that goes.
+  // What the backend does not let go of, because a queue lies in it, is tried again when that goes, or when somebody
+  // hands memory of the VM over.
   for (const uint64_t iova : gone) {
     if (Unmap(vm, iova, memory.ranges().at(iova).length).ok()) memory.Erase(iova);
   }

@@ -4,10 +4,13 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "agent/reconcile/reconciler_fixture.h"
@@ -215,6 +218,40 @@ TEST_F(DriftTest, AMissingIoasIsMadeAnew) {
   Run();
   EXPECT_EQ(reconciler_->CountDrift().missing, 0u);
   ExpectMended();
+}
+
+// The simulation has found it: a device reached memory of a VMM that was gone.
+TEST_F(DriftTest, WhatAVmmHasLeftDoesNotComeBack) {
+  const auto map = [this](VmMemory::Owner owner) {
+    VmMemory::Range range;
+    range.length = 0x1000;
+    range.owner = owner;
+    range.file = std::make_shared<const FileDescriptor>(::memfd_create("guest", MFD_CLOEXEC));
+    return reconciler_->MapMemory("vm1", 0x40000000, std::move(range));
+  };
+  ASSERT_TRUE(map(1).ok());
+  backend_.faults["UnmapIoas"] = {ENOENT};
+  reconciler_->ForgetOwner(1);
+  const auto objects = *context().Objects();
+  ASSERT_TRUE(context().Detach(IdOf("d", "device")).ok());
+  for (const ObjectId id : {IdOf("d", "vdevice"), IdOf("n", "nested"), IdOf("v", "viommu"), IdOf("s", "stage2")}) {
+    ASSERT_TRUE(context().Destroy(id).ok());
+  }
+  const auto ioas = std::find_if(objects.begin(), objects.end(),
+                                 [](const ObjectInfo& object) { return object.kind == ObjectKind::kIoas; });
+  ASSERT_TRUE(context().Destroy(ioas->id).ok());
+  backend_.log.clear();
+  Inspect(/*repair=*/true);
+  ExpectMended();
+  EXPECT_THAT(backend_.log, testing::Not(Contains("MapIoas 0x40000000")));
+
+  // Nor is it in the way of the next one.
+  ASSERT_TRUE(map(2).ok());
+  backend_.faults["UnmapIoas"] = {EIO};
+  reconciler_->ForgetOwner(2);
+  backend_.log.clear();
+  EXPECT_TRUE(map(3).ok());
+  EXPECT_THAT(backend_.log, ElementsAre("UnmapIoas 0x40000000", "MapIoas 0x40000000"));
 }
 
 TEST_F(DriftTest, StraysAreEndedFromTheTopDown) {

@@ -124,6 +124,7 @@ Step Realizer::AdvanceStage2(const HeldItem& item) {
   Made made = {.kind = ItemKind::kStage2Domain, .vm = item.resource.stage2_domain().vm()};
   Vm& vm = contexts_.at(made.vm);
   if (vm.ioas == 0) {
+    TidyMemory(made.vm);  // or what its owner has left behind would come back
     const auto failure = Try(item, made.vm, Operation::kAllocIoas, [&]() -> absl::Status {
       auto ioas = vm.context->AllocIoas();
       if (!ioas.ok()) return ioas.status();

@@ -187,7 +187,7 @@ class Realizer {
   Step AdvanceHwQueue(const HeldItem& item);
   // Memory of the agent's own for a queue that lies where nothing is mapped.
   absl::Status SupplyMemory(Vm& vm, VmMemory& memory, uint64_t iova, uint64_t length);
-  // Of a VM, after a queue has gone: unmaps what the agent supplied for it and what its owner has left behind.
+  // Of a VM: unmaps what the agent supplied for queues that are gone, and what owners have left behind.
   void TidyMemory(const std::string& vm);
   // Whether somebody else has the VM; whether `user` may read what is its guest's.
   absl::Status CheckUser(VmMemory::User user, const std::string& vm) const;
