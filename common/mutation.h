@@ -44,8 +44,14 @@ enum class Mutation {
   kBuildOnFailedWrite,   // the journal goes on after a failed write
   kForgetDirectorySync,  // a rewritten journal's name is not made durable
   kStayBound,            // a released device is not unbound
+  // In the emulated backend.
+  kStayAttached,         // a detached device's stream table entry stays as it was
+  kShareVmid,            // all nested stream table entries bear the same VMID
+  kKeepTranslations,     // a VMID is given back, and its translations stay in the TLB
+  kKeepUnmapped,         // what is unmapped stays in the TLB
+  kInvalidateEverybody,  // a guest's invalidation of everything is not its own alone
 };
-inline constexpr int kMutations = static_cast<int>(Mutation::kStayBound) + 1;
+inline constexpr int kMutations = static_cast<int>(Mutation::kInvalidateEverybody) + 1;
 
 namespace mutation_internal {
 inline Mutation active = Mutation::kNone;

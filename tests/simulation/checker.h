@@ -95,6 +95,12 @@ class Checker {
 
   uint64_t checks() const { return checks_; }
 
+  // What was looked at on the hosts, so that one knows that there was something to see.
+  void CountReached(uint64_t devices) { reached_ += devices; }
+  void CountInvalidation() { ++invalidations_; }
+  uint64_t reached() const { return reached_; }
+  uint64_t invalidations() const { return invalidations_; }
+
  private:
   static uint64_t HashOfChange(const server::Change& change);
   void Take(Timeline& timeline, const server::ChangeSetPtr& set);
@@ -108,6 +114,8 @@ class Checker {
   Scheduler& scheduler_;
   std::string failure_;
   uint64_t checks_ = 0;
+  uint64_t reached_ = 0;
+  uint64_t invalidations_ = 0;
   std::map<int64_t, std::pair<int64_t, int64_t>> forks_{{1, {0, 0}}};  // by timeline: its parent, and up to where
 };
 

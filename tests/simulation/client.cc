@@ -11,6 +11,7 @@
 #include "server/api/watch_feed.h"
 #include "server/fleet/names.h"
 #include "server/fleet/rules.h"
+#include "tests/simulation/guest.h"
 
 namespace viommu::simulation {
 namespace {
@@ -144,7 +145,7 @@ std::shared_ptr<const Request> Client::Choose(const Timeline& timeline) {
   const std::string id = random.Uuid();
   if (random.Chance(operations_)) return ChooseOperation(timeline, id);
   const bool wait = random.OneIn(2);
-  const uint64_t vdev_id = random.Below(6);
+  const uint64_t vdev_id = random.Below(kVdevIds);
   const std::string stage2 = Some(timeline, random, Kind::kStage2Domain);
   const std::string viommu_name = Some(timeline, random, Kind::kViommu);
   const std::string vdevice = Some(timeline, random, Kind::kVdevice);
@@ -156,7 +157,7 @@ std::shared_ptr<const Request> Client::Choose(const Timeline& timeline) {
     v1::CreateStage2DomainRequest request;
     request.set_stage2_domain_id(fmt::format("{}-s{}", name_, ++next_id_ % 4));
     request.mutable_stage2_domain()->set_host(host.empty() ? "hosts/h1" : host);
-    request.mutable_stage2_domain()->set_vm(fmt::format("vm{}", random.Below(3)));
+    request.mutable_stage2_domain()->set_vm(random.Pick(Vms()));
     if (random.OneIn(2)) {
       (*request.mutable_stage2_domain()->mutable_labels())["owner"] = random.Pick(Owners());
     }
@@ -183,7 +184,7 @@ std::shared_ptr<const Request> Client::Choose(const Timeline& timeline) {
     for (int i = 0; i < 2; ++i) {
       v1::VdevIdAssignment& assignment = *request.add_assignments();
       assignment.set_device(DeviceFor(timeline, random, *viommu));
-      assignment.set_vdev_id((vdev_id + static_cast<uint64_t>(i)) % 6);
+      assignment.set_vdev_id((vdev_id + static_cast<uint64_t>(i)) % kVdevIds);
     }
     return RequestOf(request, id, wait);
   }
@@ -191,7 +192,16 @@ std::shared_ptr<const Request> Client::Choose(const Timeline& timeline) {
     v1::CreateNestedDomainRequest request;
     request.set_viommu(viommu_name);
     request.set_nested_domain_id(fmt::format("n{}", random.Below(3)));
-    request.mutable_nested_domain()->mutable_config()->mutable_bypass();
+    v1::NestedConfig& config = *request.mutable_nested_domain()->mutable_config();
+    const uint64_t kind = random.Below(5);
+    if (kind == 0) {
+      config.mutable_abort();
+    } else if (kind == 1) {
+      config.mutable_bypass();
+    } else {
+      config.mutable_translate()->set_word0(TranslatingVste().dw0);
+      config.mutable_translate()->set_word1(TranslatingVste().dw1);
+    }
     return RequestOf(request, id, wait);
   }
   if (!vdevice.empty() && dice < 64) {

@@ -3,14 +3,19 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <map>
+#include <set>
 #include <utility>
 #include <vector>
 
 #include "agent/reconcile/backoff.h"
+#include "agent/reconcile/kept.h"
 #include "agent/session/hello.h"
+#include "agent/smmuv3/spec/command.h"
 #include "agent/smmuv3/spec/ste.h"
 #include "common/error.h"
+#include "tests/simulation/guest.h"
 
 namespace viommu::simulation {
 namespace {
@@ -35,7 +40,7 @@ class DirectWork final : public agent::HostWork {
   agent::Reconciler& reconciler_;
 };
 
-// Invalidations are not recorded; what they promise is checked elsewhere (docs/track-record.md).
+// Invalidations that come through the server are not recorded; guests' own do without (InvalidateForGuest()).
 class NoCalls final : public agent::InvalidateCalls {
  public:
   bool Submit(int64_t, const v1::InvalidateCall&) override { return false; }
@@ -73,6 +78,7 @@ struct Host::Process {
   bool must_be_refused = false;
   int64_t sessions = 0;
   std::deque<v1::ConnectResponse> inbox;
+  std::set<std::string> handed_over;    // VMs whose memory the agent has
   std::map<std::string, int64_t> told;  // generations by uid: what its hello held, and what it was sent since
   std::optional<absl::Status> ended;
   bool dying = false;
@@ -82,7 +88,8 @@ struct Host::Process {
   agent::Backoff refused{milliseconds(500), milliseconds(3000)};
 };
 
-Host::Host(Scheduler& scheduler, Checker& checker, const Weather& weather, FindServer find_server, std::string name)
+Host::Host(Scheduler& scheduler, Checker& checker, const Weather& weather, FindServer find_server, std::string name,
+           const Machine::Hardware& hardware)
     : scheduler_(scheduler),
       checker_(checker),
       weather_(weather),
@@ -90,7 +97,7 @@ Host::Host(Scheduler& scheduler, Checker& checker, const Weather& weather, FindS
       name_(std::move(name)),
       clock_(scheduler),
       disk_(scheduler),
-      backend_(std::make_unique<agent::FakeBackend>()),
+      machine_(std::make_unique<Machine>(hardware)),
       boot_id_(scheduler.random.Uuid()) {}
 
 Host::~Host() { process_.reset(); }
@@ -104,6 +111,7 @@ void Host::StartAgent() {
   if (opened.ok()) {
     scheduler_.Trace("agent: start", name_);
     Remember();
+    HandMemoryOver();
     Work();
     Connect();
     return;
@@ -121,7 +129,7 @@ absl::Status Host::Open() {
   journal_options.compact_above_bytes = 2048;
   journal_options.clock = &clock_;
   VIOMMU_ASSIGN_OR_RETURN(process_->journal, agent::Journal::Open(disk_, kStateDirectory, journal_options));
-  VIOMMU_ASSIGN_OR_RETURN(const agent::Inventory inventory, backend_->Discover());
+  VIOMMU_ASSIGN_OR_RETURN(const agent::Inventory inventory, machine_->Discover());
   agent::Reconciler::Options options;
   options.host = name_;
   options.boot_id = boot_id_;
@@ -132,7 +140,8 @@ absl::Status Host::Open() {
   options.longest_retry = milliseconds(1000);
   VIOMMU_ASSIGN_OR_RETURN(
       process_->reconciler,
-      agent::Reconciler::Open(*process_->journal, *backend_, process_->targets, inventory, std::move(options)));
+      agent::Reconciler::Open(*process_->journal, *machine_, process_->targets, inventory, std::move(options),
+                              agent::AdoptKept(process_->journal->state(), *machine_, boot_id_)));
   process_->work.emplace(*process_->reconciler);
   return absl::OkStatus();
 }
@@ -142,18 +151,37 @@ void Host::KillAgent() {
   scheduler_.Trace("agent: end", name_);
   process_.reset();
   disk_.AfterKill();
+  if (!machine_->hardware().keeps) {
+    lent_.clear();
+    foreign_ioas_ = false;
+  }
+  CheckLeftovers();
+}
+
+void Host::CheckEnd() {
+  KillAgent();
+  machine_->DropKept();
+  // The hardware's work is a part of what a seed repeats.
+  scheduler_.Trace("host: end", name_, static_cast<int64_t>(machine_->commands()),
+                   static_cast<int64_t>(machine_->walks()));
+  CheckLeftovers();
+}
+
+void Host::CheckLeftovers() {
+  if (const std::string left = machine_->Leftovers(); !left.empty()) {
+    checker_.Fail(fmt::format("the agent of {} has ended, and left {}", name_, left));
+  }
 }
 
 void Host::Reboot() {
   KillAgent();
   scheduler_.Trace("host: reboot", name_);
   disk_.AfterPowerLoss();
-  auto rebooted = std::make_unique<agent::FakeBackend>();
-  rebooted->broken = backend_->broken;
-  rebooted->group_size = backend_->group_size;
-  backend_ = std::move(rebooted);
+  machine_ = std::make_unique<Machine>(Machine::Hardware(machine_->hardware()));
   boot_id_ = scheduler_.random.Uuid();
   synced_this_boot_ = false;
+  lent_.clear();
+  foreign_ioas_ = false;
 }
 
 void Host::PauseAgent(nanoseconds how_long) {
@@ -183,11 +211,11 @@ void Host::Forget() {
 }
 
 void Host::TamperWithObjects() {
-  if (backend_->opened() == 0) return;
-  agent::Context& context = backend_->OpenedContext(scheduler_.random.Below(backend_->opened()));
+  if (machine_->opened() == 0) return;
+  agent::Context& context = machine_->OpenedContext(scheduler_.random.Below(machine_->opened()));
   std::vector<agent::ObjectInfo> objects = *context.Objects();
   if (objects.empty()) return;
-  const auto faults = std::exchange(backend_->faults, {});  // those are the agent's
+  const auto faults = std::exchange(machine_->faults, {});  // those are the agent's
   const auto some = [&]() -> const agent::ObjectInfo& { return scheduler_.random.Pick(objects); };
   const auto take_away = [&](const agent::ObjectInfo& object) {
     if (object.kind != agent::ObjectKind::kDevice) return static_cast<void>(context.Destroy(object.id));
@@ -198,7 +226,7 @@ void Host::TamperWithObjects() {
   const uint64_t what = scheduler_.random.Below(4);
   scheduler_.Trace("objects: tampered with", name_, static_cast<int64_t>(what), static_cast<int64_t>(objects.size()));
   if (what == 0) {
-    static_cast<void>(context.AllocIoas());
+    foreign_ioas_ = context.AllocIoas().ok() || foreign_ioas_;
     const agent::ObjectInfo viommu = some(), device = some();
     static_cast<void>(context.AllocNested(viommu.id, device.id, smmuv3::kAbortVste));
   } else if (what == 1) {
@@ -209,7 +237,7 @@ void Host::TamperWithObjects() {
   } else {
     for (uint64_t i = 0; i <= what; ++i) take_away(some());
   }
-  backend_->faults = faults;
+  machine_->faults = faults;
 }
 
 void Host::MendDrift() {
@@ -229,6 +257,109 @@ void Host::MendDrift() {
   }
   Work();
 }
+
+void Host::HandMemoryOver() {
+  Process& process = *process_;
+  for (size_t i = 0; i < Vms().size(); ++i) {
+    const std::string& vm = Vms()[i];
+    if (process.handed_over.contains(vm)) continue;
+    if (process.reconciler->MapMemory(vm, kGuestMemory, GuestMemory(vm, i + 1)).ok()) {
+      process.handed_over.insert(vm);
+      lent_.insert(vm);
+    }
+    if (EndIfCrashed()) return;
+  }
+  if (process.handed_over.size() != Vms().size()) {
+    After(milliseconds(100), [this] { HandMemoryOver(); });
+  }
+  Work();
+}
+
+void Host::RestartVmm() {
+  if (process_ == nullptr || process_->reconciler == nullptr || process_->dying) return;
+  const size_t i = scheduler_.random.Below(Vms().size());
+  const std::string& vm = Vms()[i];
+  if (!process_->handed_over.contains(vm)) return;
+  scheduler_.Trace("vmm: restart", name_, static_cast<int64_t>(i));
+  if (scheduler_.random.OneIn(2)) {
+    process_->reconciler->ForgetOwner(i + 1);
+    process_->handed_over.erase(vm);
+    // What cannot be written down of a context that is kept is not done before it has to be.
+    if (!machine_->hardware().keeps) lent_.erase(vm);
+  } else if (process_->reconciler->UnmapMemory(i + 1, vm, kGuestMemory, GuestMemory(vm, i + 1).length).ok()) {
+    process_->handed_over.erase(vm);
+    lent_.erase(vm);
+  }
+  if (EndIfCrashed()) return;
+  After(scheduler_.random.Between(milliseconds(1), milliseconds(800)), [this] { HandMemoryOver(); });
+  Work();
+}
+
+void Host::InvalidateForGuest() {
+  if (process_ == nullptr || process_->reconciler == nullptr || process_->dying) return;
+  std::vector<const agent::HeldItem*> viommus;
+  for (const auto& [uid, item] : process_->reconciler->held().items()) {
+    if (item.resource.has_viommu()) viommus.push_back(&item);
+  }
+  if (!viommus.empty()) CheckInvalidations(*scheduler_.random.Pick(viommus));
+}
+
+void Host::CheckInvalidations(const agent::HeldItem& viommu) {
+  if (doubted_) return;  // ids that the agent believes in may be others' by now
+  const absl::StatusOr<agent::Targets::Lease> lease = process_->targets.Acquire(viommu.uid());
+  if (!lease.ok()) return;
+  agent::Context& context = *lease->object().context;
+  const agent::ObjectId id = lease->object().id;
+  const std::string& vm = viommu.resource.viommu().vm();
+  const auto invalidate = [&](const smmuv3::Command& command) {
+    const smmuv3::RawCommand raw = smmuv3::Encode(command);
+    return context.Invalidate(id, agent::InvalidateDataType::kArmSmmuv3, {&raw, 1}).status;
+  };
+  std::map<std::string, std::string> before;
+  for (const agent::DeviceInfo& device : machine_->inventory().devices) {
+    const std::string& pci = device.pci_address;
+    before[pci] = machine_->Read(pci).vm;
+    if (!before[pci].empty() && machine_->Read(pci).walked) {
+      return checker_.Fail(fmt::format("{} of {} does not find what it has just looked up", pci, name_));
+    }
+  }
+  scheduler_.Trace("guest: invalidates", name_, id);
+  const smmuv3::Opcode all = scheduler_.random.OneIn(2) ? smmuv3::Opcode::kTlbiNhAll : smmuv3::Opcode::kTlbiNsnhAll;
+  if (const absl::Status status = invalidate({.opcode = all}); !status.ok()) {
+    return checker_.Fail(fmt::format("{} takes no invalidation: {}", viommu.name(), status.ToString()));
+  }
+  // Those of the viommu first: they share what the first of them looks up.
+  std::set<uint64_t> virt_ids;
+  bool translates = false, walked = false;
+  for (const auto& [pci, device] : machine_->HeldDevices()) {
+    if (device.context != &context || device.viommu != id) continue;
+    if (device.virt_id.has_value()) virt_ids.insert(*device.virt_id);
+    const bool own_tables = device.attached_to == agent::ObjectKind::kNested &&
+                            smmuv3::VsteKindOf(device.vste) == smmuv3::VsteKind::kTranslate;
+    if (!own_tables || before.at(pci).empty()) continue;
+    translates = true;
+    walked = machine_->Read(pci).walked || walked;
+  }
+  if (translates && !walked) {
+    return checker_.Fail(fmt::format("an invalidation of {} does not reach {}", viommu.name(), name_));
+  }
+  for (const auto& [pci, reached] : before) {
+    const Machine::Access access = machine_->Read(pci);
+    if (access.vm != reached) return checker_.Fail(fmt::format("{} of {} loses its way", pci, name_));
+    if (!reached.empty() && reached != vm && access.walked) {
+      return checker_.Fail(fmt::format("an invalidation of {} reaches {}, which {} has", viommu.name(), pci, reached));
+    }
+  }
+  checker_.CountInvalidation();
+  for (uint32_t virt_id = 0; virt_id < kVdevIds; ++virt_id) {
+    const bool taken = invalidate({.opcode = smmuv3::Opcode::kCfgiCdAll, .sid = virt_id}).ok();
+    if (taken == virt_ids.contains(virt_id)) continue;
+    return checker_.Fail(
+        fmt::format("{} {} a command for StreamID {}", viommu.name(), taken ? "takes" : "refuses", virt_id));
+  }
+}
+
+bool Host::has_all_memory() const { return process_ != nullptr && process_->handed_over.size() == Vms().size(); }
 
 uint64_t Host::drift() const {
   if (process_ == nullptr || process_->reconciler == nullptr) return 0;
@@ -278,11 +409,10 @@ void Host::Connect() {
   if (EndIfCrashed()) return;
   Process& process = *process_;
   agent::HostFacts facts{name_, boot_id_, {}};
-  const auto inventory = backend_->Discover();
   process.inbox.clear();
   process.ended.reset();
   process.session = std::make_unique<agent::Session>(
-      ++process.sessions, agent::MakeHello(facts, *inventory, backend_->GetCapabilities()), *process.work,
+      ++process.sessions, agent::MakeHello(facts, machine_->inventory(), machine_->GetCapabilities()), *process.work,
       process.calls, scheduler_.now(), [this] { return scheduler_.random.Fraction(); });
   process.must_be_refused = false;
   process.told.clear();
@@ -502,8 +632,7 @@ void Host::RememberReleases(const v1::Desired& desired) {
 
 Host::Looked Host::Look(const Timeline& timeline) const {
   const bool open = process_ != nullptr && process_->reconciler != nullptr && !process_->dying;
-  return {backend_->log.size(),
-          backend_->contexts,
+  return {machine_->changes(),
           timeline.id,
           timeline.published.rbegin()->first,
           open ? process_->journal->size_bytes() : 0,
@@ -532,17 +661,19 @@ bool Host::ConnectedTo(const ServerProcess& server, nanoseconds within) const {
 }
 
 void Host::Check(const Timeline& timeline) {
-  if (backend_->refused_for_group > 0 && !doubted_ && !outdated_ && Obeys(timeline)) {
+  if (machine_->refused_for_group() > 0 && !doubted_ && !outdated_ && Obeys(timeline)) {
     return checker_.Fail(fmt::format("{} would give an IOMMU group to two VMs at once", name_));
   }
   if (const Looked now = Look(timeline); std::exchange(looked_, now) == now) return;
-  const auto held = backend_->HeldDevices();
-  if (!synced_this_boot_ && backend_->contexts > 0) {
+  const auto& held = machine_->HeldDevices();
+  CheckReached();
+  if (!synced_this_boot_ && machine_->opened() > 0) {
     return checker_.Fail(fmt::format("{} has objects before it was told everything in this boot", name_));
   }
   if (!Obeys(timeline)) return;  // it knows another store, and goes by that one
   for (const auto& [pci, device] : held) {
-    if (doubted_) break;
+    // What is kept while there is no agent may have been given up for lost.
+    if (doubted_ || process_ == nullptr || process_->reconciler == nullptr) break;
     const auto recorded = timeline.state.find({Kind::kDevice, name_ + "/devices/" + pci});
     const std::string owner =
         recorded == timeline.state.end() ? "" : static_cast<const v1::Device&>(*recorded->second).owner();
@@ -562,6 +693,11 @@ void Host::Check(const Timeline& timeline) {
       return checker_.Fail(
           fmt::format("{} has {} as vdev_id {}, and {} is recorded", name_, pci, *device.virt_id, vdevice.vdev_id()));
     }
+    if (const auto reached = machine_->Reached().find(pci);
+        reached != machine_->Reached().end() && reached->second != vdevice.vm()) {
+      return checker_.Fail(
+          fmt::format("{} of {} reaches the memory of {}, and is {}'s", pci, name_, reached->second, vdevice.vm()));
+    }
   }
   if (process_ == nullptr || process_->reconciler == nullptr || process_->dying || outdated_ || doubted_) return;
   for (const auto& [uid, item] : process_->reconciler->held().items()) {
@@ -571,12 +707,31 @@ void Host::Check(const Timeline& timeline) {
   }
 }
 
+void Host::CheckReached() {
+  const auto& held = machine_->HeldDevices();
+  const auto& reached = machine_->Reached();
+  checker_.CountReached(reached.size());
+  for (const auto& [pci, vm] : reached) {
+    if (!lent_.contains(vm)) {
+      return checker_.Fail(fmt::format("{} of {} reaches memory of {}, which nobody lends it", pci, name_, vm));
+    }
+    if (held.contains(pci)) continue;
+    // The IOMMU group goes as a whole.
+    const bool with_group = std::any_of(held.begin(), held.end(), [&, &pci = pci, &vm = vm](const auto& device) {
+      const auto found = reached.find(device.first);
+      return machine_->GroupOf(device.first) == machine_->GroupOf(pci) && found != reached.end() && found->second == vm;
+    });
+    if (!with_group) return checker_.Fail(fmt::format("{} of {} is free, and reaches memory of {}", pci, name_, vm));
+  }
+}
+
 void Host::CheckSettled(const Timeline& timeline) {
-  size_t stage2s = 0, viommus = 0, nested = 0, vdevices = 0;
-  const auto held = backend_->HeldDevices();
+  size_t viommus = 0, nested = 0, vdevices = 0;
+  std::set<std::pair<std::string, std::string>> stage2s;  // with the SMMU, where each has its own
+  const auto& held = machine_->HeldDevices();
+  const auto& reached = machine_->Reached();
   std::map<uint32_t, agent::ObjectId> groups;
-  const agent::Inventory inventory = backend_->Discover().value();
-  for (const agent::DeviceInfo& device : inventory.devices) {
+  for (const agent::DeviceInfo& device : machine_->inventory().devices) {
     const auto found = held.find(device.pci_address);
     if (found == held.end()) continue;
     const agent::ObjectId attached = found->second.attached_id;
@@ -586,36 +741,62 @@ void Host::CheckSettled(const Timeline& timeline) {
   }
   for (const auto& [key, record] : timeline.state) {
     if (!IsForHosts(key.first) || server::HostOf(key.first, *record) != name_) continue;
-    const auto check = [&](const auto& resource, size_t& count) {
-      count += resource.state() == v1::STATE_READY ? 1 : 0;
+    const auto check = [&](const auto& resource, size_t* count) {
+      if (count != nullptr && resource.state() == v1::STATE_READY) ++*count;
       if (resource.state() == v1::STATE_READY || resource.state() == v1::STATE_DORMANT) return;
       if (resource.state() == v1::STATE_FAILED) return;  // judged by its device
       checker_.Fail(fmt::format("{} never got out of {}", resource.name(), v1::State_Name(resource.state())));
     };
-    if (key.first == Kind::kStage2Domain) check(static_cast<const v1::Stage2Domain&>(*record), stage2s);
-    if (key.first == Kind::kViommu) check(static_cast<const v1::Viommu&>(*record), viommus);
-    if (key.first == Kind::kNestedDomain) check(static_cast<const v1::NestedDomain&>(*record), nested);
+    if (key.first == Kind::kStage2Domain) {
+      const auto& stage2 = static_cast<const v1::Stage2Domain&>(*record);
+      check(stage2, nullptr);
+      if (stage2.state() == v1::STATE_READY && !machine_->hardware().linux72) stage2s.insert({stage2.name(), ""});
+    }
+    if (key.first == Kind::kViommu) {
+      const auto& viommu = static_cast<const v1::Viommu&>(*record);
+      check(viommu, &viommus);
+      if (viommu.state() == v1::STATE_READY && machine_->hardware().linux72) {
+        stage2s.insert({viommu.stage2_domain(), viommu.smmu()});
+      }
+    }
+    if (key.first == Kind::kNestedDomain) check(static_cast<const v1::NestedDomain&>(*record), &nested);
     if (key.first != Kind::kVdevice) continue;
     const auto& vdevice = static_cast<const v1::Vdevice&>(*record);
-    check(vdevice, vdevices);
+    check(vdevice, &vdevices);
     const std::string pci = vdevice.device().substr(vdevice.device().rfind('/') + 1);
     const auto found = held.find(pci);
-    if (backend_->broken.contains(pci)) {
+    if (machine_->hardware().broken.contains(pci)) {
       if (vdevice.state() != v1::STATE_FAILED) checker_.Fail(fmt::format("{} cannot work, and is not FAILED", pci));
       continue;
     }
     if (found == held.end() || found->second.virt_id != vdevice.vdev_id() ||
-        found->second.attached_to != (vdevice.nested_domain().empty() ? "stage2" : "nested")) {
+        found->second.attached_to !=
+            (vdevice.nested_domain().empty() ? agent::ObjectKind::kHwpt : agent::ObjectKind::kNested)) {
       checker_.Fail(fmt::format("{} of {} is not on its host as it is recorded", vdevice.name(), name_));
+      continue;
+    }
+    bool aborts = false;
+    if (const auto domain = timeline.state.find({Kind::kNestedDomain, vdevice.nested_domain()});
+        domain != timeline.state.end()) {
+      aborts = static_cast<const v1::NestedDomain&>(*domain->second).config().has_abort();
+    }
+    // What is mapped in an IOAS no backend tells: that it is not the agent's own is a drift that nobody sees.
+    if (reached.contains(pci) == aborts && (aborts || !foreign_ioas_)) {
+      checker_.Fail(fmt::format("{} of {} {} memory, as it should {}", vdevice.name(), name_,
+                                aborts ? "reaches" : "does not reach", aborts ? "not" : ""));
     }
   }
-  if (backend_->Count("stage2") != stage2s || backend_->Count("viommu") != viommus ||
-      backend_->Count("nested") != nested || backend_->Count("vdevice") != vdevices) {
+  const std::array counts = {machine_->Count(agent::ObjectKind::kHwpt), machine_->Count(agent::ObjectKind::kViommu),
+                             machine_->Count(agent::ObjectKind::kNested), machine_->Count(agent::ObjectKind::kVdevice)};
+  if (counts != std::array{stage2s.size(), viommus, nested, vdevices}) {
     checker_.Fail(
         fmt::format("{} has {} stage 2s, {} viommus, {} nested domains and {} vdevices; recorded are {}, {}, "
                     "{} and {}",
-                    name_, backend_->Count("stage2"), backend_->Count("viommu"), backend_->Count("nested"),
-                    backend_->Count("vdevice"), stage2s, viommus, nested, vdevices));
+                    name_, counts[0], counts[1], counts[2], counts[3], stage2s.size(), viommus, nested, vdevices));
+  }
+  if (const std::string lost = machine_->LostVmids(); !lost.empty()) checker_.Fail(name_ + ": " + lost);
+  for (const auto& [uid, item] : process_->reconciler->held().items()) {
+    if (item.resource.has_viommu()) CheckInvalidations(item);
   }
 }
 

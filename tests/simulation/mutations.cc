@@ -68,6 +68,16 @@ std::string_view MutationName(Mutation mutation) {
       return "forget-directory-sync";
     case Mutation::kStayBound:
       return "stay-bound";
+    case Mutation::kStayAttached:
+      return "stay-attached";
+    case Mutation::kShareVmid:
+      return "share-vmid";
+    case Mutation::kKeepTranslations:
+      return "keep-translations";
+    case Mutation::kKeepUnmapped:
+      return "keep-unmapped";
+    case Mutation::kInvalidateEverybody:
+      return "invalidate-everybody";
   }
   return "";
 }

@@ -45,11 +45,13 @@ TEST_F(SimulationTest, ASeedReproducesItsRun) {
 }
 
 TEST_F(SimulationTest, WorksWithoutFaults) {
-  const Outcome outcome = simulation::Run(1, {.faults = false});
+  const Outcome outcome = simulation::Run(4, {.faults = false});
   EXPECT_EQ(outcome.failure, "");
   EXPECT_GT(outcome.answers, 100u);
   EXPECT_GT(outcome.commits, 100u);
   EXPECT_GT(outcome.watch_events, 100u);
+  EXPECT_GT(outcome.reached, 100u);
+  EXPECT_GT(outcome.invalidations, 0u);
 }
 
 TEST_F(SimulationTest, HoldsThroughFaults1) { RunSeeds(0); }

@@ -117,12 +117,15 @@ void World::BuildFleet() {
   // Few hosts meet each other's faults more often; many make the server share out its turns.
   const uint64_t hosts = Often(20) ? 12 + random().Below(19) : 2 + random().Below(2);
   for (uint64_t i = 1; i <= hosts; ++i) {
-    hosts_.push_back(std::make_unique<Host>(
-        scheduler_, checker_, weather_, [this] { return SomeServer(); }, fmt::format("hosts/h{}", i)));
-    if (Often(2)) hosts_.back()->backend().group_size = 2;
+    Machine::Hardware hardware;
+    hardware.linux72 = Often(2);
+    hardware.keeps = Often(2);
+    if (Often(2)) hardware.group_size = 2;
     if (options_.faults && Often(4)) {
-      hosts_.back()->backend().broken.insert(fmt::format("0000:01:0{}.{}", random().Below(2), random().Below(4)));
+      hardware.broken.insert(fmt::format("0000:01:0{}.{}", random().Below(2), random().Below(4)));
     }
+    hosts_.push_back(std::make_unique<Host>(
+        scheduler_, checker_, weather_, [this] { return SomeServer(); }, fmt::format("hosts/h{}", i), hardware));
   }
   const uint64_t clients = 1 + random().Below(3);
   const double operations = Often(2) ? 0.3 * random().Fraction() : 0;
@@ -279,11 +282,17 @@ void World::ChooseAgentFaults() {
     Every(milliseconds(300), [this] {
       static const std::vector<std::string> kCalls = {"BindDevice",  "UnbindDevice", "AllocStage2", "AllocViommu",
                                                       "AllocNested", "AllocVdevice", "Attach",      "Detach",
-                                                      "Destroy",     "OpenContext",  "AllocIoas"};
-      auto& faults = SomeHost().backend().faults[random().Pick(kCalls)];
+                                                      "Destroy",     "OpenContext",  "AllocIoas",   "MapIoas"};
+      auto& faults = SomeHost().machine().faults[random().Pick(kCalls)];
       if (faults.size() < 4) faults.push_back(Often(2) ? EBUSY : EIO);
     });
   }
+  if (Often(4)) {
+    Every(milliseconds(300),
+          [this] { SomeHost().machine().RunShortOfMemory(static_cast<uint32_t>(random().Below(6))); });
+  }
+  if (Often(3)) Every(milliseconds(600), [this] { SomeHost().RestartVmm(); });
+  if (Often(2)) Every(milliseconds(400), [this] { SomeHost().InvalidateForGuest(); });
   if (Often(4)) {
     Every(milliseconds(1200), [this] { SomeHost().TamperWithObjects(); });
     Every(milliseconds(2000), [this] { SomeHost().MendDrift(); });
@@ -353,9 +362,10 @@ void World::StartRival(bool copied) {
   Host& host = SomeHost();
   scheduler_.Trace(copied ? "rival: copied" : "rival", host.name());
   rivals_host_ = &host;
+  Machine::Hardware hardware = host.machine().hardware();
+  hardware.broken.clear();
   rival_ = std::make_unique<Host>(
-      scheduler_, checker_, weather_, [this] { return server_.get(); }, host.name());
-  rival_->backend().group_size = host.backend().group_size;
+      scheduler_, checker_, weather_, [this] { return server_.get(); }, host.name(), hardware);
   if (copied) {
     rival_->disk().CopyFrom(host.disk());
     rival_->Doubt();
@@ -486,7 +496,7 @@ void World::Calm() {
   EndRival();
   disk_->AllowRecovery();
   for (const auto& host : hosts_) {
-    host->backend().faults.clear();
+    host->machine().Heal();
     host->disk().SetFull(false);
     host->disk().FailSyncs(0);
     host->StartAgent();
@@ -589,6 +599,9 @@ std::string World::Unsettled() const {
   if (server_->waiting() != 0) return fmt::format("{} callers wait for a host", server_->waiting());
   const auto stats = server_->stats();
   if (stats.synced != static_cast<int64_t>(hosts_.size())) return fmt::format("{} agents are in sync", stats.synced);
+  for (const auto& host : hosts_) {
+    if (!host->has_all_memory()) return "a VMM of " + host->name() + " is starting";
+  }
   for (const auto& [key, record] : timeline_->state) {
     const auto unsettled = [&key = key](const auto& resource) -> std::string {
       if (resource.state() == v1::STATE_READY || resource.state() == v1::STATE_DORMANT) return "";
@@ -604,7 +617,7 @@ std::string World::Unsettled() const {
       why = unsettled(vdevice);
       for (const auto& host : hosts_) {
         const std::string pci = vdevice.device().substr(vdevice.device().rfind('/') + 1);
-        if (host->name() == vdevice.host() && host->backend().broken.contains(pci) &&
+        if (host->name() == vdevice.host() && host->machine().hardware().broken.contains(pci) &&
             vdevice.state() == v1::STATE_FAILED) {
           why.clear();
         }
@@ -663,6 +676,7 @@ Outcome World::Run() {
     if (!unsettled.empty()) checker_.Fail("it does not settle: " + unsettled);
     if (!checker_.failed()) {
       for (const auto& host : hosts_) host->CheckSettled(*timeline_);
+      for (const auto& host : hosts_) host->CheckEnd();
     }
   }
   scheduler_.Trace("end", "", static_cast<int64_t>(checker_.checks()));
@@ -673,6 +687,8 @@ Outcome World::Run() {
   outcome.commits = checker_.checks();
   for (const auto& client : clients_) outcome.answers += client->answered();
   outcome.watch_events = watcher_->changes();
+  outcome.reached = checker_.reached();
+  outcome.invalidations = checker_.invalidations();
   outcome.virtual_time = scheduler_.now() - begin;
   EndRival();
   retired_.clear();

@@ -1,5 +1,5 @@
-// A fleet in one thread: a server and its disk, hosts, clients and a watch, the network between them, and what goes
-// wrong with all of them.
+// A fleet in one thread: a server and its disk, hosts with their SMMUs, guests, clients and a watch, the network
+// between them, and what goes wrong with all of them.
 //
 // One run: some virtual seconds of faults (which kinds, and how often, is a part of the seed: a run with everything at
 // once hides what a run with little finds), then none; what was broken is repaired as an operator would, and everything
@@ -32,6 +32,8 @@ struct Outcome {
   uint64_t commits = 0;  // published batches, after each of which the whole record was checked
   uint64_t answers = 0;  // to clients
   uint64_t watch_events = 0;
+  uint64_t reached = 0;  // accesses of devices that reached a guest's memory, each of which was to be the right one
+  uint64_t invalidations = 0;  // of guests, each of which was to be their own
   nanoseconds virtual_time{0};
 };
 

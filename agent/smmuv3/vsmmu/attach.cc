@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "agent/smmuv3/vsmmu/context.h"
 #include "agent/smmuv3/vsmmu/context_errors.h"
+#include "common/mutation.h"
 
 namespace viommu::agent {
 namespace {
@@ -57,7 +58,8 @@ absl::StatusOr<EmulatedContext::AttachStep> EmulatedContext::PlanNested(HostDevi
   AttachStep step;
   step.device = &device;
   step.vmid = viommu.vmid;
-  step.ste = AdaptStalls(MakeNestedSte(nested.vste, Stage2Of(*viommu.stage2, step.vmid->vmid()), device.spec.info.ats),
+  const uint16_t vmid = Mutated(Mutation::kShareVmid) ? 1 : step.vmid->vmid();
+  step.ste = AdaptStalls(MakeNestedSte(nested.vste, Stage2Of(*viommu.stage2, vmid), device.spec.info.ats),
                          device.smmu->features());
   if (vdevice != nullptr) {
     step.owner.events = viommu.events;
@@ -245,7 +247,7 @@ void EmulatedContext::DetachDevice(DeviceObject& device) {
     AttachStep step;
     step.device = member;
     step.ste = smmuv3::MakeAbortSte();
-    Install(step);
+    if (!Mutated(Mutation::kStayAttached)) Install(step);
   }
   Object& target = *attachment.target;
   attachments_.erase(current);

@@ -7,6 +7,7 @@
 
 #include "agent/smmuv3/spec/command.h"
 #include "agent/smmuv3/vsmmu/invalidation_commands.h"
+#include "common/mutation.h"
 
 namespace viommu::agent {
 
@@ -31,7 +32,7 @@ std::shared_ptr<const AsidLease> HostSmmu::TakeAsid() {
 void HostSmmu::ReturnVmid(uint16_t vmid) {
   const RawCommand flush = smmuv3::Encode({.opcode = Opcode::kTlbiS12Vmall, .vmid = vmid});
   // Without the SMMU's answer the next VM could meet entries of this one.
-  if (Issue({&flush, 1})) vmids_.Free(vmid);
+  if (Mutated(Mutation::kKeepTranslations) || Issue({&flush, 1})) vmids_.Free(vmid);
 }
 
 void HostSmmu::ReturnAsid(uint16_t asid) {

@@ -11,6 +11,7 @@
 #include "agent/smmuv3/spec/command.h"
 #include "agent/smmuv3/spec/guest_command.h"
 #include "agent/smmuv3/vsmmu/context.h"
+#include "common/mutation.h"
 
 namespace viommu::agent {
 namespace {
@@ -41,6 +42,7 @@ size_t Convert(ViommuObject& viommu, const Personality& personality, std::span<c
     if (rule != GuestCommandRule::kNone) return i;
     switch (static_cast<Opcode>(smmuv3::OpcodeByte(raw))) {
       case Opcode::kTlbiNsnhAll:
+        if (Mutated(Mutation::kInvalidateEverybody)) break;
         // As it is it would reach every VM of the SMMU.
         raw = {smmuv3::kVmidField.Set(static_cast<uint64_t>(Opcode::kTlbiNhAll), vmid), 0};
         break;

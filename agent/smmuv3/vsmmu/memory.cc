@@ -14,6 +14,7 @@
 #include "agent/smmuv3/vsmmu/context.h"
 #include "agent/smmuv3/vsmmu/context_errors.h"
 #include "agent/smmuv3/vsmmu/invalidation_commands.h"
+#include "common/mutation.h"
 
 namespace viommu::agent {
 namespace {
@@ -153,7 +154,7 @@ bool EmulatedContext::UnmapTable(HwptObject& hwpt, uint64_t begin, uint64_t leng
   bool confirmed = true;
   const bool done =
       hwpt.table->Unmap(begin, length, [&](uint64_t input, uint64_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_mu_) {
-        confirmed = InvalidateHwpt(hwpt, input, bytes);
+        if (!Mutated(Mutation::kKeepUnmapped)) confirmed = InvalidateHwpt(hwpt, input, bytes);
         return confirmed;
       });
   // Mappings go as a whole, and no block reaches across two of them: there is nothing to split.
