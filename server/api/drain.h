@@ -34,6 +34,9 @@ class DrainFeed {
   // kEnd: the host is empty, is no longer drained or is no longer recorded; that was said before.
   absl::StatusOr<WatchFeed::Step> Next(MonotonicTime now, v1::WatchDrainResponse* message);
 
+  // As of a WatchFeed; the end counts.
+  bool behind() const { return over_ || due_; }
+
  private:
   DrainFeed(const CommitCore& core, const Clock& clock, v1::GetDrainRequest request)
       : core_(core), clock_(clock), request_(std::move(request)) {}

@@ -46,6 +46,9 @@ class WatchFeed {
   // Errors end the watch: REVISION_COMPACTED when the reader was too slow, or what the store says.
   absl::StatusOr<Step> Next(MonotonicTime now, v1::WatchResponse* message);
 
+  // Whether there was more to send already when the last message was made.
+  bool behind() const { return reading_ || sync_mark_due_ || !ahead_.empty(); }
+
  private:
   WatchFeed(const CommitCore& core, const v1::WatchRequest& request, MonotonicTime now);
 

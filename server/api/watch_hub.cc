@@ -1,5 +1,6 @@
 #include "server/api/watch_hub.h"
 
+#include <algorithm>
 #include <chrono>
 #include <utility>
 
@@ -108,23 +109,29 @@ int64_t WatchHub::count() const {
 }
 
 void WatchHub::Loop() {
-  auto ticked = std::chrono::steady_clock::now();
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point ticked = Clock::now();
+  Clock::time_point rested = ticked;
   while (true) {
     std::vector<std::shared_ptr<Watch>> woken;
     std::vector<std::shared_ptr<Watch>> all;
     {
       MutexLock lock(mu_);
+      for (auto now = Clock::now(); !stop_ && now < rested; now = Clock::now()) work_.WaitFor(mu_, rested - now);
       while (!stop_ && !due_ && work_.WaitFor(mu_, kTick)) {
       }
       if (stop_) return;
       due_ = false;
       woken.swap(parked_);
-      if (const auto now = std::chrono::steady_clock::now(); now - ticked >= kTick) {
+      if (const auto now = Clock::now(); now - ticked >= kTick) {
         ticked = now;
         all = All();
       }
     }
+    const Clock::time_point began = Clock::now();
     for (const auto& watch : woken) watch->Wake();
+    const Clock::time_point woke = Clock::now();
+    rested = woke + std::min<Clock::duration>(2 * (woke - began), kMaxRest);
     for (const auto& watch : all) watch->Tick();
   }
 }

@@ -2,8 +2,13 @@
 //
 // It also lets each watch look at the time.
 //
-// A commit costs the writer's thread one flag; a thread of the hub's own lets the watches look. A watch that is sending
-// looks by itself when it is done and does not concern the hub.
+// A commit costs the writer's thread one flag; a thread of the hub's own lets the watches look. A watch that is behind
+// goes on by itself and does not concern the hub.
+//
+// What a change costs a watch is mostly the message, so that many watches and many changes are more than the machine
+// can do when each change goes to each of them alone. After it has woken the watches, the hub therefore rests for twice
+// the time that this took, at most kMaxRest, and what gathers meanwhile goes out together. A change that comes alone
+// goes out at once.
 //
 // Thread-safe.
 
@@ -11,6 +16,7 @@
 #define VIOMMU_SERVER_API_WATCH_HUB_H_
 
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -28,6 +34,8 @@ namespace viommu::server {
 
 class WatchHub final : public Listener {
  public:
+  static constexpr std::chrono::milliseconds kMaxRest{20};
+
   class Watch {
    public:
     virtual ~Watch() = default;

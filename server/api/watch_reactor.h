@@ -3,6 +3,7 @@
 #ifndef VIOMMU_SERVER_API_WATCH_REACTOR_H_
 #define VIOMMU_SERVER_API_WATCH_REACTOR_H_
 
+#include <grpcpp/server_context.h>
 #include <grpcpp/support/server_callback.h>
 
 #include <memory>
@@ -21,7 +22,11 @@
 
 namespace viommu::server {
 
-// `Feed` has Next(now, Message*), which answers a WatchFeed::Step or the status that the stream ends with.
+// `Feed` has Next(now, Message*), which answers a WatchFeed::Step or the status that the stream ends with, and
+// behind(), whether there was more to send already when it last made a message.
+//
+// Who has caught up waits for the hub, also while changes come without a pause: the hub sees to it that they come in
+// numbers.
 template <typename Message, typename Feed>
 class WatchReactor final : public grpc::ServerWriteReactor<Message>,
                            public WatchHub::Watch,
@@ -83,7 +88,8 @@ class WatchReactor final : public grpc::ServerWriteReactor<Message>,
       if (breaking_off_) return;
     }
     if (!ok) return Close(absl::CancelledError("the caller went away"));
-    SendNext();
+    if (feed_->behind()) return SendNext();
+    Rest(commits_seen_);
   }
 
   void OnCancel() override { End(absl::CancelledError("the caller went away")); }
@@ -105,12 +111,12 @@ class WatchReactor final : public grpc::ServerWriteReactor<Message>,
       finished_ = end.has_value();
     }
     if (end.has_value()) return this->Finish(ToGrpcStatus(*end));
-    const uint64_t commits = hub_.commits();
+    commits_seen_ = hub_.commits();
     const absl::StatusOr<WatchFeed::Step> step = feed_->Next(clock_.Monotonic(), &message_);
     if (!step.ok()) return Close(step.status());
     if (*step == WatchFeed::Step::kEnd) return Close(absl::OkStatus());
     if (*step == WatchFeed::Step::kMessage) return Send();
-    Rest(*step == WatchFeed::Step::kIdle ? commits : commits - 1);
+    Rest(*step == WatchFeed::Step::kIdle ? commits_seen_ : commits_seen_ - 1);
   }
 
   void Send() {
@@ -147,6 +153,7 @@ class WatchReactor final : public grpc::ServerWriteReactor<Message>,
   const Clock& clock_;
   grpc::CallbackServerContext* const context_;
   const std::unique_ptr<Feed> feed_;  // of whoever has the turn
+  uint64_t commits_seen_ = 0;         // before the last look; of whoever has the turn
   Message message_;                   // of whoever has the turn; gRPC's while it is sent
   std::shared_ptr<WatchReactor> self_;
 
