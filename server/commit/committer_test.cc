@@ -146,6 +146,87 @@ TEST_F(CommitterTest, StopCarriesOutWhatWasTaken) {
   EXPECT_EQ(ReasonOf(committer->Submit(&late)), v1::ERROR_REASON_SHUTTING_DOWN);
 }
 
+// A store whose writes wait until they are let go.
+class GatedStore final : public Store {
+ public:
+  absl::Status Commit(const Batch& batch, Durability durability) override {
+    if (shut) {
+      waiting.store(true);
+      waiting.notify_all();
+      shut.wait(true);
+    }
+    return store_.Commit(batch, durability);
+  }
+  absl::Status Recover() override { return store_.Recover(); }
+  absl::StatusOr<std::optional<std::string>> Get(KeySpace space, std::string_view key) const override {
+    return store_.Get(space, key);
+  }
+  absl::Status Scan(KeySpace space, std::string_view begin, std::string_view end,
+                    absl::FunctionRef<bool(std::string_view, std::string_view)> visit) const override {
+    return store_.Scan(space, begin, end, visit);
+  }
+  absl::StatusOr<std::vector<BackupInfo>> Backup(const std::string& folder, const std::string& metadata,
+                                                 size_t keep) override {
+    return store_.Backup(folder, metadata, keep);
+  }
+  void StopBackups() override {}
+  absl::StatusOr<std::vector<BackupInfo>> ListBackups(const std::string& folder) const override {
+    return store_.ListBackups(folder);
+  }
+  std::string Describe() const override { return "gated"; }
+
+  void Open() {
+    shut.store(false);
+    shut.notify_all();
+  }
+
+  std::atomic<bool> shut = false;
+  std::atomic<bool> waiting = false;
+
+ private:
+  MemoryStore store_;
+};
+
+// Records a host, and says when it has been judged.
+struct ToldCommand {
+  explicit ToldCommand(const std::string& name)
+      : command([this, put = PutHost(name)](const Context& context, Draft& draft) {
+          judged.store(true);
+          judged.notify_all();
+          return put(context, draft);
+        }) {}
+  std::atomic<bool> judged = false;
+  TestCommand command;
+};
+
+TEST(CommitterStoreTest, WhatComesDuringAWriteIsJudgedDuringItAndAnsweredAfter) {
+  GatedStore store;
+  CommitCore::Options options;
+  options.boot_id = "boot";
+  int uids = 0;
+  auto core = *CommitCore::Open(
+      store, RealClock(), [&] { return "uid-" + std::to_string(++uids); }, options);
+  Committer committer(*core, {});
+  SlowCommand slow;
+  ToldCommand a("hosts/a"), b("hosts/b"), c("hosts/c");
+  store.shut = true;
+  ASSERT_TRUE(committer.Submit(&slow.command).ok());
+  slow.AwaitJudge();
+  // A batch of one would be written by the writer itself.
+  ASSERT_TRUE(committer.Submit(&a.command).ok());
+  ASSERT_TRUE(committer.Submit(&b.command).ok());
+  slow.Go();
+  store.waiting.wait(false);
+  ASSERT_TRUE(committer.Submit(&c.command).ok());
+  c.judged.wait(false);
+  EXPECT_FALSE(a.command.done || b.command.done || c.command.done);
+  store.Open();
+  c.command.done.wait(false);
+  EXPECT_TRUE(a.command.status.ok() && b.command.status.ok() && c.command.status.ok());
+  committer.Stop();
+  EXPECT_EQ(core->revision(), 3);
+}
+
 // --- Waiters.
 
 TestCommand::Body PutViommu(const std::string& uid, int64_t generation, int64_t observed, v1::State state) {

@@ -139,6 +139,122 @@ TEST_F(CoreTest, ValidateOnlyChangesNothing) {
 }
 
 // Promise 6: if the store does not take it, nothing has changed, and everybody is told.
+// --- A batch that is judged while the one before it is being written.
+
+absl::Status Find(Draft& draft, const std::string& host, std::string* boot_id) {
+  const auto found = draft.Find<v1::Host>(host);
+  *boot_id = found == nullptr ? "not there" : found->boot_id();
+  return absl::OkStatus();
+}
+
+TEST_F(CoreTest, TheNextBatchIsJudgedOnTopOfTheOneThatIsBeingWritten) {
+  auto core = Open(store_);
+  Recorder recorder;
+  core->AddListener(&recorder);
+  TestCommand a(PutHost("hosts/a", "boot-1"));
+  TestCommand a_again(PutHost("hosts/a", "boot-2"));
+  std::vector<Command*> first = {&a, &a_again};
+  const auto one = core->Begin();
+  EXPECT_EQ(core->Judge(*one, first), 2u);
+  core->Seal(*one);
+
+  std::string seen;
+  TestCommand look([&](const Context&, Draft& draft) { return Find(draft, "hosts/a", &seen); });
+  TestCommand refused([](const Context& context, Draft& draft) {
+    EXPECT_TRUE(PutHost("hosts/a", "boot-x")(context, draft).ok());
+    return absl::FailedPreconditionError("no");
+  });
+  TestCommand more(PutHost("hosts/a", "boot-3"));
+  TestCommand b(PutHost("hosts/b"));
+  std::vector<Command*> second = {&look, &refused, &more, &b};
+  const auto two = core->Begin();
+  EXPECT_EQ(core->Judge(*two, second), 4u);
+  EXPECT_EQ(seen, "boot-2");
+  EXPECT_FALSE(Has(*core, "hosts/a")) << "it is not durable yet";
+  EXPECT_EQ(core->revision(), 0);
+
+  auto outcomes = core->Finish(*one, core->Write(*one));
+  EXPECT_EQ(outcomes[1].revision, 2);
+  EXPECT_TRUE(Has(*core, "hosts/a"));
+  EXPECT_FALSE(Has(*core, "hosts/b"));
+  EXPECT_EQ(store_.stats().commits, 2u);
+  core->Seal(*two);
+  outcomes = core->Finish(*two, core->Write(*two));
+  EXPECT_EQ(outcomes[0].revision, 2);
+  EXPECT_EQ(outcomes[1].status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(outcomes[2].revision, 3);
+  EXPECT_EQ(outcomes[3].revision, 4);
+  EXPECT_EQ(recorder.revisions, (std::vector<int64_t>{1, 2, 3, 4}));
+  const auto sets = core->log().ReadAfter(0, 10);
+  ASSERT_TRUE(sets.ok());
+  ASSERT_EQ(sets->size(), 4u);
+  EXPECT_EQ(static_cast<const v1::Host&>(*(*sets)[2]->changes[0].after).boot_id(), "boot-3");
+  core.reset();
+  core = Open(store_);
+  ASSERT_NE(core, nullptr);
+  EXPECT_EQ(core->revision(), 4);
+}
+
+TEST_F(CoreTest, WhatWasJudgedOnTopOfAWriteThatFailsFailsWithIt) {
+  auto core = Open(store_);
+  store_.FailCommits(absl::UnavailableError("disk full"));
+  TestCommand a(PutHost("hosts/a"));
+  TestCommand b(PutHost("hosts/b"));
+  TestCommand refused([](const Context&, Draft&) { return absl::FailedPreconditionError("hosts/a is there"); });
+  b.request_id = "id-b";
+  std::vector<Command*> first = {&a};
+  std::vector<Command*> second = {&b, &refused};
+  const auto one = core->Begin();
+  core->Judge(*one, first);
+  core->Seal(*one);
+  const auto two = core->Begin();
+  core->Judge(*two, second);
+  EXPECT_EQ(ReasonOf(core->Finish(*one, core->Write(*one))[0].status), v1::ERROR_REASON_STORE_UNAVAILABLE);
+  // Even if the store would take it by now.
+  store_.AllowRecovery();
+  core->Tick();
+  ASSERT_TRUE(core->writable().ok());
+  const auto commits = store_.stats().commits;
+  core->Seal(*two);
+  for (const auto& outcome : core->Finish(*two, core->Write(*two))) {
+    EXPECT_EQ(ReasonOf(outcome.status), v1::ERROR_REASON_STORE_UNAVAILABLE);
+    EXPECT_EQ(outcome.revision, 0);
+  }
+  EXPECT_EQ(store_.stats().commits, commits);
+  EXPECT_FALSE(Has(*core, "hosts/b"));
+  EXPECT_EQ(core->revision(), 0);
+  // It can be said again.
+  TestCommand retried(PutHost("hosts/b"));
+  retried.request_id = "id-b";
+  EXPECT_TRUE(retried.RunOn(*core).ok());
+  EXPECT_EQ(retried.judged, 1);
+  EXPECT_EQ(retried.revision, 1);
+}
+
+TEST_F(CoreTest, ARepeatOfWhatIsBeingWrittenIsLeftForTheBatchAfter) {
+  auto core = Open(store_);
+  TestCommand a(PutHost("hosts/a"));
+  a.request_id = "id-1";
+  a.response = "first";
+  std::vector<Command*> first = {&a};
+  const auto one = core->Begin();
+  core->Judge(*one, first);
+  core->Seal(*one);
+  TestCommand b(PutHost("hosts/b"));
+  TestCommand repeat(PutHost("hosts/a"));
+  repeat.request_id = "id-1";
+  std::vector<Command*> second = {&b, &repeat};
+  const auto two = core->Begin();
+  EXPECT_EQ(core->Judge(*two, second), 1u);
+  core->Finish(*one, core->Write(*one));
+  core->Seal(*two);
+  core->Finish(*two, core->Write(*two));
+  EXPECT_TRUE(repeat.RunOn(*core).ok());
+  EXPECT_EQ(repeat.judged, 0);
+  EXPECT_EQ(repeat.revision, 1);
+  EXPECT_EQ(repeat.response, "first");
+}
+
 TEST_F(CoreTest, AFailingStoreChangesNothingAndRefusesUntilItRecovers) {
   auto core = Open(store_);
   Recorder recorder;
