@@ -291,5 +291,75 @@ TEST_F(DriftTest, ABackendThatCannotTellIsNotMended) {
   EXPECT_THAT(backend_.log, IsEmpty());
 }
 
+// A journal that says something else than the record, at the generation that the record has. What is in it was made,
+// since an agent that restarts goes by its journal.
+class OtherJournalTest : public DriftTest {
+ protected:
+  void Believe(const v1::Resource& item) {
+    journal::Record record;
+    *record.mutable_intent()->add_items() = item;
+    ASSERT_TRUE(journal_->Append(record, Journal::Sync::kYes).ok());
+    Start();
+    Connect();
+    Run();
+    ASSERT_EQ(reconciler_->Counts()["applied"], 4u);
+  }
+  Context& context() { return backend_.OpenedContext(1); }
+};
+
+TEST_F(OtherJournalTest, IsNotChangedByARepeatedGenerationAndFollowsALaterOne) {
+  Believe(Vdevice("d", "v", 9, 5, 0, "n"));
+  ASSERT_EQ(backend_.HeldDevices().at("0000:01:00.0").virt_id, 9u);
+  ASSERT_TRUE(Send({Vdevice("d", "v", 7, 5, 0, "n")}).ok());
+  EXPECT_THAT(Run(), ElementsAre("d@5 APPLIED"));
+  EXPECT_EQ(backend_.HeldDevices().at("0000:01:00.0").virt_id, 9u) << "a repetition is one, whatever it says";
+  ASSERT_TRUE(Send({Vdevice("d", "v", 7, 20, 0, "n")}).ok());
+  EXPECT_THAT(Run(), ElementsAre("d@20 APPLIED"));
+  ExpectMended();
+}
+
+TEST_F(OtherJournalTest, WhatCannotChangeIsMadeAnew) {
+  v1::Resource other = Nested("n", "v", "n", 4);
+  other.mutable_nested_domain()->mutable_config()->mutable_translate()->set_word0(0x1);
+  Believe(other);
+  EXPECT_THAT(backend_.log, Contains("AllocNested 0x1"));
+  backend_.log.clear();
+  ASSERT_TRUE(Send({Nested("n", "v", "n", 20)}).ok());
+  EXPECT_THAT(Run(), testing::UnorderedElementsAre("d@5 APPLIED", "n@20 APPLIED"));
+  EXPECT_THAT(backend_.log, ElementsAre("Detach", "Destroy nested", "AllocNested 0xb", "Attach nested"));
+  ExpectMended();
+}
+
+TEST_F(OtherJournalTest, WhatStandsOnItIsMadeAnewWithIt) {
+  Believe(Stage2("s", "s2", 2, "another"));
+  ASSERT_TRUE(Send({Stage2("s", "s2", 20)}).ok());
+  EXPECT_THAT(Run(), testing::UnorderedElementsAre("d@5 APPLIED", "n@4 APPLIED", "s@20 APPLIED", "v@3 APPLIED"));
+  EXPECT_EQ(backend_.contexts, 1) << "the other VM's is closed";
+  EXPECT_THAT(Inspect(), ElementsAre("d AS_BELIEVED", "n AS_BELIEVED", "s AS_BELIEVED", "v AS_BELIEVED"));
+}
+
+TEST_F(OtherJournalTest, ADeviceThatItShouldNotHaveIsLetGo) {
+  Believe(Vdevice("d", "v", 7, 5, 1, "n"));
+  ASSERT_TRUE(backend_.HeldDevices().contains("0000:01:00.1"));
+  ASSERT_TRUE(Send({Vdevice("d", "v", 7, 20, 0, "n")}).ok());
+  EXPECT_THAT(Run(), Contains("d@20 APPLIED"));
+  EXPECT_FALSE(backend_.HeldDevices().contains("0000:01:00.1"));
+  ExpectMended();
+}
+
+TEST_F(OtherJournalTest, WhatCannotBeEndedIsToldAndStaysAsItIs) {
+  v1::Resource other = Nested("n", "v", "n", 4);
+  other.mutable_nested_domain()->mutable_config()->mutable_translate()->set_word0(0x1);
+  Believe(other);
+  backend_.faults["Destroy"] = {EBUSY};
+  ASSERT_TRUE(Send({Nested("n", "v", "n", 20)}).ok());
+  EXPECT_THAT(Run(), testing::UnorderedElementsAre("d@5 APPLIED", "n@20 FAILED BACKEND_FAILED"));
+  EXPECT_EQ(reconciler_->held().Find("n")->generation(), 4) << "the next hello says so, and it is sent again";
+  EXPECT_EQ(backend_.HeldDevices().at("0000:01:00.0").attached_to, "nested");
+  ASSERT_TRUE(Send({Nested("n", "v", "n", 20)}).ok());
+  EXPECT_THAT(Run(), Contains("n@20 APPLIED"));
+  ExpectMended();
+}
+
 }  // namespace
 }  // namespace viommu::agent

@@ -81,4 +81,21 @@ size_t Realizer::EndStrays(const std::string& vm, const std::vector<ObjectInfo>&
   return left;
 }
 
+std::optional<Step> Realizer::Unmake(const HeldItem& item, std::vector<std::string>& ended) {
+  if (Find(item.uid()) == nullptr) return std::nullopt;
+  for (const auto& [uid, above] : held_.items()) {
+    const Made* made = Find(uid);
+    if (made == nullptr) continue;
+    if (made->parent == item.uid()) {
+      if (auto failure = Unmake(above, ended)) return failure;
+    } else if (made->attached_to == item.uid()) {
+      if (auto failure = Detach(above, *made)) return failure;
+      ended.push_back(uid);
+    }
+  }
+  if (Step step = Release(item); step.kind != Step::Kind::kReleased) return step;
+  ended.push_back(item.uid());
+  return std::nullopt;
+}
+
 }  // namespace viommu::agent

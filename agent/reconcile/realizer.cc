@@ -307,15 +307,20 @@ std::optional<Step> Realizer::WaitForGroup(const HeldItem& vdevice) const {
   return std::nullopt;
 }
 
-std::optional<Step> Realizer::Unset(const HeldItem& item, const Made& made) {
+std::optional<Step> Realizer::Detach(const HeldItem& item, const Made& made) {
+  if (made.attached_to.empty()) return std::nullopt;
   Context& context = *contexts_.at(made.vm).context;
-  if (!made.attached_to.empty()) {
-    if (auto failure = TryEnd(item, made.vm, Operation::kDetach, [&] { return context.Detach(made.device); })) {
-      return failure;
-    }
-    objects_.SetAttached(item.uid(), "");
-    NoteObjects(made.vm, item.uid());
+  if (auto failure = TryEnd(item, made.vm, Operation::kDetach, [&] { return context.Detach(made.device); })) {
+    return failure;
   }
+  objects_.SetAttached(item.uid(), "");
+  NoteObjects(made.vm, item.uid());
+  return std::nullopt;
+}
+
+std::optional<Step> Realizer::Unset(const HeldItem& item, const Made& made) {
+  if (auto failure = Detach(item, made)) return failure;
+  Context& context = *contexts_.at(made.vm).context;
   if (made.id != 0) {
     if (auto failure = TryEnd(item, made.vm, Operation::kDestroy, [&] { return context.Destroy(made.id); })) {
       return failure;

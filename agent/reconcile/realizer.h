@@ -147,6 +147,9 @@ class Realizer {
   void LoseIoas(const std::string& vm);
   // Ends objects of a VM's context that are nobody's, in this order. Returns how many are left.
   size_t EndStrays(const std::string& vm, const std::vector<ObjectInfo>& strays);
+  // Ends the item's objects, and before them what stands on them; a device that is only attached to one is detached.
+  // Adds the uids of what has to be made anew to `ended`, also when it returns why it could not go on.
+  std::optional<Step> Unmake(const HeldItem& item, std::vector<std::string>& ended);
 
   // Whether there are viommus whose event queue could not be made, and may be another time.
   bool LacksEventQueues() const { return !lacking_queues_.empty(); }
@@ -208,6 +211,8 @@ class Realizer {
   Step Release(const HeldItem& item);
   // The parts of a vdevice's release; done when the Step is kReleased.
   Step ReleaseVdevice(const HeldItem& item, const Made& made);
+  // Of a vdevice's device; nothing when done.
+  std::optional<Step> Detach(const HeldItem& item, const Made& made);
   // Detaches, destroys the vdevice; nothing when done.
   std::optional<Step> Unset(const HeldItem& item, const Made& made);
   Step AttachVdevice(const HeldItem& item, const Made& made, const std::string& stage2_uid);

@@ -216,13 +216,11 @@ absl::Status Reconciler::Sort(const v1::Resource& item, Sorting& sorting) const 
   const HeldItem* held_item = held().Find(UidOf(item));
   switch (held().Judge(item)) {
     case Verdict::kAccept: {
-      if (held_item != nullptr && !IsDeleting(item)) {
-        if (const auto field = ChangedImmutableField(held_item->resource, item); !field.empty()) {
-          answers.push_back(
-              FailureOf(item, MakeReason(v1::ERROR_REASON_PROTOCOL_VIOLATION,
-                                         fmt::format("{} of {} can not change while it exists", field, NameOf(item)))));
-          return absl::OkStatus();
-        }
+      if (held_item != nullptr && !IsDeleting(item) && ChangesIdentity(held_item->resource, item)) {
+        answers.push_back(FailureOf(
+            item, MakeReason(v1::ERROR_REASON_PROTOCOL_VIOLATION,
+                             fmt::format("{} is another resource here: {}", NameOf(item), held_item->name()))));
+        return absl::OkStatus();
       }
       if (held_item == nullptr && held().items().size() + static_cast<size_t>(intent.items_size()) >= kMaxHeldItems) {
         answers.push_back(
@@ -264,6 +262,29 @@ absl::Status Reconciler::Sort(const v1::Resource& item, Sorting& sorting) const 
   return absl::OkStatus();
 }
 
+void Reconciler::EndWhatCannotChange(Sorting& sorting) {
+  auto& items = *sorting.intent.mutable_intent()->mutable_items();
+  std::vector<std::string> ended;
+  for (int i = 0; i < items.size();) {
+    const HeldItem* item = held().Find(UidOf(items[i]));
+    std::optional<Step> failure;
+    if (item != nullptr && !IsDeleting(items[i])) {
+      if (const auto field = ChangedImmutableField(item->resource, items[i]); !field.empty()) {
+        VIOMMU_LOG(kWarning, "item is not as recorded and is made anew",
+                   {{"name", item->name()}, {"uid", item->uid()}, {"field", field}});
+        failure = realizer_.Unmake(*item, ended);
+      }
+    }
+    if (!failure) {
+      ++i;
+      continue;
+    }
+    sorting.answers.push_back(FailureOf(items[i], std::move(failure->reason)));
+    items.DeleteSubrange(i, 1);
+  }
+  for (const std::string& uid : ended) Activate(uid);
+}
+
 absl::Status Reconciler::Accept(const v1::Desired& desired) {
   if (!in_session_) return absl::FailedPreconditionError("no session");
   if (desired.epoch() != epoch_) {
@@ -272,6 +293,9 @@ absl::Status Reconciler::Accept(const v1::Desired& desired) {
   }
   Sorting sorting;
   for (const auto& item : desired.items()) VIOMMU_RETURN_IF_ERROR(Sort(item, sorting));
+  // Before it is written: should the process end in between, what is gone is made anew of what was held, and the next
+  // hello says that this is older than what is recorded.
+  EndWhatCannotChange(sorting);
   journal::Intent& intent = *sorting.intent.mutable_intent();
   for (const auto& uid : desired.unknown_uids()) {
     const HeldItem* item = held().Find(uid);

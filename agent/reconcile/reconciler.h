@@ -206,6 +206,9 @@ class Reconciler {
   };
   // The fate of one item of a message.
   absl::Status Sort(const v1::Resource& item, Sorting& sorting) const;
+  // Of what is to be taken: ends what was made of it in another way than it can be changed to, so that it is made anew.
+  // What cannot be ended is answered, and not taken.
+  void EndWhatCannotChange(Sorting& sorting);
   void Expect(const std::string& uid, int64_t nonce);
   absl::Status AdvanceRevision(const v1::Desired& desired);
   absl::Status Begin(const HeldItem& item, Operation operation);

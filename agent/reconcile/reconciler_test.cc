@@ -633,8 +633,10 @@ TEST_F(ReconcilerTest, RefusesWhatCanNotBe) {
   v1::Resource host;
   host.mutable_host()->set_uid("h");
   EXPECT_EQ(ReasonOf(Send({host})), v1::ERROR_REASON_PROTOCOL_VIOLATION);
-  ASSERT_TRUE(Send({Viommu("v", "v", 30, "s2", "s1")}).ok());
+  ASSERT_TRUE(Send({Viommu("v", "w", 30)}).ok());
   EXPECT_THAT(Run(), ElementsAre("v@30 FAILED PROTOCOL_VIOLATION"));
+  ASSERT_TRUE(Send({Nested("v", "v", "v", 31)}).ok());
+  EXPECT_THAT(Run(), ElementsAre("v@31 FAILED PROTOCOL_VIOLATION"));
   EXPECT_EQ(reconciler_->held().Find("v")->generation(), 3);
 }
 

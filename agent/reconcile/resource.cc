@@ -108,9 +108,12 @@ void SetDeleting(v1::Resource& resource) {
   Visit(resource, [](auto& m) { m.set_state(v1::STATE_DELETING); });
 }
 
+bool ChangesIdentity(const v1::Resource& held, const v1::Resource& next) {
+  if (held.kind_case() != next.kind_case()) return true;
+  return KindOf(held) != ItemKind::kVdevice && NameOf(held) != NameOf(next);
+}
+
 std::string_view ChangedImmutableField(const v1::Resource& held, const v1::Resource& next) {
-  if (held.kind_case() != next.kind_case()) return "kind";
-  if (KindOf(held) != ItemKind::kVdevice && NameOf(held) != NameOf(next)) return "name";
   switch (KindOf(held)) {
     case ItemKind::kStage2Domain: {
       const auto& a = held.stage2_domain();

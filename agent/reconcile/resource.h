@@ -34,8 +34,12 @@ int64_t GenerationOf(const v1::Resource& resource);
 bool IsDeleting(const v1::Resource& resource);
 void SetDeleting(v1::Resource& resource);
 
-// Whether `next` differs from `held` in a field that can not change while the uid stays. Returns the field's name, or
-// an empty string.
+// Whether `next`, of the uid of `held`, is of another kind or name, which no record of that uid ever is. A rebind gives
+// a vdevice another name.
+bool ChangesIdentity(const v1::Resource& held, const v1::Resource& next);
+
+// A field in which `next` differs from `held` and which no kernel object can change: what was made has to be made anew.
+// Empty when there is none. Both are of one kind.
 std::string_view ChangedImmutableField(const v1::Resource& held, const v1::Resource& next);
 
 }  // namespace viommu::agent
