@@ -72,7 +72,8 @@ absl::StatusOr<ExitCode> Drift(Session& session, const DriftArguments& arguments
     const absl::Status asked = AskFirst(
         session, "drift --repair",
         fmt::format(
-            "Have {} make anew what is missing or different, and end objects of its contexts that are nobody's?",
+            "Have {} make anew what is missing or different, and end what is nobody's? What its agent's journal has "
+            "otherwise gets another generation.",
             ShortName(host)),
         "changed");
     if (!asked.ok()) return asked;
@@ -111,7 +112,9 @@ void DeclareDrift(Command& root) {
           "Strays are objects of the backend that belong to nothing. Exits with 1 when anything is left to explain.\n"
           "--repair has the agent forget what is missing, take over what is different as it is, and go on from there: "
           "it makes\n"
-          "everything as recorded, tries what has failed at once, and ends strays. It asks first.")
+          "everything as recorded, tries what has failed at once, and ends strays. What the agent's journal has "
+          "otherwise than\n"
+          "recorded gets another generation, for an agent takes the same one for a repetition. It asks first.")
       .ChangesHost()
       .WithExample("drift a", "does host a hold what is recorded for it?")
       .WithExample("drift a --repair --yes", "make it so")

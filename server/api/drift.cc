@@ -56,8 +56,9 @@ absl::StatusOr<v1::InspectCall> AskForDrift(const CommitCore& core, const v1::Ge
   return call;
 }
 
-absl::Status FillDrift(const CommitCore& core, const v1::GetDriftRequest& request, const v1::InspectCall& call,
-                       const v1::InspectReply& reply, v1::GetDriftResponse* response) {
+absl::StatusOr<ToTell> FillDrift(const CommitCore& core, const v1::GetDriftRequest& request,
+                                 const v1::InspectCall& call, const v1::InspectReply& reply,
+                                 v1::GetDriftResponse* response) {
   std::map<std::string, Sides> by_uid;
   std::string last = call.after_uid();
   for (const v1::InspectedItem& item : reply.items()) {
@@ -87,9 +88,17 @@ absl::Status FillDrift(const CommitCore& core, const v1::GetDriftRequest& reques
       }));
     }
   });
+  ToTell to_tell;
   for (const auto& [uid, sides] : by_uid) {
     auto drift = DriftOf(sides.kind, sides.record.get(), sides.item);
-    if (drift) *response->add_drifts() = *std::move(drift);
+    if (!drift) continue;
+    if (sides.record == nullptr) {
+      if (!drift->expected()) to_tell.unknown.push_back(uid);
+    } else if (GoesByOther(sides.kind, *sides.record, sides.item)) {
+      to_tell.anew.push_back(
+          {.kind = sides.kind, .name = drift->name(), .generation = GenerationOf(sides.kind, *sides.record)});
+    }
+    *response->add_drifts() = *std::move(drift);
   }
   response->set_compared(static_cast<int64_t>(by_uid.size()));
   if (more) {
@@ -97,7 +106,7 @@ absl::Status FillDrift(const CommitCore& core, const v1::GetDriftRequest& reques
   } else {
     *response->mutable_strays() = reply.strays();
   }
-  return absl::OkStatus();
+  return to_tell;
 }
 
 }  // namespace viommu::server

@@ -1,17 +1,10 @@
 // The methods of the operations service that change nothing in the record.
 
-#include <memory>
-
-#include "common/error.h"
 #include "common/grpc_error.h"
 #include "server/api/authorise.h"
-#include "server/api/deadline.h"
 #include "server/api/drain.h"
-#include "server/api/drift.h"
-#include "server/api/limits.h"
 #include "server/api/list.h"
 #include "server/api/lookup.h"
-#include "server/api/mention.h"
 #include "server/api/operations_service.h"
 #include "server/api/planning.h"
 #include "server/api/watch_reactor.h"
@@ -67,35 +60,6 @@ grpc::ServerUnaryReactor* OperationsService::FindPlacement(Context* context, con
 grpc::ServerUnaryReactor* OperationsService::CompareHosts(Context* context, const v1::CompareHostsRequest* request,
                                                           v1::CompareHostsResponse* response) {
   return Answer(context, server::CompareHosts(core(), *request, response));
-}
-
-grpc::ServerUnaryReactor* OperationsService::GetDrift(Context* context, const v1::GetDriftRequest* request,
-                                                      v1::GetDriftResponse* response) {
-  if (const absl::Status bad = CheckCaller(parts_, *context); !bad.ok()) return Answer(context, bad);
-  const absl::StatusOr<v1::InspectCall> call = AskForDrift(core(), *request);
-  if (!call.ok()) return Answer(context, call.status());
-  if (inspections_.fetch_add(1) >= kMaxInspections) {
-    --inspections_;
-    return Answer(context, Error(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_OVERLOADED)
-                               .Message("{} calls of GetDrift are under way, which is the limit; try again when some "
-                                        "are answered",
-                                        kMaxInspections)
-                               .RetryAfter(std::chrono::milliseconds(100)));
-  }
-  const WallTime now = parts_.clock.Now();
-  const auto deadline = now + TimeToAnswer(now, context->deadline(), kMaxInspectWait);
-  // Callbacks are copied.
-  const auto mention = request->repair() ? std::make_shared<Mention>("GetDrift", *context) : nullptr;
-  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-  parts_.sessions.Inspect(
-      request->host(), *call, std::chrono::time_point_cast<std::chrono::system_clock::duration>(deadline),
-      [this, reactor, request, response, mention, call = *call](absl::StatusOr<v1::InspectReply> reply) {
-        --inspections_;
-        if (mention != nullptr) mention->Say(parts_.committer, request->host(), reply.status());
-        const absl::Status status = reply.ok() ? FillDrift(core(), *request, call, *reply, response) : reply.status();
-        reactor->Finish(ToGrpcStatus(status));
-      });
-  return reactor;
 }
 
 }  // namespace viommu::server

@@ -40,9 +40,11 @@ class OperationsService final : public v1::OperationsService::CallbackService {
                                                                const v1::WatchDrainRequest* request) override;
   Reactor* FindPlacement(Context* context, const v1::FindPlacementRequest* request,
                          v1::FindPlacementResponse* response) override;
-  Reactor* GetDrift(Context* context, const v1::GetDriftRequest* request, v1::GetDriftResponse* response) override;
   Reactor* CompareHosts(Context* context, const v1::CompareHostsRequest* request,
                         v1::CompareHostsResponse* response) override;
+
+  // operations_drift.cc.
+  Reactor* GetDrift(Context* context, const v1::GetDriftRequest* request, v1::GetDriftResponse* response) override;
 
   // operations_audit.cc.
   Reactor* ListAuditEntries(Context* context, const v1::ListAuditEntriesRequest* request,

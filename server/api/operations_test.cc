@@ -8,6 +8,7 @@
 #include "common/fake_clock.h"
 #include "server/api/drain_keeper.h"
 #include "server/api/test_service.h"
+#include "server/fleet/drift.h"
 
 namespace viommu::server {
 namespace {
@@ -267,6 +268,60 @@ TEST_F(DriftTest, ARepairIsAudited) {
   EXPECT_EQ(entries[2].code(), "OK");
   EXPECT_NE(entries[3].method(), "GetDrift") << "a look alone is not";
   EXPECT_EQ(core_->revision(), revision + 1) << "only the drain has changed the record";
+}
+
+// What the agent has in its journal otherwise, at the generation of the record, it takes only from another one.
+TEST_F(DriftTest, ARepairTellsAnewWhatTheJournalHasOtherwise) {
+  const std::string name = "viommus/v/vdevices/1";
+  Answer(*Recorded<v1::Vdevice>(name), v1::OUTCOME_APPLIED);
+  const auto before = Recorded<v1::Vdevice>(name);
+  Held(*before).set_outcome(v1::OUTCOME_APPLIED);
+  sessions_.inspection->mutable_items(0)->mutable_believed()->mutable_vdevice()->set_vdev_id(2);
+  Held(*before, "~of-nobody");
+  v1::InspectedItem& going = Held(*before, "~on-its-way-out");
+  going.mutable_believed()->mutable_vdevice()->set_state(v1::STATE_DELETING);
+  const int64_t revision = core_->revision();
+  Do(request_);
+  EXPECT_EQ(core_->revision(), revision) << "a look changes nothing";
+  EXPECT_TRUE(sessions_.torn_down.empty());
+
+  request_.set_repair(true);
+  Do(request_);
+  const auto after = Recorded<v1::Vdevice>(name);
+  EXPECT_EQ(after->generation(), revision + 1);
+  EXPECT_EQ(after->state(), v1::STATE_PENDING);
+  EXPECT_EQ(after->uid(), before->uid());
+  EXPECT_EQ(after->vdev_id(), 1u);
+  EXPECT_NE(after->etag(), before->etag());
+  ASSERT_EQ(sessions_.torn_down.size(), 1u) << "what is on its way out is told already";
+  EXPECT_EQ(sessions_.torn_down[0], std::make_pair(kGrace, std::string("~of-nobody")));
+  core_->Read([](const Tables& tables, int64_t) { EXPECT_TRUE(CheckInvariants(tables).ok()); });
+  const auto entries = Do(v1::ListAuditEntriesRequest()).entries();
+  ASSERT_GE(entries.size(), 1);
+  EXPECT_EQ(entries[0].method(), "GetDrift");
+  EXPECT_EQ(entries[0].target(), kGrace);
+  EXPECT_EQ(entries[0].revision(), after->generation());
+
+  Do(request_);
+  EXPECT_EQ(Recorded<v1::Vdevice>(name)->generation(), after->generation()) << "it is told already";
+  Answer(*after, v1::OUTCOME_APPLIED);
+  Answer(*before, v1::OUTCOME_FAILED);
+  EXPECT_EQ(Recorded<v1::Vdevice>(name)->state(), v1::STATE_READY) << "a late answer speaks of another generation";
+}
+
+// What has changed since the agent was asked is left alone: its change says all of it.
+TEST_F(DriftTest, ARepairLeavesAloneWhatHasChangedSince) {
+  const auto vdevice = Recorded<v1::Vdevice>("viommus/v/vdevices/1");
+  EXPECT_TRUE(FunctionCommand::Run(*committer_, [&](const Context& context, Draft& draft) {
+                DesireAnew({{Kind::kVdevice, vdevice->name(), vdevice->generation() - 1},
+                            {Kind::kVdevice, "viommus/v/vdevices/77", 1},
+                            {Kind::kHost, kGrace, 1}},
+                           context, draft);
+                EXPECT_EQ(draft.size(), 0u);
+                DesireAnew({{Kind::kVdevice, vdevice->name(), vdevice->generation()}}, context, draft);
+                EXPECT_EQ(draft.size(), 1u);
+                return absl::OkStatus();
+              }).ok());
 }
 
 TEST_F(DriftTest, PagesCoverEveryUidOnce) {

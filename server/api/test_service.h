@@ -56,6 +56,9 @@ class FakeSessions final : public Sessions {
     inspected.emplace_back(host, call);
     done(inspection);
   }
+  void TearDown(const std::string& host, const std::vector<std::string>& uids) override {
+    for (const std::string& uid : uids) torn_down.emplace_back(host, uid);
+  }
   Stats stats() const override {
     Stats stats;
     stats.connected = 2;
@@ -86,6 +89,7 @@ class FakeSessions final : public Sessions {
   std::vector<v1::SmmuUsage> usage;  // of every host
   std::vector<std::pair<std::string, v1::InspectCall>> inspected;
   absl::StatusOr<v1::InspectReply> inspection = v1::InspectReply();
+  std::vector<std::pair<std::string, std::string>> torn_down;  // host and uid
 
  private:
   std::atomic<bool> hold_ = false;

@@ -6,6 +6,9 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
+
+#include "server/fleet/record.h"
 
 namespace viommu::server {
 namespace {
@@ -107,6 +110,15 @@ std::string ActualPresence(const v1::InspectedItem& item) {
   }
 }
 
+template <typename T>
+void DesireAnewAs(const Compared& compared, const Context& context, Draft& draft) {
+  const auto present = draft.Find<T>(compared.name);
+  if (present == nullptr || present->generation() != compared.generation) return;
+  T next = *present;
+  Desire(next, v1::STATE_PENDING, context);
+  draft.Put(std::move(next));
+}
+
 }  // namespace
 
 std::optional<Kind> KindOfBelieved(const v1::Resource& resource) {
@@ -175,6 +187,48 @@ std::optional<v1::Drift> DriftOf(Kind kind, const Message* record, const v1::Ins
   const bool as_believed = item->presence() != v1::PRESENCE_MISSING && item->presence() != v1::PRESENCE_DIFFERENT;
   drift.set_expected(as_believed && !settled);
   return drift;
+}
+
+bool GoesByOther(Kind kind, const Message& record, const v1::InspectedItem* item) {
+  const v1::State state = StateOf(record);
+  if (state == v1::STATE_PENDING || state == v1::STATE_DELETING) return false;
+  // What has failed and is not held, the agent would not take: it remembers a release, and only who records it anew can
+  // mean that it shall be there.
+  if (item == nullptr) return state != v1::STATE_FAILED;
+  const Message& believed = Inner(item->believed());
+  if (GenerationOf(kind, record) != GenerationOf(kind, believed)) return true;
+  for (const char* field : FieldsOf(kind)) {
+    if (Text(record, field) != Text(believed, field)) return true;
+  }
+  // What has failed there is tried again anyhow, and told.
+  const v1::State agents = StateAfter(item->outcome());
+  return (agents == v1::STATE_READY || agents == v1::STATE_DORMANT) && agents != state;
+}
+
+void DesireAnew(const std::vector<Compared>& records, const Context& context, Draft& draft) {
+  for (const Compared& each : records) {
+    switch (each.kind) {
+      case Kind::kStage2Domain:
+        DesireAnewAs<v1::Stage2Domain>(each, context, draft);
+        break;
+      case Kind::kViommu:
+        DesireAnewAs<v1::Viommu>(each, context, draft);
+        break;
+      case Kind::kVdevice:
+        DesireAnewAs<v1::Vdevice>(each, context, draft);
+        break;
+      case Kind::kNestedDomain:
+        DesireAnewAs<v1::NestedDomain>(each, context, draft);
+        break;
+      case Kind::kHwQueue:
+        DesireAnewAs<v1::HwQueue>(each, context, draft);
+        break;
+      case Kind::kHost:
+      case Kind::kDevice:
+      case Kind::kQuota:
+        break;  // no agent holds these
+    }
+  }
 }
 
 }  // namespace viommu::server

@@ -115,6 +115,33 @@ TEST_F(DriftTest, OneSidedResources) {
   EXPECT_EQ(Of(nullptr, &item_), (Lines{"presence: no | yes | ", "expected"}));
 }
 
+TEST_F(DriftTest, OnlyWhatIsNotToldAnywayIsToldAnew) {
+  EXPECT_FALSE(GoesByOther(Kind::kVdevice, record_, &item_));
+  item_.set_presence(v1::PRESENCE_MISSING);
+  EXPECT_FALSE(GoesByOther(Kind::kVdevice, record_, &item_)) << "its backend's fault, not its journal's";
+  item_.set_outcome(v1::OUTCOME_FAILED);
+  EXPECT_FALSE(GoesByOther(Kind::kVdevice, record_, &item_)) << "it tries that again";
+  item_.set_outcome(v1::OUTCOME_DORMANT);
+  EXPECT_TRUE(GoesByOther(Kind::kVdevice, record_, &item_));
+  Believe();
+  EXPECT_TRUE(GoesByOther(Kind::kVdevice, record_, nullptr));
+  believed().set_vdev_id(8);
+  EXPECT_TRUE(GoesByOther(Kind::kVdevice, record_, &item_));
+  record_.set_state(v1::STATE_FAILED);
+  EXPECT_TRUE(GoesByOther(Kind::kVdevice, record_, &item_)) << "an earlier repair did not work";
+  EXPECT_FALSE(GoesByOther(Kind::kVdevice, record_, nullptr))
+      << "it was released there, and does not come back unasked";
+  for (const v1::State state : {v1::STATE_PENDING, v1::STATE_DELETING}) {
+    record_.set_state(state);
+    EXPECT_FALSE(GoesByOther(Kind::kVdevice, record_, &item_)) << v1::State_Name(state);
+    EXPECT_FALSE(GoesByOther(Kind::kVdevice, record_, nullptr)) << v1::State_Name(state);
+  }
+  Believe();
+  record_.set_state(v1::STATE_READY);
+  believed().set_generation(4);
+  EXPECT_TRUE(GoesByOther(Kind::kVdevice, record_, &item_));
+}
+
 // Every field that is compared is one that its resource has, and is printed.
 TEST(DriftFieldsTest, OfEveryKindCanBeRead) {
   v1::InspectedItem item;

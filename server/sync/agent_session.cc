@@ -87,6 +87,12 @@ bool AgentSession::Changed(Concern concern, ResourceKey key, const std::string& 
   return core_.WantsNext() && SetReady();
 }
 
+bool AgentSession::TearDown(const std::vector<std::string>& uids) {
+  MutexLock lock(mu_);
+  for (const std::string& uid : uids) core_.TearDown(uid);
+  return core_.WantsNext() && SetReady();
+}
+
 bool AgentSession::SlotGranted() {
   MutexLock lock(mu_);
   core_.SlotGranted();

@@ -67,6 +67,7 @@ class AgentSession final : public std::enable_shared_from_this<AgentSession> {
   // Returns whether the session has to be made ready (see AgentSessions::MakeReady), which it says once until
   // ClearReady.
   bool Changed(Concern concern, ResourceKey key, const std::string& uid, int64_t revision);
+  bool TearDown(const std::vector<std::string>& uids);
   bool SlotGranted();
   void ClearReady();
   void Invalidate(const std::string& target_uid, const std::vector<v1::Command>& commands, WallTime deadline,

@@ -318,6 +318,11 @@ void AgentSessions::Inspect(const std::string& host, const v1::InspectCall& call
   session->Inspect(call, deadline, std::move(done));
 }
 
+void AgentSessions::TearDown(const std::string& host, const std::vector<std::string>& uids) {
+  const std::shared_ptr<AgentSession> session = SessionOf(host);
+  if (session != nullptr && session->TearDown(uids)) MakeReady({session});
+}
+
 Sessions::Stats AgentSessions::stats() const {
   Stats stats;
   const int64_t now_at = followed();

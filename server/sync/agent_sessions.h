@@ -62,6 +62,7 @@ class AgentSessions final : public Sessions {
                   std::chrono::system_clock::time_point deadline, InvalidateCallback done) override;
   void Inspect(const std::string& host, const v1::InspectCall& call, std::chrono::system_clock::time_point deadline,
                InspectCallback done) override;
+  void TearDown(const std::string& host, const std::vector<std::string>& uids) override;
   Stats stats() const override;
   std::optional<Info> Find(const std::string& host) const override;
   std::vector<v1::SmmuUsage> UsageOf(const std::string& host) const override;

@@ -13,6 +13,7 @@
 #include "common/error.h"
 #include "common/fake_clock.h"
 #include "server/commit/test_command.h"
+#include "server/fleet/drift.h"
 #include "server/fleet/test_fleet.h"
 #include "server/store/memory_store.h"
 #include "server/sync/test_agent.h"
@@ -693,6 +694,33 @@ TEST_F(AgentSessionsTest, AReconnectBringsOnlyTheDifference) {
   EXPECT_EQ(NamesOf(again.TakeItems()), (Names{"viommus/w", "viommus/v/nestedDomains/n"}));
   EXPECT_EQ(again.got().back().desired().unknown_uids(0), "zombie");
   EXPECT_TRUE(again.synced());
+}
+
+// A repair of drift: neither waits for the next hello.
+TEST_F(AgentSessionsTest, WhatAJournalHasOtherwiseIsToldAnew) {
+  TestAgent& agent = Connect(GraceHello());
+  Do(CreateStage2("s", kGrace));
+  agent.AnswerAll();
+  Settle();
+  agent.TakeItems();
+  sessions_->TearDown(kGrace, {"zombie"});
+  Settle();
+  ASSERT_EQ(agent.got().back().desired().unknown_uids_size(), 1);
+  EXPECT_EQ(agent.got().back().desired().unknown_uids(0), "zombie");
+  EXPECT_EQ(sessions_->stats().max_lag_revisions, 0);
+  sessions_->TearDown("hosts/nobody", {"zombie"});
+
+  const auto stage2 = Get<v1::Stage2Domain>("stage2Domains/s");
+  TestCommand command([&](const Context& context, Draft& draft) {
+    DesireAnew({{Kind::kStage2Domain, stage2.name(), stage2.generation()}}, context, draft);
+    return absl::OkStatus();
+  });
+  ASSERT_TRUE(command.RunOn(*core_).ok());
+  Settle();
+  const auto items = agent.TakeItems();
+  ASSERT_EQ(items.size(), 1u);
+  EXPECT_GT(items[0].stage2_domain().generation(), stage2.generation());
+  EXPECT_EQ(items[0].stage2_domain().uid(), stage2.uid());
 }
 
 TEST_F(AgentSessionsTest, AHostThatWasRebootedIsSentEverything) {

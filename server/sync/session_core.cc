@@ -192,7 +192,11 @@ void SessionCore::Changed(Concern concern, ResourceKey key, const std::string& u
     return;
   }
   pending_.erase(key);
-  if (concern == Concern::kForget) return;
+  if (concern == Concern::kTearDown) TearDown(uid);
+}
+
+void SessionCore::TearDown(const std::string& uid) {
+  if (phase_ == Phase::kClosed) return;
   unknown_uids_.push_back(uid);
   if (unknown_uids_.size() > limits_.max_unknown_uids) {
     Close(Error(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_OVERLOADED)

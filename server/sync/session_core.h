@@ -110,6 +110,8 @@ class SessionCore {
 
   // A change of this host's record at `revision`. For Concern kSend, kForget and kTearDown.
   void Changed(Concern concern, ResourceKey key, const std::string& uid, int64_t revision);
+  // The agent holds the uid, and it is no record's.
+  void TearDown(const std::string& uid);
 
   // --- From those who do what Next says.
 

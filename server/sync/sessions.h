@@ -88,6 +88,10 @@ class Sessions : public Listener {
   virtual void Inspect(const std::string& host, const v1::InspectCall& call,
                        std::chrono::system_clock::time_point deadline, InspectCallback done) = 0;
 
+  // Tells the agent of `host` that these uids are no record's, as the difference after a hello does. Nothing while
+  // there is no session: the next hello brings it up.
+  virtual void TearDown(const std::string& host, const std::vector<std::string>& uids) = 0;
+
   virtual Stats stats() const = 0;
 
   // The session of hosts/{host}; nullopt while there is none.

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "agent/reconcile/journal.h"
 #include "tests/e2e/fleet_fixture.h"
 
 namespace viommu::tests {
@@ -107,6 +108,65 @@ TEST_F(DriftTest, WhatSomebodyElseHasDoneIsShownAndMended) {
   report = Drift(0, {"--all"}, kEdge);
   EXPECT_EQ(Drifts(report), 0u) << report;
   EXPECT_EQ(report["strays"].size(), 0u) << report;
+}
+
+// An agent's journal that says something else than the record at the generation that the record has: by a fault, or by
+// hand. An agent that starts goes by it. The server sends what it holds once more, which the agent rightly takes for a
+// repetition.
+TEST_F(DriftTest, AJournalThatDiffersAtTheSameGenerationIsMended) {
+  const auto devices = DevicesBySmmu(kAmpere);
+  const auto& [smmu, of_it] = *devices.begin();
+  CreateStage2("vm-1", kAmpere, "vm-1");
+  Ok(&Stub::CreateViommu, ViommuRequest("v", smmu, "vm-1"));
+  Ok(&Stub::SetVdevId, SetRequest("v", of_it[0], 16, v1::WAIT_APPLIED));
+  Do({"create", "nesteddomain", "v/n", "--bypass", "--wait=applied"});
+  Do({"attach", of_it[0], "v/n", "--wait=applied"});
+  cluster_.agent(kAmpere).Kill();
+  {
+    auto journal = agent::Journal::Open(agent::PosixFileSystem(), cluster_.state_path(kAmpere), {});
+    ASSERT_TRUE(journal.ok()) << journal.status();
+    agent::journal::Record other;
+    for (const auto& [uid, item] : (*journal)->state().items()) {
+      v1::Resource resource = item.resource;
+      if (resource.has_vdevice()) {
+        resource.mutable_vdevice()->set_vdev_id(17);
+      } else if (resource.has_nested_domain()) {
+        resource.mutable_nested_domain()->mutable_config()->mutable_abort();
+      } else {
+        continue;
+      }
+      *other.mutable_intent()->add_items() = resource;
+    }
+    ASSERT_TRUE((*journal)->Append(other, agent::Journal::Sync::kYes).ok());
+  }
+  StartHost(kAmpere);
+  nlohmann::json report;
+  ASSERT_TRUE(
+      Eventually(20,
+                 [&] {
+                   report = nlohmann::json::parse(cluster_.Ctl({"drift", kAmpere, "-o", "json"}).out, nullptr, false);
+                   return Drifts(report) == 2 && report["drifts"][0]["fields"].size() == 1 &&
+                          report["drifts"][1]["fields"].size() == 1;
+                 }))
+      << report << cluster_.Outputs();
+  std::map<std::string, nlohmann::json> fields;
+  for (const auto& drift : report["drifts"]) fields[drift.value("name", "")] = drift["fields"][0];
+  EXPECT_EQ(fields["viommus/v/vdevices/16"].value("field", ""), "vdev_id") << report;
+  EXPECT_EQ(fields["viommus/v/vdevices/16"].value("believed", ""), "17") << report;
+  EXPECT_EQ(fields["viommus/v/nestedDomains/n"].value("field", ""), "config") << report;
+
+  const int64_t revision = Revision();
+  Drift(1, {"--repair", "--dry-run"});
+  EXPECT_EQ(Revision(), revision);
+  Drift(0, {"--repair", "--yes"});
+  EXPECT_TRUE(Eventually(20,
+                         [&] {
+                           return cluster_.Ctl({"drift", kAmpere, "--all"}).out.empty();
+                         }))
+      << cluster_.Ctl({"drift", kAmpere, "--all"}).out << cluster_.Outputs();
+  EXPECT_GT(Vdevice("viommus/v/vdevices/16").generation(), revision) << "which is what makes the agent look again";
+  EXPECT_EQ(Vdevice("viommus/v/vdevices/16").state(), v1::STATE_READY);
+  Drift(0, {"--all"});
 }
 
 TEST_F(DriftTest, AHostThatIsAwayCannotBeAsked) {
