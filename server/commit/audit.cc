@@ -103,12 +103,12 @@ Audit::Stats Audit::stats() const {
   return stats_;
 }
 
-Audit::Entries Audit::Begin(WallTime now) const { return Entries(options_.max_bytes > 0, now); }
+Audit::Entries Audit::Begin(WallTime now) const { return Entries(options_.max_bytes > 0, now, waiting_, dropped_); }
 
 void Audit::Entries::Add(const Command& command, const absl::Status& status, int64_t revision,
                          std::span<const Change> changes) {
   if (!on_ || command.method.empty()) return;
-  if (changes.empty() && ++idle_ > kMaxWaiting) {
+  if (changes.empty() && ++waiting_ > kMaxWaiting) {
     ++dropped_;
     return;
   }
@@ -156,8 +156,6 @@ void Audit::Entries::Add(const Command& command, const absl::Status& status, int
 }
 
 void Audit::Encode(Entries& entries, Batch& batch) const {
-  entries.encoded_.insert(entries.encoded_.begin(), waiting_.begin(), waiting_.end());
-  entries.dropped_ += dropped_;
   if (entries.dropped_ > 0) {
     AuditRecord record;
     record.set_time_ns(entries.now_.time_since_epoch().count());
@@ -185,14 +183,8 @@ void Audit::Recorded(const Entries& entries) {
 }
 
 void Audit::Wait(Entries entries) {
-  dropped_ += entries.dropped_;
-  for (std::string& entry : entries.encoded_) {
-    if (waiting_.size() < kMaxWaiting) {
-      waiting_.push_back(std::move(entry));
-    } else {
-      ++dropped_;
-    }
-  }
+  waiting_ = std::move(entries.encoded_);
+  dropped_ = entries.dropped_;
 }
 
 int64_t Audit::PlanRotation(int64_t now_s, Batch& batch) const {

@@ -68,7 +68,7 @@ class Audit {
 
   // --- For the writer.
 
-  // The entries of one batch, in order.
+  // The entries of one batch, in order. Begins with those that wait.
   class Entries {
    public:
     // A command that was judged; `changes`: what it changed, at `revision`.
@@ -78,7 +78,8 @@ class Audit {
 
    private:
     friend class Audit;
-    Entries(bool on, WallTime now) : on_(on), now_(now) {}
+    Entries(bool on, WallTime now, std::vector<std::string> waiting, uint64_t dropped)
+        : on_(on), now_(now), encoded_(std::move(waiting)), waiting_(encoded_.size()), dropped_(dropped) {}
 
     void Add(std::string record) {
       bytes_ += record.size();
@@ -88,15 +89,15 @@ class Audit {
     bool on_;
     WallTime now_;
     std::vector<std::string> encoded_;
-    size_t idle_ = 0;       // those that changed nothing
-    uint64_t dropped_ = 0;  // not among them
+    size_t waiting_;    // those that changed nothing
+    uint64_t dropped_;  // not among them
     size_t bytes_ = 0;
     std::vector<int64_t> sizes_;  // once they are in a batch
   };
 
   Entries Begin(WallTime now) const;
 
-  // Adds those that wait and the entries to `batch`. Give them to Recorded once the batch is durable; no others before.
+  // Adds the entries to `batch`. Give them to Recorded once the batch is durable.
   void Encode(Entries& entries, Batch& batch) const;
   void Recorded(const Entries& entries);
 

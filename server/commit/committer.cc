@@ -2,7 +2,6 @@
 
 #include <pthread.h>
 
-#include <algorithm>
 #include <chrono>
 #include <numeric>
 #include <utility>
@@ -28,7 +27,6 @@ Committer::Committer(CommitCore& core, const Options& options, BatchObserver obs
       options_(options),
       observer_(std::move(observer)),
       writer_([this] { WriteLoop(); }),
-      storer_([this] { StoreLoop(); }),
       answerer_([this] { AnswerLoop(); }) {}
 
 Committer::~Committer() { Stop(); }
@@ -62,12 +60,6 @@ void Committer::Stop() {
   work_.NotifyOne();
   if (writer_.joinable()) writer_.join();
   {
-    MutexLock lock(store_mu_);
-    no_more_writes_ = true;
-  }
-  store_work_.NotifyOne();
-  if (storer_.joinable()) storer_.join();
-  {
     MutexLock lock(answers_mu_);
     no_more_answers_ = true;
   }
@@ -80,126 +72,55 @@ size_t Committer::queue_depth() const {
   return queue_.size();
 }
 
-bool Committer::Await(const Work& work, std::chrono::steady_clock::time_point next_tick,
-                      std::vector<Command*>& commands, std::optional<absl::Status>& committed) {
-  commands.clear();
-  MutexLock lock(mu_);
-  const bool writing = work.written != nullptr;
-  while (true) {
-    if (writing && committed_.has_value()) break;
-    if (!queue_.empty() && !work.full) break;
-    if (!writing && work.open != nullptr) return true;
-    if (!writing && stopping_) return false;
-    const auto now = std::chrono::steady_clock::now();
-    if (!writing && now >= next_tick) return true;
-    // A write that is under way ends by itself.
-    work_.WaitFor(mu_, writing ? std::chrono::nanoseconds(std::chrono::hours(1)) : next_tick - now);
-  }
-  committed = std::exchange(committed_, std::nullopt);
-  if (work.full) return true;
-  const size_t had = work.open == nullptr ? 0 : CommitCore::CommandsOf(*work.open).size();
-  const size_t room = options_.max_batch_commands - std::min(had, options_.max_batch_commands);
-  if (queue_.size() <= room) {
-    commands.swap(queue_);
-  } else {
-    const auto end = queue_.begin() + static_cast<std::ptrdiff_t>(room);
-    commands.assign(queue_.begin(), end);
-    queue_.erase(queue_.begin(), end);
-  }
-  queue_bytes_ -= BytesOf(commands);
-  return true;
-}
-
-void Committer::Judge(Work& work, const std::vector<Command*>& commands) {
-  if (commands.empty()) return;
-  if (work.open == nullptr) {
-    work.open = core_.Begin();
-    work.began = std::chrono::steady_clock::now();
-  }
-  const size_t taken = core_.Judge(*work.open, commands);
-  work.full = taken < commands.size() || CommitCore::CommandsOf(*work.open).size() >= options_.max_batch_commands;
-  if (taken == commands.size()) return;
-  const absl::Span<Command* const> left = absl::MakeSpan(commands).subspan(taken);
-  MutexLock lock(mu_);
-  queue_.insert(queue_.begin(), left.begin(), left.end());
-  queue_bytes_ += BytesOf(left);
-}
-
-void Committer::Finish(CommitCore::Pending& batch, const absl::Status& committed,
-                       std::chrono::steady_clock::time_point began) {
-  const std::span<Command* const> commands = CommitCore::CommandsOf(batch);
-  std::vector<CommitCore::Outcome> outcomes = core_.Finish(batch, committed);
-  if (observer_ && !outcomes.empty()) {
-    observer_(outcomes.size(), std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count());
-  }
-  // A thread's wake is a large part of the time of a caller that is alone; nobody else waits for this thread.
-  if (outcomes.size() == 1) {
-    commands[0]->Done(std::move(outcomes[0].status), outcomes[0].revision);
-    return;
-  }
-  {
-    MutexLock lock(answers_mu_);
-    for (size_t i = 0; i < outcomes.size(); ++i) answers_.push_back({commands[i], std::move(outcomes[i])});
-  }
-  answers_ready_.NotifyOne();
-}
-
-void Committer::Write(Work& work) {
-  work.full = false;
-  const bool alone = CommitCore::CommandsOf(*work.open).size() <= 1 && queue_depth() == 0;
-  core_.Seal(*work.open);
-  if (alone) {
-    const CommitCore::PendingPtr batch = std::move(work.open);
-    return Finish(*batch, core_.Write(*batch), work.began);
-  }
-  work.written = std::move(work.open);
-  work.written_began = work.began;
-  {
-    MutexLock lock(store_mu_);
-    to_write_ = work.written.get();
-  }
-  store_work_.NotifyOne();
-}
-
 void Committer::WriteLoop() {
   pthread_setname_np(pthread_self(), "viommu-writer");
   auto next_tick = std::chrono::steady_clock::now() + kTickPeriod;
-  Work work;
-  std::vector<Command*> commands;
-  std::optional<absl::Status> committed;
-  while (Await(work, next_tick, commands, committed)) {
-    // Before the write under way is finished: afterwards the batch takes no more.
-    Judge(work, commands);
-    if (committed.has_value()) {
-      const CommitCore::PendingPtr batch = std::move(work.written);
-      Finish(*batch, *committed, work.written_began);
-      committed.reset();
-    }
-    if (work.written != nullptr) continue;
-    if (const auto now = std::chrono::steady_clock::now(); now >= next_tick) {
-      core_.Tick();
-      next_tick = now + kTickPeriod;
-    }
-    if (work.open != nullptr) Write(work);
-  }
-}
-
-void Committer::StoreLoop() {
-  pthread_setname_np(pthread_self(), "viommu-storer");
   while (true) {
-    const CommitCore::Pending* batch = nullptr;
-    {
-      MutexLock lock(store_mu_);
-      while (to_write_ == nullptr && !no_more_writes_) store_work_.Wait(store_mu_);
-      if (to_write_ == nullptr) return;
-      batch = std::exchange(to_write_, nullptr);
-    }
-    absl::Status status = core_.Write(*batch);
+    std::vector<Command*> batch;
     {
       MutexLock lock(mu_);
-      committed_ = std::move(status);
+      while (queue_.empty() && !stopping_) {
+        const auto now = std::chrono::steady_clock::now();
+        if (now >= next_tick) break;
+        work_.WaitFor(mu_, next_tick - now);
+      }
+      if (queue_.empty() && stopping_) return;
+      if (queue_.size() <= options_.max_batch_commands) {
+        batch.swap(queue_);
+      } else {
+        const auto end = queue_.begin() + static_cast<std::ptrdiff_t>(options_.max_batch_commands);
+        batch.assign(queue_.begin(), end);
+        queue_.erase(queue_.begin(), end);
+      }
+      queue_bytes_ -= BytesOf(batch);
     }
-    work_.NotifyOne();
+    const auto begin = std::chrono::steady_clock::now();
+    if (!batch.empty()) {
+      std::vector<CommitCore::Outcome> outcomes = core_.Run(batch);
+      if (observer_) {
+        observer_(outcomes.size(), std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+      }
+      // A thread's wake is a large part of the time of a caller that is alone; nobody else waits for this thread.
+      if (outcomes.size() == 1) {
+        batch[0]->Done(std::move(outcomes[0].status), outcomes[0].revision);
+      } else {
+        {
+          MutexLock lock(answers_mu_);
+          for (size_t i = 0; i < outcomes.size(); ++i) answers_.push_back({batch[i], std::move(outcomes[i])});
+        }
+        answers_ready_.NotifyOne();
+      }
+      if (outcomes.size() < batch.size()) {
+        const absl::Span<Command* const> left = absl::MakeSpan(batch).subspan(outcomes.size());
+        MutexLock lock(mu_);
+        queue_.insert(queue_.begin(), left.begin(), left.end());
+        queue_bytes_ += BytesOf(left);
+      }
+    }
+    if (begin >= next_tick) {
+      core_.Tick();
+      next_tick = begin + kTickPeriod;
+    }
   }
 }
 

@@ -1,20 +1,16 @@
-// The one writer: a thread that judges waiting commands and publishes them, batch by batch, for the CommitCore; a
-// thread that writes batches to the store; and a thread that answers.
+// The one writer: a thread that gathers waiting commands into batches for the CommitCore, and a thread that answers.
 //
-// Callers share a sync: while one batch is being written, the next one gathers, and is judged. Answers are given on a
-// thread of their own, so that sending them does not hold up the next batch. A batch of one, when nobody else waits, is
-// written and answered by the writer itself: it has nothing else to do.
+// Callers share a sync: while one batch is being written, the next one gathers. Answers are given on a thread of their
+// own, so that sending them does not hold up the next batch; that of a batch of one is given by the writer itself.
 //
 // Thread-safe.
 
 #ifndef VIOMMU_SERVER_COMMIT_COMMITTER_H_
 #define VIOMMU_SERVER_COMMIT_COMMITTER_H_
 
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <optional>
 #include <thread>
 #include <vector>
 
@@ -59,26 +55,8 @@ class Committer {
     CommitCore::Outcome outcome;
   };
 
-  // What the writer has at hand.
-  struct Work {
-    CommitCore::PendingPtr open{nullptr, nullptr};     // being judged
-    CommitCore::PendingPtr written{nullptr, nullptr};  // at the store's thread
-    bool full = false;                                 // the open one takes no more
-    std::chrono::steady_clock::time_point began;       // the open one
-    std::chrono::steady_clock::time_point written_began;
-  };
-
   void WriteLoop();
-  void StoreLoop();
   void AnswerLoop();
-  // The commands to judge next, and the end of the write under way, as soon as there is one of them or a tick is due;
-  // false when there is nothing left to do.
-  bool Await(const Work& work, std::chrono::steady_clock::time_point next_tick, std::vector<Command*>& commands,
-             std::optional<absl::Status>& committed);
-  void Judge(Work& work, const std::vector<Command*>& commands);
-  // Writes the open batch, or gives it to the store's thread to write.
-  void Write(Work& work);
-  void Finish(CommitCore::Pending& batch, const absl::Status& committed, std::chrono::steady_clock::time_point began);
 
   CommitCore& core_;
   const Options options_;
@@ -89,12 +67,6 @@ class Committer {
   std::vector<Command*> queue_ ABSL_GUARDED_BY(mu_);
   size_t queue_bytes_ ABSL_GUARDED_BY(mu_) = 0;
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
-  std::optional<absl::Status> committed_ ABSL_GUARDED_BY(mu_);  // the write under way is over
-
-  Mutex store_mu_;
-  CondVar store_work_;
-  const CommitCore::Pending* to_write_ ABSL_GUARDED_BY(store_mu_) = nullptr;
-  bool no_more_writes_ ABSL_GUARDED_BY(store_mu_) = false;
 
   Mutex answers_mu_;
   CondVar answers_ready_;
@@ -102,7 +74,6 @@ class Committer {
   bool no_more_answers_ ABSL_GUARDED_BY(answers_mu_) = false;
 
   std::thread writer_;
-  std::thread storer_;
   std::thread answerer_;
 };
 

@@ -175,238 +175,171 @@ absl::Status CommitCore::Begin(const Options& options, bool fresh) {
   return log_.Load(oldest, revision);
 }
 
-// A batch from its first command to its last answer.
-class CommitCore::Pending {
- public:
-  Pending(const Tables& tables, Audit::Entries entries) : draft(tables), audited(std::move(entries)) {}
+std::vector<CommitCore::Outcome> CommitCore::Run(std::span<Command* const> commands) {
+  std::vector<Outcome> outcomes(commands.size());
+  if (const absl::Status refused = RefuseWhileBroken(); !refused.ok()) {
+    for (Outcome& outcome : outcomes) outcome = {refused, revision()};
+    return outcomes;
+  }
 
-  Draft draft;
-  Batch batch;
-  Audit::Entries audited;
-  std::vector<Command*> commands;
-  std::vector<Outcome> outcomes;
+  const int64_t now_s = NowSeconds();
+  const google::protobuf::Timestamp now = ToTimestamp(clock_.Now());
+  Batch& batch = batch_;
+  batch.Clear();
+  Audit::Entries audited = audit_.Begin(clock_.Now());
   std::vector<Accepted> accepted;
-  absl::flat_hash_map<std::string_view, size_t> requests;  // id -> index of the command that carries it out
-  std::vector<std::pair<size_t, size_t>> repeats;          // a command and the one of this batch that it repeats
+  absl::flat_hash_map<std::string_view, size_t> batch_requests;  // id -> index of the command that carries it out
+  std::vector<std::pair<size_t, size_t>> repeats;                // a command and the one of this batch that it repeats
   std::vector<const Change*> changed;
   std::vector<std::pair<std::string_view, std::string>> answers;  // by request id
   size_t waiting_bytes = 0;                                       // of both
   Durability durability = Durability::kBuffered;
-  int64_t last_revision = 0;
-  Requests::Size new_requests;
   uint64_t refused = 0;
   uint64_t replayed = 0;
-  // Of the store until now: a batch that was judged on top of one that failed fails with it.
-  uint64_t failures = 0;
-  absl::Status doomed;
-  // When it was last judged, or sealed.
-  google::protobuf::Timestamp now;
-  int64_t now_s = 0;
-  size_t expired = 0;
-};
-
-std::vector<CommitCore::Outcome> CommitCore::Run(std::span<Command* const> commands) {
-  const PendingPtr batch = Begin();
-  Judge(*batch, commands);
-  Seal(*batch);
-  return Finish(*batch, Write(*batch));
-}
-
-CommitCore::PendingPtr CommitCore::Begin() {
-  ReaderLock lock(mu_);
-  PendingPtr begun(new Pending(tables_, audit_.Begin(clock_.Now())), [](Pending* batch) { delete batch; });
-  Pending& batch = *begun;
-  if (!spare_batches_.empty()) {
-    batch.batch = std::move(spare_batches_.back());
-    spare_batches_.pop_back();
-  }
-  batch.failures = stats_.store_failures;
-  batch.last_revision = revision_;
-  if (in_flight_ == nullptr) return begun;
-  batch.last_revision = in_flight_->last_revision;
-  for (const Accepted& accepted : in_flight_->accepted) {
-    if (accepted.set == nullptr) continue;
-    for (const Change& change : accepted.set->changes) batch.draft.Take(change);
-  }
-  batch.draft.Keep();
-  return begun;
-}
-
-std::span<Command* const> CommitCore::CommandsOf(const Pending& batch) { return batch.commands; }
-
-size_t CommitCore::Judge(Pending& batch, std::span<Command* const> commands) {
-  batch.now = ToTimestamp(clock_.Now());
-  batch.now_s = NowSeconds();
-  // The writer is the only one to change the tables, so holding the lock shared keeps nobody from reading.
-  ReaderLock lock(mu_);
-  for (size_t i = 0; i < commands.size(); ++i) {
-    if (batch.changed.size() >= max_batch_changes_ ||
-        batch.batch.bytes() + batch.audited.bytes() + batch.waiting_bytes >= max_batch_bytes_) {
-      return i;
-    }
-    Command& command = *commands[i];
-    const std::string& id = command.request_id;
-    if (in_flight_ != nullptr && !id.empty() && in_flight_->requests.contains(id)) return i;
-    batch.commands.push_back(&command);
-    batch.outcomes.push_back({broken_, broken_.ok() ? batch.last_revision : revision_});
-    if (broken_.ok()) JudgeLast(batch);
-  }
-  return commands.size();
-}
-
-bool CommitCore::Repeats(Pending& batch) {
-  const size_t index = batch.commands.size() - 1;
-  Command& command = *batch.commands[index];
-  Outcome& outcome = batch.outcomes[index];
-  const auto in_batch = batch.requests.find(command.request_id);
-  const Requests::Entry* known = requests_.Find(command.request_id);
-  if (in_batch == batch.requests.end() && known == nullptr) return false;
-  const std::string& fingerprint =
-      known != nullptr ? known->fingerprint : batch.commands[in_batch->second]->fingerprint;
-  if (fingerprint != command.fingerprint && !Mutated(Mutation::kIgnoreFingerprint)) {
-    ++batch.refused;
-    outcome.status =
-        Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_REQUEST_ID_REUSED)
-            .Message("request_id {} was used for another request; make a new one for each request", command.request_id)
-            .Meta("request_id", command.request_id);
-    batch.audited.Add(command, outcome.status, 0, {});
-    return true;
-  }
-  ++batch.replayed;
-  if (known == nullptr) {
-    batch.repeats.emplace_back(index, in_batch->second);
-    return true;
-  }
-  outcome.revision = known->revision;
-  absl::StatusOr<std::optional<std::string>> bytes = store_.Get(KeySpace::kRequests, command.request_id);
-  RequestRecord record;
-  if (!bytes.ok()) {
-    outcome.status = bytes.status();
-  } else if (!bytes->has_value() || !record.ParseFromString(**bytes)) {
-    outcome.status =
-        DamagedStore(store_, fmt::format("the answer to request id {} cannot be read", command.request_id));
-  } else {
-    outcome.status = command.Replay(record.response());
-  }
-  return true;
-}
-
-void CommitCore::JudgeLast(Pending& batch) {
-  const size_t index = batch.commands.size() - 1;
-  Command& command = *batch.commands[index];
-  Outcome& outcome = batch.outcomes[index];
-  const bool repeatable =
-      !command.request_id.empty() && !command.validate_only && !Mutated(Mutation::kLoseRequestRecord);
-  if (repeatable && Repeats(batch)) return;
-
-  Draft& draft = batch.draft;
-  const Context context{batch.now, batch.last_revision + 1, new_uid_};
-  outcome.status = command.Judge(context, draft);
-  if (!outcome.status.ok()) {
-    draft.Undo();
-    ++batch.refused;
-    if (!command.validate_only) batch.audited.Add(command, outcome.status, 0, {});
-    return;
-  }
-  if (command.validate_only) return draft.Undo();
-  std::vector<Change> changes = draft.Changes();
-  draft.Keep();
-  // Once for all: the log, the record, the audit log, the tables.
-  for (Change& change : changes) {
-    if (change.after != nullptr) change.after->SerializeToString(&change.bytes);
-  }
-  batch.audited.Add(command, absl::OkStatus(), changes.empty() ? 0 : batch.last_revision + 1, changes);
-  if (changes.empty() && !repeatable) return;
-
-  Accepted change{nullptr, {}, batch.last_revision, &command};
-  if (!changes.empty()) {
-    auto set = std::make_shared<ChangeSet>();
-    set->revision = ++batch.last_revision;
-    set->changes = std::move(changes);
-    change.logged = ChangeLog::Encode(*set, batch.now_s, batch.batch);
-    for (const Change& each : set->changes) {
-      batch.changed.push_back(&each);
-      batch.waiting_bytes += each.name.size() + each.bytes.size();
-    }
-    change.set = std::move(set);
-    change.revision = batch.last_revision;
-    outcome.revision = batch.last_revision;
-  }
-  if (repeatable) {
-    batch.answers.emplace_back(
-        command.request_id, Requests::Encode(command.fingerprint, outcome.revision, batch.now_s, command.Response()));
-    change.request_bytes = static_cast<int64_t>(command.request_id.size() + batch.answers.back().second.size());
-    batch.waiting_bytes += static_cast<size_t>(change.request_bytes);
-    ++batch.new_requests.entries;
-    batch.new_requests.bytes += change.request_bytes;
-    batch.requests.emplace(command.request_id, index);
-  }
-  if (command.durability == Durability::kSynced) batch.durability = Durability::kSynced;
-  batch.accepted.push_back(std::move(change));
-}
-
-void CommitCore::Seal(Pending& batch) {
-  batch.now_s = NowSeconds();
-  in_flight_ = &batch;
+  int64_t last_revision = 0;
+  Requests::Size new_requests;
   {
+    // The writer is the only one to change the tables, so holding the lock shared keeps nobody from reading.
     ReaderLock lock(mu_);
-    if (stats_.store_failures != batch.failures) {
-      batch.doomed = broken_.ok() ? Unavailable(absl::UnavailableError("the write before it failed")) : broken_;
-      return;
+    last_revision = revision_;
+    Draft draft(tables_);
+    for (size_t i = 0; i < commands.size(); ++i) {
+      if (changed.size() >= max_batch_changes_ || batch.bytes() + audited.bytes() + waiting_bytes >= max_batch_bytes_) {
+        commands = commands.first(i);
+        outcomes.resize(i);
+        break;
+      }
+      Command& command = *commands[i];
+      const bool repeatable =
+          !command.request_id.empty() && !command.validate_only && !Mutated(Mutation::kLoseRequestRecord);
+      if (repeatable) {
+        const auto in_batch = batch_requests.find(command.request_id);
+        const Requests::Entry* known = requests_.Find(command.request_id);
+        if (in_batch != batch_requests.end() || known != nullptr) {
+          const std::string& fingerprint =
+              known != nullptr ? known->fingerprint : commands[in_batch->second]->fingerprint;
+          if (fingerprint != command.fingerprint && !Mutated(Mutation::kIgnoreFingerprint)) {
+            ++refused;
+            outcomes[i].revision = last_revision;
+            outcomes[i].status =
+                Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_REQUEST_ID_REUSED)
+                    .Message("request_id {} was used for another request; make a new one for each request",
+                             command.request_id)
+                    .Meta("request_id", command.request_id);
+            audited.Add(command, outcomes[i].status, 0, {});
+            continue;
+          }
+          ++replayed;
+          if (known == nullptr) {
+            repeats.emplace_back(i, in_batch->second);
+            continue;
+          }
+          outcomes[i].revision = known->revision;
+          absl::StatusOr<std::optional<std::string>> bytes = store_.Get(KeySpace::kRequests, command.request_id);
+          RequestRecord record;
+          if (!bytes.ok()) {
+            outcomes[i].status = bytes.status();
+          } else if (!bytes->has_value() || !record.ParseFromString(**bytes)) {
+            outcomes[i].status =
+                DamagedStore(store_, fmt::format("the answer to request id {} cannot be read", command.request_id));
+          } else {
+            outcomes[i].status = command.Replay(record.response());
+          }
+          continue;
+        }
+      }
+
+      const Context context{now, last_revision + 1, new_uid_};
+      outcomes[i].status = command.Judge(context, draft);
+      outcomes[i].revision = last_revision;
+      if (!outcomes[i].status.ok()) {
+        draft.Undo();
+        ++refused;
+        if (!command.validate_only) audited.Add(command, outcomes[i].status, 0, {});
+        continue;
+      }
+      if (command.validate_only) {
+        draft.Undo();
+        continue;
+      }
+      std::vector<Change> changes = draft.Changes();
+      draft.Keep();
+      // Once for all: the log, the record, the audit log, the tables.
+      for (Change& change : changes) {
+        if (change.after != nullptr) change.after->SerializeToString(&change.bytes);
+      }
+      audited.Add(command, absl::OkStatus(), changes.empty() ? 0 : last_revision + 1, changes);
+      if (changes.empty() && !repeatable) continue;
+
+      Accepted change{nullptr, {}, last_revision, &command};
+      if (!changes.empty()) {
+        auto set = std::make_shared<ChangeSet>();
+        set->revision = ++last_revision;
+        set->changes = std::move(changes);
+        change.logged = ChangeLog::Encode(*set, now_s, batch);
+        for (const Change& each : set->changes) {
+          changed.push_back(&each);
+          waiting_bytes += each.name.size() + each.bytes.size();
+        }
+        change.set = std::move(set);
+        change.revision = last_revision;
+        outcomes[i].revision = last_revision;
+      }
+      if (repeatable) {
+        answers.emplace_back(command.request_id,
+                             Requests::Encode(command.fingerprint, outcomes[i].revision, now_s, command.Response()));
+        change.request_bytes = static_cast<int64_t>(command.request_id.size() + answers.back().second.size());
+        waiting_bytes += static_cast<size_t>(change.request_bytes);
+        ++new_requests.entries;
+        new_requests.bytes += change.request_bytes;
+        batch_requests.emplace(command.request_id, i);
+      }
+      if (command.durability == Durability::kSynced) durability = Durability::kSynced;
+      accepted.push_back(std::move(change));
     }
   }
-  PutResources(batch.changed, batch.batch);
-  PutAnswers(batch.answers, batch.batch);
+
+  PutResources(changed, batch);
+  PutAnswers(answers, batch);
+  absl::Status committed;
   // Each new answer makes room for itself, so that the limits hold at any rate of changes.
-  batch.expired = requests_.PlanExpiry(batch.now_s, batch.new_requests, 2 * batch.new_requests.entries, batch.batch);
-  if (batch.batch.empty()) return;
-  batch.batch.Put(KeySpace::kMeta, kMetaRevision, EncodeNumber(batch.last_revision));
-  audit_.Encode(batch.audited, batch.batch);
-  unsynced_revisions_ += static_cast<int64_t>(batch.accepted.size());
-  if (unsynced_revisions_ > kSyncAfterUnsyncedRevisions) batch.durability = Durability::kSynced;
-}
-
-absl::Status CommitCore::Write(const Pending& batch) {
-  if (!batch.doomed.ok()) return batch.doomed;
-  return batch.batch.empty() ? absl::OkStatus() : store_.Commit(batch.batch, batch.durability);
-}
-
-std::vector<CommitCore::Outcome> CommitCore::Finish(Pending& batch, const absl::Status& committed) {
-  in_flight_ = nullptr;
-  if (committed.ok() && !batch.batch.empty() && batch.durability == Durability::kSynced) unsynced_revisions_ = 0;
-  for (const auto& [repeat, original] : batch.repeats) {
-    batch.outcomes[repeat].revision = batch.outcomes[original].revision;
-    batch.outcomes[repeat].status = batch.commands[repeat]->Replay(batch.commands[original]->Response());
+  const size_t expired = requests_.PlanExpiry(now_s, new_requests, 2 * new_requests.entries, batch);
+  if (!batch.empty()) {
+    batch.Put(KeySpace::kMeta, kMetaRevision, EncodeNumber(last_revision));
+    audit_.Encode(audited, batch);
+    unsynced_revisions_ += static_cast<int64_t>(accepted.size());
+    if (unsynced_revisions_ > kSyncAfterUnsyncedRevisions) durability = Durability::kSynced;
+    committed = store_.Commit(batch, durability);
+    if (committed.ok() && durability == Durability::kSynced) unsynced_revisions_ = 0;
+  }
+  for (const auto& [repeat, original] : repeats) {
+    outcomes[repeat].revision = outcomes[original].revision;
+    outcomes[repeat].status = commands[repeat]->Replay(commands[original]->Response());
   }
 
   if (!committed.ok() && !Mutated(Mutation::kPublishFailedCommit)) {
-    const absl::Status unavailable = batch.doomed.ok() ? Unavailable(committed) : batch.doomed;
+    const absl::Status unavailable = Unavailable(committed);
     // Whoever was judged against the changes that are lost is answered alike, refusals included: they may be wrong.
-    for (Outcome& outcome : batch.outcomes) outcome = {unavailable, revision()};
-    if (batch.doomed.ok()) {
-      WriterLock lock(mu_);
-      broken_ = unavailable;
-      ++stats_.store_failures;
-    }
-    return std::move(batch.outcomes);
-  }
-  Publish(batch.accepted, batch.now_s);
-  requests_.Expired(batch.expired);
-  if (batch.batch.empty()) {
-    audit_.Wait(std::move(batch.audited));
-  } else {
-    audit_.Recorded(batch.audited);
-  }
-  {
+    for (Outcome& outcome : outcomes) outcome = {unavailable, revision()};
     WriterLock lock(mu_);
-    stats_.batches += batch.batch.empty() ? 0 : 1;
-    stats_.commands += batch.commands.size();
-    stats_.refused += batch.refused;
-    stats_.replayed += batch.replayed;
+    broken_ = unavailable;
+    ++stats_.store_failures;
+    return outcomes;
   }
-  batch.batch.Clear();
-  spare_batches_.push_back(std::move(batch.batch));
-  return std::move(batch.outcomes);
+  Publish(accepted, now_s);
+  requests_.Expired(expired);
+  if (batch.empty()) {
+    audit_.Wait(std::move(audited));
+  } else {
+    audit_.Recorded(audited);
+  }
+
+  WriterLock lock(mu_);
+  stats_.batches += batch.empty() ? 0 : 1;
+  stats_.commands += commands.size();
+  stats_.refused += refused;
+  stats_.replayed += replayed;
+  return outcomes;
 }
 
 void CommitCore::Publish(std::vector<Accepted>& accepted, int64_t now_s) {
@@ -496,6 +429,8 @@ CommitStats CommitCore::stats() const {
   ReaderLock lock(mu_);
   return stats_;
 }
+
+absl::Status CommitCore::RefuseWhileBroken() const { return writable(); }
 
 int64_t CommitCore::NowSeconds() const {
   return std::chrono::duration_cast<std::chrono::seconds>(clock_.Now().time_since_epoch()).count();

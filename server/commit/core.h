@@ -1,19 +1,15 @@
-// The writer's work on one batch, without the threads: judge, commit, publish.
+// The writer's work on one batch, without the thread: judge, commit, publish.
 //
 // Every command that is waiting is judged against the tables plus what was accepted before it in the same batch; what
 // is accepted goes to the store in one write with one sync; after that, and only then, it is published. If the store
 // fails, nothing has changed.
-//
-// While a batch is being written, the next one may be judged already, on top of it: against the tables, what the first
-// one changes, and its own. It is written after the first one was published, and falls with it.
 //
 // Revisions: every accepted command that changes something gets the next one. Commands whose durability is kBuffered
 // may be lost with the power, and their revisions with them, although watchers have seen those. So that such a revision
 // is never given to something else, a store that was last written under another boot id and not closed skips
 // kMaxUnsyncedRevisions and drops its change log: resuming a watch from before then gives REVISION_COMPACTED.
 //
-// Thread rules: Write on any thread; what else works on batches, Tick and Close on one thread at a time; everything
-// else from any thread.
+// Thread rules: Run, Tick and Close on one thread at a time; everything else from any thread.
 
 #ifndef VIOMMU_SERVER_COMMIT_CORE_H_
 #define VIOMMU_SERVER_COMMIT_CORE_H_
@@ -93,26 +89,10 @@ class CommitCore {
   // order; the caller passes them to Command::Done, and gives the commands that have none to the next call.
   std::vector<Outcome> Run(std::span<Command* const> commands);
 
-  // The same in steps. For each batch, in this order: Begin, Judge any number of times, Seal, Write, Finish. At most
-  // two batches are there at a time: one may be begun and judged between another's Seal and its Finish; once that is
-  // finished, it takes no more commands.
-  class Pending;
-  using PendingPtr = std::unique_ptr<Pending, void (*)(Pending*)>;
-  PendingPtr Begin();
-  // Takes the first of `commands`, as many as Options let it, and returns how many. Fewer than all: it is full, or the
-  // next one repeats what the batch before it is doing; the rest is for the batch that comes after.
-  size_t Judge(Pending& batch, std::span<Command* const> commands);
-  void Seal(Pending& batch);
-  absl::Status Write(const Pending& batch);
-  // `committed`: what Write said. The outcomes are in the order of the commands.
-  std::vector<Outcome> Finish(Pending& batch, const absl::Status& committed);
-  static std::span<Command* const> CommandsOf(const Pending& batch);
-
-  // To be called about once a second: tries to recover a failed store, expires what is old. Not while a batch is
-  // between Seal and Finish.
+  // To be called about once a second: tries to recover a failed store, expires what is old.
   void Tick();
 
-  // Marks the store as closed in good order. Not while there is a batch.
+  // Marks the store as closed in good order.
   absl::Status Close();
 
   // Reads the published record: calls read(const Tables&, int64_t revision) while no change is being published. Keep it
@@ -146,10 +126,7 @@ class CommitCore {
   absl::Status Load(const Options& options);
   absl::Status LoadMeta(const Options& options, bool* fresh);
   absl::Status Begin(const Options& options, bool fresh);
-  // Judges the last command of the batch. Repeats: answers it from what is kept under its request id, or refuses the
-  // use of that; false when the id is new.
-  void JudgeLast(Pending& batch) ABSL_SHARED_LOCKS_REQUIRED(mu_);
-  bool Repeats(Pending& batch);
+  absl::Status RefuseWhileBroken() const;
   absl::Status Recover();
   void Publish(std::vector<Accepted>& accepted, int64_t now_s);
   int64_t NowSeconds() const;
@@ -167,8 +144,7 @@ class CommitCore {
   Audit audit_;
   std::vector<Listener*> listeners_;
   int64_t unsynced_revisions_ = 0;
-  Pending* in_flight_ = nullptr;      // between Seal and Finish
-  std::vector<Batch> spare_batches_;  // of batches that are done with, for their memory
+  Batch batch_;  // of the last Run, whose memory the next one has
 
   mutable SharedMutex mu_;
   Tables tables_ ABSL_GUARDED_BY(mu_);

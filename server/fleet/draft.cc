@@ -105,16 +105,6 @@ void Draft::Set(Kind kind, std::string name, RecordPtr after) {
     RecordPtr present = FindInBase(kind, name);
     it = records_.emplace_hint(it, Key<Kind, std::string>{kind, std::move(name)}, Entry{nullptr, std::move(present)});
   }
-  SetAt(it, std::move(after));
-}
-
-void Draft::Take(const Change& change) {
-  const auto [it, added] =
-      records_.try_emplace(Key<Kind, std::string>{change.kind, change.name}, Entry{nullptr, change.before});
-  SetAt(it, change.after);
-}
-
-void Draft::SetAt(Entries::iterator it, RecordPtr after) {
   Entry& entry = it->second;
   if (entry.command != command_) {
     entry.command = command_;
@@ -124,7 +114,7 @@ void Draft::SetAt(Entries::iterator it, RecordPtr after) {
   if (entry.after == nullptr && after == nullptr) {
     BrokenInvariant(fmt::format("{} was to be taken away and is not there", it->first.name));
   }
-  ChangeEdges(it->first.number, it->first.name, entry.after, after);
+  ChangeEdges(kind, it->first.name, entry.after, after);
   entry.after = std::move(after);
 }
 

@@ -44,9 +44,6 @@ class Draft final : public View {
   // Takes a record away; it must be there.
   void Erase(Kind kind, const std::string& name) { Set(kind, name, nullptr); }
 
-  // Puts in a change that was made elsewhere, to what the base has, or had after the changes that were put in before.
-  void Take(const Change& change);
-
   // Ends a command: what was put so far stays, and the next three are about what comes from now on.
   void Keep();
 
@@ -91,7 +88,6 @@ class Draft final : public View {
   };
 
   void Set(Kind kind, std::string name, RecordPtr after);
-  void SetAt(Entries::iterator it, RecordPtr after);
   void ChangeEdges(Kind kind, const std::string& name, const RecordPtr& before, const RecordPtr& after);
   RecordPtr FindInBase(Kind kind, const std::string& name) const;
 

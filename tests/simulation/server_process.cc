@@ -123,7 +123,7 @@ void ServerProcess::Stop() {
   // What was taken is still written and answered; nobody is there to hear of it in this world but the checker.
   while (!queue_.empty() && !crashed()) {
     std::vector<Command*> batch(queue_.begin(), queue_.end());
-    std::vector<CommitCore::Outcome> outcomes = Carry(batch);
+    std::vector<CommitCore::Outcome> outcomes = core_->Run(batch);
     if (crashed()) break;
     queue_.erase(queue_.begin(), queue_.begin() + static_cast<std::ptrdiff_t>(outcomes.size()));
     for (size_t i = 0; i < outcomes.size(); ++i) answers_.emplace_back(batch[i], std::move(outcomes[i]));
@@ -157,30 +157,11 @@ absl::Status ServerProcess::Submit(Command* command) {
   return absl::OkStatus();
 }
 
-// Some of the commands come while those before them are being written, and are judged meanwhile.
-std::vector<CommitCore::Outcome> ServerProcess::Carry(std::span<Command* const> commands) {
-  const auto together = static_cast<size_t>(scheduler_.random.Below(commands.size()) + 1);
-  const CommitCore::PendingPtr one = core_->Begin();
-  const size_t taken = core_->Judge(*one, commands.first(together));
-  core_->Seal(*one);
-  const CommitCore::PendingPtr two = core_->Begin();
-  const bool more = taken == together && core_->Judge(*two, commands.subspan(taken)) > 0;
-  absl::Status written = core_->Write(*one);
-  if (crashed()) return {};
-  std::vector<CommitCore::Outcome> outcomes = core_->Finish(*one, written);
-  if (!more) return outcomes;
-  core_->Seal(*two);
-  written = core_->Write(*two);
-  if (crashed()) return {};
-  for (CommitCore::Outcome& outcome : core_->Finish(*two, written)) outcomes.push_back(std::move(outcome));
-  return outcomes;
-}
-
 void ServerProcess::Write() {
   writing_ = false;
   std::vector<Command*> batch(queue_.begin(), queue_.end());
   if (batch.empty()) return;
-  std::vector<CommitCore::Outcome> outcomes = Carry(batch);
+  std::vector<CommitCore::Outcome> outcomes = core_->Run(batch);
   if (crashed()) return;  // nobody hears of it
   scheduler_.Trace("server: batch", "", static_cast<int64_t>(outcomes.size()), core_->revision());
   queue_.erase(queue_.begin(), queue_.begin() + static_cast<std::ptrdiff_t>(outcomes.size()));

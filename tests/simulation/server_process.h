@@ -11,7 +11,6 @@
 #include <functional>
 #include <memory>
 #include <optional>
-#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -99,7 +98,6 @@ class ServerProcess final : public server::Listener {
 
   absl::Status Open();
   absl::Status Submit(server::Command* command);
-  std::vector<server::CommitCore::Outcome> Carry(std::span<server::Command* const> commands);
   void Write();
   void Await(std::shared_ptr<const Request> request, Answer answer, size_t next, int64_t revision, Reply reply);
   void TickSessions();
