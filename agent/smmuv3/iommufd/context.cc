@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
 #include <limits>
 
 #include "absl/strings/str_cat.h"
@@ -16,32 +15,7 @@ namespace viommu::agent {
 namespace {
 
 constexpr uint64_t kMaxU64 = std::numeric_limits<uint64_t>::max();
-// Bytes behind the header of a record in an event queue.
-size_t VeventBytes(VeventqType type) { return type == VeventqType::kTegra241Cmdqv ? 16 : 32; }
-// Records that one read() asks for at most.
-constexpr uint32_t kMaxRead = 1024;
-
 std::string DeviceName(ObjectId device) { return absl::StrCat("device ", device); }
-
-// Takes records out of what an event queue's file gave; false when it is not made as agreed.
-bool ParseVevents(const std::byte* data, size_t bytes, size_t record_bytes, std::vector<Vevent>& events) {
-  while (bytes != 0) {
-    uapi::VeventHeader header;
-    if (bytes < sizeof(header)) return false;
-    std::memcpy(&header, data, sizeof(header));
-    data += sizeof(header);
-    bytes -= sizeof(header);
-    Vevent event{.lost = (header.flags & uapi::kVeventLost) != 0, .sequence = header.sequence, .record = {}};
-    if (!event.lost) {
-      if (bytes < record_bytes) return false;
-      std::memcpy(event.record.data(), data, record_bytes);
-      data += record_bytes;
-      bytes -= record_bytes;
-    }
-    events.push_back(event);
-  }
-  return true;
-}
 
 }  // namespace
 
@@ -79,11 +53,8 @@ IommufdContext::~IommufdContext() {
     for (auto& [id, viommu] : viommus_) UnmapVintfs(*viommu);
     viommus_.clear();
   }
-  {
-    MutexLock events_lock(events_mu_);
-    veventqs_.clear();
-  }
-  fault_queues_.clear();
+  event_queues_.CloseAll();
+  fault_queues_.CloseAll();
   devices_.clear();
   for (const auto& [key, mapped] : mapped_) kernel().Unmap(mapped.address, mapped.length);
   for (const auto& [id, smmu] : smmu_of_stage2_) host_.Counters(smmu).stage2s.fetch_sub(1, std::memory_order_relaxed);
@@ -401,12 +372,7 @@ absl::StatusOr<ObjectId> IommufdContext::AllocHwpt(const HwptAlloc& request) {
     host_.Counters(smmu).stage2s.fetch_add(1, std::memory_order_relaxed);
     smmu_of_stage2_[call.out_hwpt_id] = smmu;
   }
-  if ((request.flags & kHwptFaultIdValid) != 0) {
-    if (const auto queue = fault_queues_.find(request.fault); queue != fault_queues_.end()) {
-      ++queue->second.hwpts;
-      fault_of_hwpt_[call.out_hwpt_id] = request.fault;
-    }
-  }
+  if ((request.flags & kHwptFaultIdValid) != 0) fault_queues_.HwptNames(call.out_hwpt_id, request.fault);
   return call.out_hwpt_id;
 }
 
@@ -518,32 +484,12 @@ absl::StatusOr<ObjectId> IommufdContext::AllocVeventq(ObjectId viommu, VeventqTy
     return ErrnoStatus(error, "VEVENTQ_ALLOC",
                        absl::StrCat("viommu ", viommu, ", type ", call.type, ", depth ", depth));
   }
-  MutexLock events_lock(events_mu_);
-  veventqs_.emplace(call.out_veventq_id, Veventq{KernelFile(&kernel(), call.out_veventq_fd), type});
+  event_queues_.Add(call.out_veventq_id, KernelFile(&kernel(), call.out_veventq_fd), type);
   return call.out_veventq_id;
 }
 
 absl::StatusOr<std::vector<Vevent>> IommufdContext::ReadVeventq(ObjectId id, uint32_t max) {
-  constexpr char kCall[] = "read(VEVENTQ)";
-  MutexLock lock(events_mu_);
-  const auto queue = veventqs_.find(id);
-  if (queue == veventqs_.end()) return ErrnoStatus(ENOENT, kCall, absl::StrCat("no event queue ", id));
-  const size_t record_bytes = VeventBytes(queue->second.type);
-  std::vector<Vevent> events;
-  std::vector<std::byte> buffer;
-  while (events.size() < max) {
-    // Room for as many whole records as are wanted: the kernel never gives a part. A mark of lost events is shorter,
-    // and there is one at most.
-    const size_t wanted = std::min<size_t>(max - events.size(), kMaxRead);
-    buffer.resize(wanted * (sizeof(uapi::VeventHeader) + record_bytes));
-    const ssize_t bytes = kernel().Read(queue->second.file.get(), buffer.data(), buffer.size());
-    if (bytes < 0) return ErrnoStatus(static_cast<int>(-bytes), kCall, absl::StrCat("event queue ", id));
-    if (bytes == 0) break;
-    if (!ParseVevents(buffer.data(), static_cast<size_t>(bytes), record_bytes, events)) {
-      return ErrnoStatus(EIO, kCall, absl::StrCat("event queue ", id, ": ", bytes, " bytes are no whole records"));
-    }
-  }
-  return events;
+  return event_queues_.Read(id, max);
 }
 
 absl::StatusOr<ObjectId> IommufdContext::AllocFaultQueue() {
@@ -553,46 +499,18 @@ absl::StatusOr<ObjectId> IommufdContext::AllocFaultQueue() {
     return ErrnoStatus(error, "FAULT_QUEUE_ALLOC", "a fault queue");
   }
   StopKeepingLocked();
-  fault_queues_.emplace(call.out_fault_id, FaultQueue{.file = KernelFile(&kernel(), call.out_fault_fd)});
+  fault_queues_.Add(call.out_fault_id, KernelFile(&kernel(), call.out_fault_fd));
   return call.out_fault_id;
 }
 
 absl::StatusOr<std::vector<PageFault>> IommufdContext::ReadFaults(ObjectId id, uint32_t max) {
-  constexpr char kCall[] = "read(FAULT)";
   MutexLock lock(control_mu_);
-  const auto queue = fault_queues_.find(id);
-  if (queue == fault_queues_.end()) return ErrnoStatus(ENOENT, kCall, absl::StrCat("no fault queue ", id));
-  std::vector<PageFault> faults;
-  std::vector<uapi::FaultRecord> records(std::min(max, kMaxRead));
-  if (records.empty()) return faults;
-  const ssize_t bytes = kernel().Read(queue->second.file.get(), records.data(), records.size() * sizeof(records[0]));
-  if (bytes < 0) return ErrnoStatus(static_cast<int>(-bytes), kCall, absl::StrCat("fault queue ", id));
-  records.resize(static_cast<size_t>(bytes) / sizeof(records[0]));
-  for (const uapi::FaultRecord& record : records) {
-    faults.push_back({.device = record.dev_id,
-                      .pasid_valid = (record.flags & uapi::kFaultPasidValid) != 0,
-                      .last_page = (record.flags & uapi::kFaultLastPage) != 0,
-                      .pasid = record.pasid,
-                      .group = record.group,
-                      .read = (record.permissions & uapi::kFaultRead) != 0,
-                      .write = (record.permissions & uapi::kFaultWrite) != 0,
-                      .execute = (record.permissions & uapi::kFaultExecute) != 0,
-                      .privileged = (record.permissions & uapi::kFaultPrivileged) != 0,
-                      .address = record.address,
-                      .cookie = record.cookie});
-  }
-  return faults;
+  return fault_queues_.Read(id, max);
 }
 
 absl::Status IommufdContext::AnswerFault(ObjectId id, uint32_t cookie, PageResponseCode code) {
-  constexpr char kCall[] = "write(FAULT)";
   MutexLock lock(control_mu_);
-  const auto queue = fault_queues_.find(id);
-  if (queue == fault_queues_.end()) return ErrnoStatus(ENOENT, kCall, absl::StrCat("no fault queue ", id));
-  const uapi::FaultAnswer answer{.cookie = cookie, .code = static_cast<uint32_t>(code)};
-  const ssize_t bytes = kernel().Write(queue->second.file.get(), &answer, sizeof(answer));
-  return CallStatus(bytes < 0 ? static_cast<int>(-bytes) : 0, kCall,
-                    absl::StrCat("fault queue ", id, ", cookie ", cookie, ", code ", answer.code));
+  return fault_queues_.Answer(id, cookie, code);
 }
 
 absl::StatusOr<ObjectId> IommufdContext::AllocHwQueue(ObjectId viommu, HwQueueType type, uint32_t index, uint64_t iova,
@@ -662,17 +580,8 @@ absl::Status IommufdContext::Destroy(ObjectId id) {
   constexpr char kCall[] = "DESTROY";
   MutexLock lock(control_mu_);
   // The descriptor of a queue is one of its users, and there is no way back to it.
-  if (const auto queue = fault_queues_.find(id); queue != fault_queues_.end()) {
-    if (queue->second.hwpts != 0) {
-      return ErrnoStatus(EBUSY, kCall,
-                         absl::StrCat("fault queue ", id, " is named by ", queue->second.hwpts, " HWPTs"));
-    }
-    fault_queues_.erase(queue);
-  }
-  {
-    MutexLock events_lock(events_mu_);
-    veventqs_.erase(id);
-  }
+  if (absl::Status status = fault_queues_.Close(id); !status.ok()) return status;
+  event_queues_.Close(id);
   uapi::Destroy call;
   call.id = id;
   if (const int error = Call(uapi::kDestroy, call); error != 0) {
@@ -683,10 +592,7 @@ absl::Status IommufdContext::Destroy(ObjectId id) {
 }
 
 void IommufdContext::Forget(ObjectId id) {
-  if (const auto hwpt = fault_of_hwpt_.find(id); hwpt != fault_of_hwpt_.end()) {
-    if (const auto queue = fault_queues_.find(hwpt->second); queue != fault_queues_.end()) --queue->second.hwpts;
-    fault_of_hwpt_.erase(hwpt);
-  }
+  fault_queues_.HwptIsGone(id);
   if (const auto stage2 = smmu_of_stage2_.find(id); stage2 != smmu_of_stage2_.end()) {
     host_.Counters(stage2->second).stage2s.fetch_sub(1, std::memory_order_relaxed);
     smmu_of_stage2_.erase(stage2);

@@ -31,6 +31,7 @@
 #include "agent/smmuv3/iommufd/host.h"
 #include "agent/smmuv3/iommufd/invalidations.h"
 #include "agent/smmuv3/iommufd/kernel.h"
+#include "agent/smmuv3/iommufd/queue_files.h"
 #include "common/mutex.h"
 
 namespace viommu::agent {
@@ -68,8 +69,7 @@ class IommufdContext final : public Context {
   InvalidateResult InvalidateRaw(ObjectId id, const InvalidateArray& array) override ABSL_LOCKS_EXCLUDED(viommus_mu_);
   absl::StatusOr<ObjectId> AllocVeventq(ObjectId viommu, VeventqType type, uint32_t depth) override
       ABSL_LOCKS_EXCLUDED(control_mu_);
-  absl::StatusOr<std::vector<Vevent>> ReadVeventq(ObjectId veventq, uint32_t max) override
-      ABSL_LOCKS_EXCLUDED(events_mu_);
+  absl::StatusOr<std::vector<Vevent>> ReadVeventq(ObjectId veventq, uint32_t max) override;
   absl::StatusOr<ObjectId> AllocFaultQueue() override ABSL_LOCKS_EXCLUDED(control_mu_);
   absl::StatusOr<std::vector<PageFault>> ReadFaults(ObjectId fault_queue, uint32_t max) override
       ABSL_LOCKS_EXCLUDED(control_mu_);
@@ -103,14 +103,6 @@ class IommufdContext final : public Context {
     // The kernel counts mappings as users. These stand for those that were handed out.
     std::vector<void*> vintf_mappings;
   };
-  struct Veventq {
-    KernelFile file;
-    VeventqType type;
-  };
-  struct FaultQueue {
-    KernelFile file;
-    uint32_t hwpts = 0;  // that name it
-  };
   // Memory that the kernel takes by its address here (IOAS_MAP).
   struct MappedFile {
     void* address = nullptr;
@@ -118,7 +110,11 @@ class IommufdContext final : public Context {
   };
 
   IommufdContext(IommufdHost* host, KernelFile iommufd, std::string key)
-      : host_(*host), iommufd_(std::move(iommufd)), key_(std::move(key)) {}
+      : host_(*host),
+        iommufd_(std::move(iommufd)),
+        key_(std::move(key)),
+        fault_queues_(&host->kernel()),
+        event_queues_(&host->kernel()) {}
 
   Kernel& kernel() { return host_.kernel(); }
   template <typename Request>
@@ -146,14 +142,11 @@ class IommufdContext final : public Context {
   mutable Mutex control_mu_;
   std::string key_ ABSL_GUARDED_BY(control_mu_);  // empty: it is not kept
   std::map<ObjectId, Device> devices_ ABSL_GUARDED_BY(control_mu_);
-  std::map<ObjectId, FaultQueue> fault_queues_ ABSL_GUARDED_BY(control_mu_);
-  std::map<ObjectId, ObjectId> fault_of_hwpt_ ABSL_GUARDED_BY(control_mu_);
+  FaultQueues fault_queues_ ABSL_GUARDED_BY(control_mu_);
   std::map<ObjectId, std::string> smmu_of_stage2_ ABSL_GUARDED_BY(control_mu_);
   std::map<std::pair<ObjectId, uint64_t>, MappedFile> mapped_ ABSL_GUARDED_BY(control_mu_);  // by IOAS and address
 
-  // Changed under both locks, so that whoever reads the events of all VMs does not wait for one's control calls.
-  Mutex events_mu_;
-  std::map<ObjectId, Veventq> veventqs_ ABSL_GUARDED_BY(events_mu_);
+  EventQueues event_queues_;  // changed under the lock of control calls, too
 
   // Changed under both locks, so that Invalidate() does not wait for control calls.
   mutable SharedMutex viommus_mu_;

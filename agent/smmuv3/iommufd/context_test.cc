@@ -175,23 +175,6 @@ TEST_F(IommufdContextTest, WhatAFailedUnmapTookIsGivenBackWithTheNextMapping) {
   EXPECT_EQ(kernel_.maps, 1);
 }
 
-TEST_F(IommufdContextTest, EventsAndTheMarkOfLostOnes) {
-  const ObjectId queue = *context_->AllocVeventq(3, VeventqType::kArmSmmuv3, 8);
-  std::vector<std::byte> data(8 + 32 + 8);
-  data[4] = std::byte{7};     // sequence
-  data[8] = std::byte{0x10};  // F_TRANSLATION
-  data[40] = std::byte{uapi::kVeventLost};
-  data[44] = std::byte{9};
-  kernel_.to_read[last_queue_].push_back(data);
-  const std::vector<Vevent> events = *context_->ReadVeventq(queue, 16);
-  ASSERT_EQ(events.size(), 2u);
-  EXPECT_FALSE(events[0].lost);
-  EXPECT_EQ(events[0].sequence, 7u);
-  EXPECT_EQ(events[0].record[0], 0x10u);
-  EXPECT_TRUE(events[1].lost);
-  EXPECT_EQ(events[1].sequence, 9u);
-}
-
 TEST_F(IommufdContextTest, APartOfARecordIsAnError) {
   const ObjectId queue = *context_->AllocVeventq(3, VeventqType::kArmSmmuv3, 8);
   kernel_.to_read[last_queue_].push_back(std::vector<std::byte>(20));
@@ -205,49 +188,11 @@ TEST_F(IommufdContextTest, AQueueInUseKeepsItsFile) {
   const ObjectId nested = *context_->AllocNested(3, device, {1, 0}, queue);
   EXPECT_EQ(Errno(context_->Destroy(queue)), EBUSY);
   EXPECT_TRUE(context_->ReadFaults(queue, 4).ok());
+  EXPECT_TRUE(context_->AnswerFault(queue, 9, PageResponseCode::kInvalid).ok());
   EXPECT_TRUE(context_->Destroy(nested).ok());
   EXPECT_TRUE(context_->Destroy(queue).ok());
   EXPECT_FALSE(kernel_.open_files.contains(last_queue_));
   EXPECT_EQ(Errno(context_->ReadFaults(queue, 4).status()), ENOENT);
-}
-
-TEST_F(IommufdContextTest, FaultsAreReadAndAnswered) {
-  const ObjectId queue = *context_->AllocFaultQueue();
-  const uapi::FaultRecord records[] = {{.flags = uapi::kFaultPasidValid,
-                                        .dev_id = 3,
-                                        .pasid = 7,
-                                        .group = 5,
-                                        .permissions = uapi::kFaultRead | uapi::kFaultPrivileged,
-                                        .address = 0x1234'5000,
-                                        .cookie = 9},
-                                       {.flags = uapi::kFaultLastPage,
-                                        .dev_id = 4,
-                                        .permissions = uapi::kFaultWrite | uapi::kFaultExecute,
-                                        .cookie = 10}};
-  std::vector<std::byte> data(sizeof(records));
-  std::memcpy(data.data(), records, data.size());
-  kernel_.to_read[last_queue_].push_back(data);
-  const std::vector<PageFault> faults = *context_->ReadFaults(queue, 4);
-  ASSERT_EQ(faults.size(), 2u);
-  const auto flags = [](const PageFault& fault) {
-    return std::vector<bool>{fault.pasid_valid, fault.last_page, fault.read,
-                             fault.write,       fault.execute,   fault.privileged};
-  };
-  EXPECT_EQ(flags(faults[0]), (std::vector<bool>{true, false, true, false, false, true}));
-  EXPECT_EQ(flags(faults[1]), (std::vector<bool>{false, true, false, true, true, false}));
-  EXPECT_EQ(faults[0].device, 3u);
-  EXPECT_EQ(faults[0].pasid, 7u);
-  EXPECT_EQ(faults[0].group, 5u);
-  EXPECT_EQ(faults[0].address, 0x1234'5000u);
-  EXPECT_EQ(faults[0].cookie, 9u);
-  EXPECT_EQ(faults[1].device, 4u);
-
-  EXPECT_TRUE(context_->AnswerFault(queue, 9, PageResponseCode::kInvalid).ok());
-  ASSERT_EQ(kernel_.written.size(), 1u);
-  const uint32_t answer[] = {9, 1};  // cookie, code
-  ASSERT_EQ(kernel_.written[0].size(), sizeof(answer));
-  EXPECT_EQ(std::memcmp(kernel_.written[0].data(), answer, sizeof(answer)), 0);
-  EXPECT_EQ(Errno(context_->AnswerFault(99, 9, PageResponseCode::kInvalid)), ENOENT);
 }
 
 TEST_F(IommufdContextTest, HardwareQueues) {
