@@ -30,6 +30,15 @@ absl::StatusOr<int64_t> NumberOf(const Store& store, std::string_view key, int64
   return *number;
 }
 
+int64_t SecondsOf(WallTime time) {
+  return std::chrono::duration_cast<std::chrono::seconds>(time.time_since_epoch()).count();
+}
+
+// Whether the answer is kept, so that the request may be sent again.
+bool Repeatable(const Command& command) {
+  return !command.request_id.empty() && !command.validate_only && !Mutated(Mutation::kLoseRequestRecord);
+}
+
 // What callers are told while the store takes no writes.
 absl::Status Unavailable(const absl::Status& why) {
   if (ReasonOf(why) == v1::ERROR_REASON_STORE_DAMAGED) return why;
@@ -73,6 +82,36 @@ struct CommitCore::Accepted {
   int64_t revision = 0;
   const Command* command = nullptr;
   int64_t request_bytes = 0;
+};
+
+// A batch on its way from its commands to what is written for them.
+struct CommitCore::Turn {
+  Turn(WallTime time, const Audit& audit, std::span<Command* const> all)
+      : commands(all),
+        outcomes(all.size()),
+        now_s(SecondsOf(time)),
+        now(ToTimestamp(time)),
+        audited(audit.Begin(time)) {}
+
+  const std::span<Command* const> commands;
+  std::vector<Outcome> outcomes;  // of the first of them; the rest did not fit in
+  const int64_t now_s;
+  const google::protobuf::Timestamp now;
+  int64_t last_revision = 0;
+  uint64_t refused = 0;
+  uint64_t replayed = 0;
+
+  absl::flat_hash_map<std::string_view, size_t> request_ids;  // and the command that carries the request out
+  std::vector<std::pair<size_t, size_t>> repeats;             // a command, and the one of this batch that it repeats
+
+  std::vector<Accepted> accepted;
+  Durability durability = Durability::kBuffered;
+  Audit::Entries audited;
+  // Not in the batch yet: the records that change, and the answers by request id.
+  std::vector<const Change*> changed;
+  std::vector<std::pair<std::string_view, std::string>> answers;
+  size_t waiting_bytes = 0;  // of both
+  Requests::Size answered;   // of the answers
 };
 
 CommitCore::CommitCore(Store& store, const Clock& clock, std::function<std::string()> new_uid, const Options& options)
@@ -176,170 +215,160 @@ absl::Status CommitCore::Begin(const Options& options, bool fresh) {
 }
 
 std::vector<CommitCore::Outcome> CommitCore::Run(std::span<Command* const> commands) {
-  std::vector<Outcome> outcomes(commands.size());
-  if (const absl::Status refused = RefuseWhileBroken(); !refused.ok()) {
-    for (Outcome& outcome : outcomes) outcome = {refused, revision()};
-    return outcomes;
+  if (const absl::Status refused = writable(); !refused.ok()) {
+    return std::vector<Outcome>(commands.size(), Outcome{refused, revision()});
   }
-
-  const int64_t now_s = NowSeconds();
-  const google::protobuf::Timestamp now = ToTimestamp(clock_.Now());
-  Batch& batch = batch_;
-  batch.Clear();
-  Audit::Entries audited = audit_.Begin(clock_.Now());
-  std::vector<Accepted> accepted;
-  absl::flat_hash_map<std::string_view, size_t> batch_requests;  // id -> index of the command that carries it out
-  std::vector<std::pair<size_t, size_t>> repeats;                // a command and the one of this batch that it repeats
-  std::vector<const Change*> changed;
-  std::vector<std::pair<std::string_view, std::string>> answers;  // by request id
-  size_t waiting_bytes = 0;                                       // of both
-  Durability durability = Durability::kBuffered;
-  uint64_t refused = 0;
-  uint64_t replayed = 0;
-  int64_t last_revision = 0;
-  Requests::Size new_requests;
-  {
-    // The writer is the only one to change the tables, so holding the lock shared keeps nobody from reading.
-    ReaderLock lock(mu_);
-    last_revision = revision_;
-    Draft draft(tables_);
-    for (size_t i = 0; i < commands.size(); ++i) {
-      if (changed.size() >= max_batch_changes_ || batch.bytes() + audited.bytes() + waiting_bytes >= max_batch_bytes_) {
-        commands = commands.first(i);
-        outcomes.resize(i);
-        break;
-      }
-      Command& command = *commands[i];
-      const bool repeatable =
-          !command.request_id.empty() && !command.validate_only && !Mutated(Mutation::kLoseRequestRecord);
-      if (repeatable) {
-        const auto in_batch = batch_requests.find(command.request_id);
-        const Requests::Entry* known = requests_.Find(command.request_id);
-        if (in_batch != batch_requests.end() || known != nullptr) {
-          const std::string& fingerprint =
-              known != nullptr ? known->fingerprint : commands[in_batch->second]->fingerprint;
-          if (fingerprint != command.fingerprint && !Mutated(Mutation::kIgnoreFingerprint)) {
-            ++refused;
-            outcomes[i].revision = last_revision;
-            outcomes[i].status =
-                Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_REQUEST_ID_REUSED)
-                    .Message("request_id {} was used for another request; make a new one for each request",
-                             command.request_id)
-                    .Meta("request_id", command.request_id);
-            audited.Add(command, outcomes[i].status, 0, {});
-            continue;
-          }
-          ++replayed;
-          if (known == nullptr) {
-            repeats.emplace_back(i, in_batch->second);
-            continue;
-          }
-          outcomes[i].revision = known->revision;
-          absl::StatusOr<std::optional<std::string>> bytes = store_.Get(KeySpace::kRequests, command.request_id);
-          RequestRecord record;
-          if (!bytes.ok()) {
-            outcomes[i].status = bytes.status();
-          } else if (!bytes->has_value() || !record.ParseFromString(**bytes)) {
-            outcomes[i].status =
-                DamagedStore(store_, fmt::format("the answer to request id {} cannot be read", command.request_id));
-          } else {
-            outcomes[i].status = command.Replay(record.response());
-          }
-          continue;
-        }
-      }
-
-      const Context context{now, last_revision + 1, new_uid_};
-      outcomes[i].status = command.Judge(context, draft);
-      outcomes[i].revision = last_revision;
-      if (!outcomes[i].status.ok()) {
-        draft.Undo();
-        ++refused;
-        if (!command.validate_only) audited.Add(command, outcomes[i].status, 0, {});
-        continue;
-      }
-      if (command.validate_only) {
-        draft.Undo();
-        continue;
-      }
-      std::vector<Change> changes = draft.Changes();
-      draft.Keep();
-      // Once for all: the log, the record, the audit log, the tables.
-      for (Change& change : changes) {
-        if (change.after != nullptr) change.after->SerializeToString(&change.bytes);
-      }
-      audited.Add(command, absl::OkStatus(), changes.empty() ? 0 : last_revision + 1, changes);
-      if (changes.empty() && !repeatable) continue;
-
-      Accepted change{nullptr, {}, last_revision, &command};
-      if (!changes.empty()) {
-        auto set = std::make_shared<ChangeSet>();
-        set->revision = ++last_revision;
-        set->changes = std::move(changes);
-        change.logged = ChangeLog::Encode(*set, now_s, batch);
-        for (const Change& each : set->changes) {
-          changed.push_back(&each);
-          waiting_bytes += each.name.size() + each.bytes.size();
-        }
-        change.set = std::move(set);
-        change.revision = last_revision;
-        outcomes[i].revision = last_revision;
-      }
-      if (repeatable) {
-        answers.emplace_back(command.request_id,
-                             Requests::Encode(command.fingerprint, outcomes[i].revision, now_s, command.Response()));
-        change.request_bytes = static_cast<int64_t>(command.request_id.size() + answers.back().second.size());
-        waiting_bytes += static_cast<size_t>(change.request_bytes);
-        ++new_requests.entries;
-        new_requests.bytes += change.request_bytes;
-        batch_requests.emplace(command.request_id, i);
-      }
-      if (command.durability == Durability::kSynced) durability = Durability::kSynced;
-      accepted.push_back(std::move(change));
-    }
-  }
-
-  PutResources(changed, batch);
-  PutAnswers(answers, batch);
-  absl::Status committed;
+  batch_.Clear();
+  Turn turn(clock_.Now(), audit_, commands);
+  JudgeAll(turn);
+  PutResources(turn.changed, batch_);
+  PutAnswers(turn.answers, batch_);
   // Each new answer makes room for itself, so that the limits hold at any rate of changes.
-  const size_t expired = requests_.PlanExpiry(now_s, new_requests, 2 * new_requests.entries, batch);
-  if (!batch.empty()) {
-    batch.Put(KeySpace::kMeta, kMetaRevision, EncodeNumber(last_revision));
-    audit_.Encode(audited, batch);
-    unsynced_revisions_ += static_cast<int64_t>(accepted.size());
-    if (unsynced_revisions_ > kSyncAfterUnsyncedRevisions) durability = Durability::kSynced;
-    committed = store_.Commit(batch, durability);
-    if (committed.ok() && durability == Durability::kSynced) unsynced_revisions_ = 0;
+  const size_t expired = requests_.PlanExpiry(turn.now_s, turn.answered, 2 * turn.answered.entries, batch_);
+  const absl::Status written = Write(turn);
+  for (const auto& [repeat, original] : turn.repeats) {
+    turn.outcomes[repeat].revision = turn.outcomes[original].revision;
+    turn.outcomes[repeat].status = commands[repeat]->Replay(commands[original]->Response());
   }
-  for (const auto& [repeat, original] : repeats) {
-    outcomes[repeat].revision = outcomes[original].revision;
-    outcomes[repeat].status = commands[repeat]->Replay(commands[original]->Response());
-  }
-
-  if (!committed.ok() && !Mutated(Mutation::kPublishFailedCommit)) {
-    const absl::Status unavailable = Unavailable(committed);
-    // Whoever was judged against the changes that are lost is answered alike, refusals included: they may be wrong.
-    for (Outcome& outcome : outcomes) outcome = {unavailable, revision()};
+  if (!written.ok() && !Mutated(Mutation::kPublishFailedCommit)) {
+    const absl::Status unavailable = Unavailable(written);
     WriterLock lock(mu_);
     broken_ = unavailable;
     ++stats_.store_failures;
-    return outcomes;
+    // Whoever was judged against the changes that are lost is answered alike, refusals included: they may be wrong.
+    return std::vector<Outcome>(turn.outcomes.size(), Outcome{unavailable, revision_});
   }
-  Publish(accepted, now_s);
+  Publish(turn.accepted, turn.now_s);
   requests_.Expired(expired);
-  if (batch.empty()) {
-    audit_.Wait(std::move(audited));
+  if (batch_.empty()) {
+    audit_.Wait(std::move(turn.audited));
   } else {
-    audit_.Recorded(audited);
+    audit_.Recorded(turn.audited);
   }
 
   WriterLock lock(mu_);
-  stats_.batches += batch.empty() ? 0 : 1;
-  stats_.commands += commands.size();
-  stats_.refused += refused;
-  stats_.replayed += replayed;
-  return outcomes;
+  stats_.batches += batch_.empty() ? 0 : 1;
+  stats_.commands += turn.outcomes.size();
+  stats_.refused += turn.refused;
+  stats_.replayed += turn.replayed;
+  return std::move(turn.outcomes);
+}
+
+void CommitCore::JudgeAll(Turn& turn) {
+  // The writer is the only one to change the tables, so holding the lock shared keeps nobody from reading.
+  ReaderLock lock(mu_);
+  turn.last_revision = revision_;
+  Draft draft(tables_);
+  for (size_t i = 0; i < turn.commands.size(); ++i) {
+    if (turn.changed.size() >= max_batch_changes_ ||
+        batch_.bytes() + turn.audited.bytes() + turn.waiting_bytes >= max_batch_bytes_) {
+      turn.outcomes.resize(i);
+      return;
+    }
+    Command& command = *turn.commands[i];
+    Outcome& outcome = turn.outcomes[i];
+    outcome.revision = turn.last_revision;
+    if (Repeatable(command) && AnswerRepeat(turn, i)) continue;
+
+    outcome.status = command.Judge({turn.now, turn.last_revision + 1, new_uid_}, draft);
+    if (!outcome.status.ok()) {
+      draft.Undo();
+      ++turn.refused;
+      if (!command.validate_only) turn.audited.Add(command, outcome.status, 0, {});
+      continue;
+    }
+    if (command.validate_only) {
+      draft.Undo();
+      continue;
+    }
+    std::vector<Change> changes = draft.Changes();
+    draft.Keep();
+    Take(turn, i, std::move(changes));
+  }
+}
+
+bool CommitCore::AnswerRepeat(Turn& turn, size_t i) {
+  Command& command = *turn.commands[i];
+  Outcome& outcome = turn.outcomes[i];
+  const Requests::Entry* known = requests_.Find(command.request_id);
+  const auto in_batch = turn.request_ids.find(command.request_id);
+  if (known == nullptr && in_batch == turn.request_ids.end()) return false;
+
+  const std::string& fingerprint = known != nullptr ? known->fingerprint : turn.commands[in_batch->second]->fingerprint;
+  if (fingerprint != command.fingerprint && !Mutated(Mutation::kIgnoreFingerprint)) {
+    ++turn.refused;
+    outcome.status =
+        Error(absl::StatusCode::kInvalidArgument, v1::ERROR_REASON_REQUEST_ID_REUSED)
+            .Message("request_id {} was used for another request; make a new one for each request", command.request_id)
+            .Meta("request_id", command.request_id);
+    turn.audited.Add(command, outcome.status, 0, {});
+    return true;
+  }
+  ++turn.replayed;
+  if (known == nullptr) {
+    turn.repeats.emplace_back(i, in_batch->second);
+    return true;
+  }
+  outcome.revision = known->revision;
+  const absl::StatusOr<std::optional<std::string>> bytes = store_.Get(KeySpace::kRequests, command.request_id);
+  RequestRecord record;
+  if (!bytes.ok()) {
+    outcome.status = bytes.status();
+  } else if (!bytes->has_value() || !record.ParseFromString(**bytes)) {
+    outcome.status =
+        DamagedStore(store_, fmt::format("the answer to request id {} cannot be read", command.request_id));
+  } else {
+    outcome.status = command.Replay(record.response());
+  }
+  return true;
+}
+
+void CommitCore::Take(Turn& turn, size_t i, std::vector<Change> changes) {
+  const Command& command = *turn.commands[i];
+  // Once for all: the log, the record, the audit log, the tables.
+  for (Change& change : changes) {
+    if (change.after != nullptr) change.after->SerializeToString(&change.bytes);
+  }
+  turn.audited.Add(command, absl::OkStatus(), changes.empty() ? 0 : turn.last_revision + 1, changes);
+  if (changes.empty() && !Repeatable(command)) return;
+
+  Accepted accepted{nullptr, {}, turn.last_revision, &command};
+  if (!changes.empty()) {
+    auto set = std::make_shared<ChangeSet>();
+    set->revision = ++turn.last_revision;
+    set->changes = std::move(changes);
+    accepted.logged = ChangeLog::Encode(*set, turn.now_s, batch_);
+    for (const Change& each : set->changes) {
+      turn.changed.push_back(&each);
+      turn.waiting_bytes += each.name.size() + each.bytes.size();
+    }
+    accepted.set = std::move(set);
+    accepted.revision = turn.last_revision;
+    turn.outcomes[i].revision = turn.last_revision;
+  }
+  if (Repeatable(command)) {
+    turn.answers.emplace_back(command.request_id,
+                              Requests::Encode(command.fingerprint, accepted.revision, turn.now_s, command.Response()));
+    accepted.request_bytes = static_cast<int64_t>(command.request_id.size() + turn.answers.back().second.size());
+    turn.waiting_bytes += static_cast<size_t>(accepted.request_bytes);
+    ++turn.answered.entries;
+    turn.answered.bytes += accepted.request_bytes;
+    turn.request_ids.emplace(command.request_id, i);
+  }
+  if (command.durability == Durability::kSynced) turn.durability = Durability::kSynced;
+  turn.accepted.push_back(std::move(accepted));
+}
+
+absl::Status CommitCore::Write(Turn& turn) {
+  if (batch_.empty()) return absl::OkStatus();
+  batch_.Put(KeySpace::kMeta, kMetaRevision, EncodeNumber(turn.last_revision));
+  audit_.Encode(turn.audited, batch_);
+  unsynced_revisions_ += static_cast<int64_t>(turn.accepted.size());
+  const Durability durability =
+      unsynced_revisions_ > kSyncAfterUnsyncedRevisions ? Durability::kSynced : turn.durability;
+  VIOMMU_RETURN_IF_ERROR(store_.Commit(batch_, durability));
+  if (durability == Durability::kSynced) unsynced_revisions_ = 0;
+  return absl::OkStatus();
 }
 
 void CommitCore::Publish(std::vector<Accepted>& accepted, int64_t now_s) {
@@ -386,10 +415,11 @@ void CommitCore::Tick() {
     broken_ = recovered.ok() ? absl::OkStatus() : Unavailable(recovered);
     if (!recovered.ok()) return;
   }
+  const int64_t now_s = SecondsOf(clock_.Now());
   Batch batch;
-  const int64_t oldest = log_.PlanCompaction(NowSeconds(), batch);
-  const size_t expired = requests_.PlanExpiry(NowSeconds(), {}, kMaxExpiriesPerTick, batch);
-  const int64_t oldest_entry = audit_.PlanRotation(NowSeconds(), batch);
+  const int64_t oldest = log_.PlanCompaction(now_s, batch);
+  const size_t expired = requests_.PlanExpiry(now_s, {}, kMaxExpiriesPerTick, batch);
+  const int64_t oldest_entry = audit_.PlanRotation(now_s, batch);
   Audit::Entries audited = audit_.Begin(clock_.Now());
   audit_.Encode(audited, batch);
   if (batch.empty()) return;
@@ -428,12 +458,6 @@ absl::Status CommitCore::writable() const {
 CommitStats CommitCore::stats() const {
   ReaderLock lock(mu_);
   return stats_;
-}
-
-absl::Status CommitCore::RefuseWhileBroken() const { return writable(); }
-
-int64_t CommitCore::NowSeconds() const {
-  return std::chrono::duration_cast<std::chrono::seconds>(clock_.Now().time_since_epoch()).count();
 }
 
 }  // namespace viommu::server

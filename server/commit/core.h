@@ -122,14 +122,21 @@ class CommitCore {
   CommitCore(Store& store, const Clock& clock, std::function<std::string()> new_uid, const Options& options);
 
   struct Accepted;
+  struct Turn;
 
   absl::Status Load(const Options& options);
   absl::Status LoadMeta(const Options& options, bool* fresh);
   absl::Status Begin(const Options& options, bool fresh);
-  absl::Status RefuseWhileBroken() const;
   absl::Status Recover();
+  // Judges the commands of the turn, and encodes what they change.
+  void JudgeAll(Turn& turn);
+  // Whether the i-th command was sent before, under its request id: then it has its outcome, or will have that of the
+  // command of this batch that it repeats.
+  bool AnswerRepeat(Turn& turn, size_t i);
+  // The rules have taken the i-th command.
+  void Take(Turn& turn, size_t i, std::vector<Change> changes);
+  absl::Status Write(Turn& turn);
   void Publish(std::vector<Accepted>& accepted, int64_t now_s);
-  int64_t NowSeconds() const;
 
   Store& store_;
   const Clock& clock_;
