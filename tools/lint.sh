@@ -102,13 +102,16 @@ check_whitespace() {
   fi
 }
 
+# Links of one Markdown file to another, or to a heading of it, that lead nowhere. The web is not asked.
+check_links() { tracked '*.md' ':!third_party' | xargs -0 -r python3 tools/links.py; }
+
 if "$fix"; then
   cpp_files | xargs -0 -r clang-format -i
   build_files | xargs -0 -r buildifier -mode=fix -lint=fix -warnings=-native-sh-test,-native-cc-common,-native-cc-info
 fi
 
 failed=0
-for check in clang_format buildifier shellcheck buf_lint buf_breaking machine_paths whitespace; do
+for check in clang_format buildifier shellcheck buf_lint buf_breaking machine_paths whitespace links; do
   if output="$("check_$check" 2>&1)"; then
     printf 'ok    %s\n' "$check"
     echo "pass $check" >>"$results"
