@@ -128,7 +128,7 @@ std::unique_ptr<Command> MakeCommands() {
           "Names are full (viommus/v1/vdevices/16) or, where the kind is clear, short (v1/16, v1/0x10, "
           "a/0000:01:00.0).\n"
           "Every flag of the connection and the output, and --wait, is also a variable of the environment\n"
-          "(VIOMMUCTL_SERVER, VIOMMUCTL_TLS_CA, …) and can be kept in a context (viommuctl config).");
+          "(VIOMMUCTL_SERVER, VIOMMUCTL_TLS_CA, …); a context (viommuctl config) keeps all but --socket.");
   DeclareRootFlags(*root);
   DeclareGet(*root);
   DeclareDescribe(*root);

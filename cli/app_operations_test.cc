@@ -48,6 +48,7 @@ TEST_F(AppTest, ADrainThatWasEndedIsNotDone) {
   EXPECT_EQ(Run({"drain", "a", "--resume", "-o", "json"}), 5);
   EXPECT_EQ(OutJson()["viommus"], "1");
   EXPECT_TRUE(operations_.All<v1::DrainHostRequest>().empty());
+  EXPECT_THAT(err(), HasSubstr("no drain of a is under way, and it is not empty; viommuctl drain a begins one"));
 }
 
 TEST_F(AppTest, DrainsThatDeleteAskFirst) {
@@ -143,6 +144,9 @@ TEST_F(AppTest, PlacesAreFound) {
   EXPECT_THAT(out(), HasSubstr("a/smmu0"));
   EXPECT_THAT(out(), HasSubstr("blue-1"));
   EXPECT_THAT(out(), HasSubstr("HOST_CORDONED"));
+  EXPECT_THAT(err(), HasSubstr("1 SMMUs of 2 hosts have a place"));
+  EXPECT_EQ(Run({"place", "1", "-o", "name"}), 0) << err();
+  EXPECT_EQ(out(), "hosts/a/smmus/smmu0\n");
 }
 
 TEST_F(AppTest, NoPlaceIsAnAnswerOfItsOwn) {

@@ -96,6 +96,14 @@ TEST_F(AppRecordTest, AuditHandsItsFiltersOver) {
   EXPECT_NE(err().find("only the latest 1 are shown"), std::string::npos) << err();
 }
 
+TEST_F(AppRecordTest, AuditRefusesAShortName) {
+  EXPECT_EQ(Run({"audit", "--resource", "v1"}), 2) << "nothing is called so, and nothing would be found";
+  EXPECT_NE(err().find("\"v1\" is no full name; write it as viommus/v1 or hosts/a/devices/0000:01:00.0"),
+            std::string::npos)
+      << err();
+  EXPECT_TRUE(operations_.All<v1::ListAuditEntriesRequest>().empty());
+}
+
 TEST_F(AppRecordTest, AuditRefusesWhatIsNoDuration) {
   EXPECT_EQ(Run({"audit", "--since", "yesterday"}), 2);
   EXPECT_NE(err().find("--since"), std::string::npos) << err();

@@ -318,6 +318,29 @@ TEST_F(AppTest, DescribeTellsEveryKindsStory) {
   }
 }
 
+TEST_F(AppTest, AWordThatIsNoCommandIsToldWhichThereAre) {
+  EXPECT_EQ(Run({"label", "host", "a", "x=y"}), 2);
+  EXPECT_THAT(err(), HasSubstr("there is no command \"label host\"; there is label viommu\n"));
+  EXPECT_EQ(Run({"create", "s2", "x"}), 2);
+  EXPECT_THAT(err(), HasSubstr("; there is create stage2domain, viommu, nesteddomain, hwqueue\n"));
+  EXPECT_EQ(Run({"gte", "hosts"}), 2);
+  EXPECT_THAT(err(), HasSubstr("there is no command \"gte\"; did you mean \"get\"?\n"));
+}
+
+TEST_F(AppTest, DescribeTellsOfADrain) {
+  v1::Host& host = fake_.hosts["hosts/a"];
+  host.set_cordoned(true);
+  host.mutable_drain();
+  EXPECT_EQ(Run({"describe", "host", "a", "--no-history"}), 0) << err();
+  EXPECT_THAT(out(), HasSubstr("  drain    under way, without a deadline\n"));
+  host.mutable_drain()->mutable_deadline()->set_seconds(1'700'000'000);
+  EXPECT_EQ(Run({"describe", "host", "a", "--no-history"}), 0) << err();
+  EXPECT_THAT(out(), HasSubstr("under way, until 2023-11-14T22:13:20"));
+  host.mutable_drain()->set_evict(true);
+  EXPECT_EQ(Run({"describe", "host", "a", "--no-history"}), 0) << err();
+  EXPECT_THAT(out(), HasSubstr("; what is left then is deleted"));
+}
+
 TEST_F(AppTest, DescribeSaysWhyItFailedAndWhatToTry) {
   v1::Viommu& viommu = fake_.viommus["viommus/v1"];
   viommu.set_state(v1::STATE_FAILED);

@@ -69,6 +69,7 @@ TEST_F(CompleteTest, FlagsOfChangesOnlyForChanges) {
 TEST_F(CompleteTest, ValuesOfFlags) {
   EXPECT_THAT(Words({"get", "-o", ""}), ElementsAre("table", "wide", "json", "yaml", "name"));
   EXPECT_THAT(Words({"attach", "--wait=ap"}), ElementsAre("--wait=applied"));
+  EXPECT_THAT(Words({"delete", "q"}), ElementsAre("quota"));
   EXPECT_THAT(Words({"get", "--tls-ca", ""}), ElementsAre(":files"));
 }
 

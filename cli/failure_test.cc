@@ -61,6 +61,10 @@ TEST(Hints, ANestedDomainIsEmptiedByDetaching) {
   for (const auto& hint : HintsFor(v1::ERROR_REASON_HAS_CHILDREN, {{"resource", "viommus/v1/nestedDomains/n"}})) {
     EXPECT_THAT(hint, Not(HasSubstr("--cascade")));
   }
+  const auto of_a_host = HintsFor(v1::ERROR_REASON_HAS_CHILDREN, {{"resource", "hosts/a"}});
+  ASSERT_EQ(of_a_host.size(), 2U);
+  EXPECT_THAT(of_a_host[0], HasSubstr("viommuctl evict hosts/a")) << "a host cannot be deleted";
+  EXPECT_THAT(of_a_host[1], HasSubstr("viommuctl forget hosts/a --declare-dead"));
 }
 
 TEST(Failure, SaysReasonHolderAndNextStep) {

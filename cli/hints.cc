@@ -191,6 +191,11 @@ std::vector<std::string> HintsFor(v1::ErrorReason reason, const Facts& facts) {
     return {Expand("viommuctl describe {resource|NAME}   # which devices are attached", facts),
             "viommuctl detach VDEVICE --wait=applied   # each of them"};
   }
+  if (reason == v1::ERROR_REASON_HAS_CHILDREN && resource != facts.end() &&
+      KindOfFullName(resource->second) == Kind::kHost) {
+    return {Expand("viommuctl evict {resource|HOST}   # what is on it goes once the host is back", facts),
+            Expand("viommuctl forget {resource|HOST} --declare-dead   # when it can never run again", facts)};
+  }
   const auto& table = HintTable();
   const auto row = std::find_if(table.begin(), table.end(), [reason](const HintRow& r) { return r.reason == reason; });
   std::vector<std::string> hints;

@@ -65,7 +65,11 @@ std::string Unexpected(const Command& command, const std::string& word) {
   }
   if (command.children().empty()) return fmt::format("\"{}\" is one argument too many", word);
   for (const auto& child : command.children()) known.push_back(child->name());
-  return fmt::format("there is no command \"{}\"{}", Trim(command.Path() + " " + word), DidYouMean(word, known));
+  std::string there = DidYouMean(word, known);
+  // Of all there are it would be a page.
+  if (there.empty() && command.parent() != nullptr)
+    there = fmt::format("; there is {} {}", command.Path(), Join(known, ", "));
+  return fmt::format("there is no command \"{}\"{}", Trim(command.Path() + " " + word), there);
 }
 
 absl::Status CheckWords(const Command& command, const Built& built) {

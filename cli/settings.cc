@@ -1,6 +1,7 @@
 #include "cli/settings.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <cctype>
 #include <optional>
@@ -99,6 +100,11 @@ absl::StatusOr<Settings> ResolveSettings(const GivenFlags& flags, const Terminal
   Settings settings;
   settings.config_path = ConfigPath(flags, terminal);
   VIOMMU_ASSIGN_OR_RETURN(const ContextFile file, ContextFile::Load(settings.config_path));
+
+  if (flags.contains("config") && ::access(settings.config_path.c_str(), F_OK) != 0) {
+    settings.context_problem = UsageError(fmt::format(
+        "--config: {} is not there; `viommuctl config set` with the same --config makes it", settings.config_path));
+  }
 
   const bool context_by_flag = flags.contains("context");
   settings.context = context_by_flag ? flags.at("context") : terminal.environment("VIOMMUCTL_CONTEXT").value_or("");

@@ -107,6 +107,17 @@ TEST_F(SettingsTest, TheFileFollowsXdg) {
   EXPECT_EQ(ConfigPath({{"config", "f"}}, terminal_), "f");
 }
 
+TEST_F(SettingsTest, AFileThatIsNamedHasToBeThere) {
+  const std::string missing = path_ + ".missing";
+  auto settings = ResolveSettings({{"config", missing}}, terminal_);
+  ASSERT_TRUE(settings.ok()) << "`config set` makes it";
+  EXPECT_TRUE(IsUsageError(settings->context_problem));
+  EXPECT_NE(settings->context_problem.message().find(missing), std::string::npos);
+  settings = ResolveSettings({}, terminal_);
+  ASSERT_TRUE(settings.ok());
+  EXPECT_TRUE(settings->context_problem.ok()) << "most people have none";
+}
+
 TEST_F(SettingsTest, ContextsAreKept) {
   WriteContexts();
   ContextFile file = ContextFile::Load(path_).value();

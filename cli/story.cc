@@ -8,6 +8,7 @@
 #include "cli/output/resources.h"
 #include "cli/text.h"
 #include "cli/vste.h"
+#include "common/timestamp.h"
 
 namespace viommu::cli {
 namespace {
@@ -137,6 +138,17 @@ class Teller {
 void TellHost(Teller& teller, const v1::Host& host) {
   teller.Fact("takes", host.cordoned() ? "no new assignments: cordoned" : "new assignments",
               host.cordoned() ? Style::kBusy : Style::kPlain);
+  if (host.has_drain()) {
+    const v1::Drain& drain = host.drain();
+    teller.Fact("drain",
+                fmt::format("under way, {}{}",
+                            drain.has_deadline() ? "until " + FormatTime(FromTimestamp(drain.deadline()))
+                                                 : std::string("without a deadline"),
+                            drain.has_evict_time() ? "; what was left is deleted"
+                            : drain.evict()        ? "; what is left then is deleted"
+                                                   : ""),
+                Style::kBusy);
+  }
   teller.Fact("backend", host.backend());
   teller.Fact("stage 2", host.stage2_sharing() == v1::STAGE2_SHARING_SHARED
                              ? "one stage-2 domain serves viommus on all its SMMUs"

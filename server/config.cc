@@ -160,6 +160,9 @@ void DeclareServerOptions(Config& config, ServerConfig* options) {
     VIOMMU_RETURN_IF_ERROR(CheckListen("listen", options->listen, options->tls, "tls"));
     VIOMMU_RETURN_IF_ERROR(CheckListen("agents.listen", options->agents_listen, AgentsTransport(*options),
                                        AgentsTransportSection(*options)));
+    if (options->agents_listen.empty() && HasOwnTransport(*options)) {
+      return InvalidField("agents_tls", "is for agents.listen, which is not given: agents connect as tls says");
+    }
     if (options->metrics_listen.has_value()) {
       VIOMMU_RETURN_IF_ERROR(CheckMetricsAddress(*options->metrics_listen, options->metrics_allow_insecure));
     }

@@ -602,6 +602,7 @@ TEST_F(ServerTest, TheProgramChecksItsConfigurationBeforehand) {
            Case{"--listen 127.0.0.1:0 --agents-listen 0.0.0.0:0", "tls.allow_insecure"},
            Case{"--listen 127.0.0.1:0 --tls-cert /nowhere.pem --tls-key /nowhere.key", "/nowhere.pem"},
            Case{"--listen 127.0.0.1:0 --agents-listen 127.0.0.1:0 --agents-tls-cert /nowhere.pem", "agents_tls.key"},
+           Case{"--listen 127.0.0.1:0 --agents-tls-allow-insecure", "agents.listen"},
            Case{"--listen 127.0.0.1:0 --metrics-listen unix:/tmp/metrics.sock", "metrics.listen"},
            Case{"--listen 127.0.0.1:0 --metrics-listen 0.0.0.0:0", "metrics.allow_insecure"},
        }) {

@@ -5,6 +5,7 @@
 #include <ostream>
 
 #include "cli/commands/commands.h"
+#include "cli/names.h"
 #include "cli/output/document.h"
 #include "cli/output/style.h"
 #include "cli/output/table.h"
@@ -33,6 +34,12 @@ struct AuditArguments {
 
 absl::StatusOr<v1::ListAuditEntriesRequest> RequestOf(const AuditArguments& arguments, WallTime now) {
   v1::ListAuditEntriesRequest request;
+  // Nothing has a short name in the record: it would be found nowhere, as if nothing had been done.
+  if (!arguments.resource.empty() && !KindOfFullName(arguments.resource).has_value()) {
+    return UsageError(
+        fmt::format("--resource: \"{}\" is no full name; write it as viommus/v1 or hosts/a/devices/0000:01:00.0",
+                    arguments.resource));
+  }
   request.set_resource(arguments.resource);
   request.set_caller(arguments.caller);
   request.set_request_id(arguments.request_id);
@@ -52,7 +59,7 @@ void Print(Session& session, const Listing& listing) {
   const Terminal& terminal = session.terminal();
   const bool wide = session.settings().output == OutputFormat::kWide;
   std::vector<Column> columns = {{"TIME"}, {"CALLER"}, {"METHOD"}, {"TARGET"}, {"RESULT"}, {"REVISION", Align::kRight}};
-  if (wide) columns.insert(columns.end(), {{"PEER"}, {"REQUEST-ID"}, {"CHANGED"}, {"MESSAGE"}});
+  if (wide) columns.insert(columns.end(), {{"PEER"}, {"REQUEST-ID"}, {"MESSAGE"}, {"CHANGED"}});
   Table table(std::move(columns));
   for (const auto& item : listing.items) {
     const auto& entry = static_cast<const v1::AuditEntry&>(*item);
@@ -70,7 +77,7 @@ void Print(Session& session, const Listing& listing) {
       std::vector<std::string> changed;
       for (const auto& change : entry.changes()) changed.push_back(change.name());
       if (entry.more_changes() > 0) changed.push_back(fmt::format("{} more", entry.more_changes()));
-      row.insert(row.end(), {entry.peer(), entry.request_id(), Join(changed, ", "), entry.message()});
+      row.insert(row.end(), {entry.peer(), entry.request_id(), entry.message(), Join(changed, ", ")});
     }
     table.Add(std::move(row));
   }

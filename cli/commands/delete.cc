@@ -110,7 +110,7 @@ void DeclareDelete(Command& root) {
       .WithExample("delete stage2domain web-1 --cascade --yes --wait=applied", "a VM with all it has, without asking")
       .WithExample("delete viommu v1 --cascade --dry-run", "only ask the server whether it would")
       .Positional("KIND", &arguments->kind, "what to delete, or a full name",
-                  {.words = {"stage2domain", "viommu", "nesteddomain", "hwqueue"}})
+                  {.words = {"stage2domain", "viommu", "nesteddomain", "hwqueue", "quota"}})
       .Positionals("NAME", &arguments->names, "full or short names", false, names)
       .Switch("--cascade", &arguments->cascade, "delete what is below it, too")
       .Runs([arguments](Session& session) { return Delete(session, *arguments); });

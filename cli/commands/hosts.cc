@@ -117,7 +117,10 @@ absl::StatusOr<ExitCode> Follow(Session& session, const std::string& host) {
     }
     return status;
   }
-  return response.progress().empty() ? ExitCode::kOk : ExitCode::kNotYet;
+  if (response.progress().empty()) return ExitCode::kOk;
+  *session.terminal().err << fmt::format(
+      "no drain of {0} is under way, and it is not empty; viommuctl drain {0} begins one\n", ShortName(host));
+  return ExitCode::kNotYet;
 }
 
 // Longer than a call may wait: the deadline is in the record.
@@ -219,8 +222,8 @@ void DeclareHosts(Command& root) {
       .Details(
           "VMs leave by themselves: move or end them, and delete what they had. With --evict what is left at the "
           "deadline is deleted.\n"
-          "Ctrl-C ends the following, not the drain. Exits with 0 when the host is empty, with 5 when the drain was "
-          "ended before.")
+          "Ctrl-C ends the following, not the drain. Exits with 0 when the host is empty, with 5 when no drain is "
+          "under way (any more).")
       .WithExample("drain a --within 2h", "until then it is expected to be empty")
       .WithExample("drain a --within 30m --evict --yes", "and then it is")
       .WithExample("drain a --resume", "follow the drain that there is")

@@ -84,6 +84,10 @@ absl::StatusOr<ExitCode> Place(Session& session, const PlaceArguments& arguments
     return code;
   }
   std::ostream& out = *session.terminal().out;
+  if (session.settings().output == OutputFormat::kName) {
+    for (const v1::Placement& placement : response.placements()) out << placement.smmu() << "\n";
+    return code;
+  }
   const bool colour = session.terminal().ColourOut();
   if (!response.placements().empty()) {
     Table table({{"SMMU"}, {"VMIDS-FREE", Align::kRight}, {"DEVICES-LEFT", Align::kRight}, {"STAGE2"}, {"DEVICES"}});
@@ -104,7 +108,7 @@ absl::StatusOr<ExitCode> Place(Session& session, const PlaceArguments& arguments
     if (!response.placements().empty()) out << "\n";
     out << table.Print(colour);
   }
-  *session.terminal().err << fmt::format("{} of {} hosts looked at have a place (revision {})\n",
+  *session.terminal().err << fmt::format("{} SMMUs of {} hosts have a place (revision {})\n",
                                          response.placements_size(), response.hosts(), response.revision());
   return code;
 }
