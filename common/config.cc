@@ -317,6 +317,7 @@ std::string Config::Print() const {
 std::optional<int> Config::Load(int argc, const char* const* argv) {
   CLI::App app(spec_.summary, spec_.program);
   app.set_version_flag("--version", fmt::format("{} {}", spec_.program, std::string(Version())));
+  app.footer(spec_.footer);
   app.allow_extras();  // said better below
   const CLI::Option* print =
       app.add_flag("--print-config")->description("Print the effective configuration and its sources, and exit");

@@ -59,6 +59,7 @@ struct ConfigSpec {
   std::string summary;  // one line for --help
   // Read when it exists and --config is not given.
   std::string default_file;
+  std::string footer = "";  // what --help says at its end
 };
 
 class Config {

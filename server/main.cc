@@ -39,7 +39,11 @@ int Main(int argc, char** argv) {
   ServerConfig options;
   Config config({.program = "viommu-server",
                  .summary = "Records what vIOMMUs and devices the VMs of a fleet have, and has the agents apply it.",
-                 .default_file = "/etc/viommu/server.yaml"});
+                 .default_file = "/etc/viommu/server.yaml",
+                 .footer = "On a store that no server runs on:\n"
+                           "  viommu-server restore --help   Put a backup back, into a folder that is new or empty\n"
+                           "  viommu-server verify --help    Check a store: every checksum, record and promise\n"
+                           "  viommu-server inspect --help   Print what a store holds, one JSON object to a line"});
   DeclareServerOptions(config, &options);
   if (const auto exit = config.Load(argc, argv)) return *exit;
   InitLogging({.level = options.log_level, .format = options.log_format, .writer = nullptr});

@@ -586,6 +586,7 @@ TEST_F(ServerTest, TheProgramRefusesABadStoreInOneLine) {
   EXPECT_EQ(code, 1);
   EXPECT_THAT(text, MatchesRegex("viommu-server: cannot start: [^\n]*no-store[^\n]*\n"));
   EXPECT_EQ(Shell("server/viommu-server --check-config --store memory").first, 0);
+  EXPECT_THAT(Shell("server/viommu-server --help").second, HasSubstr("viommu-server restore --help")) << "and so on";
   const auto [bad, why] = Shell("server/viommu-server --store nowhere");
   EXPECT_NE(bad, 0);
   EXPECT_THAT(why, HasSubstr("rocksdb:PATH"));

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
+#include <cstring>
 #include <exception>
 #include <fstream>
 #include <initializer_list>
@@ -212,7 +214,7 @@ absl::StatusOr<EmulatedInventory> ParseInventoryYaml(const std::string& text, co
 
 absl::StatusOr<EmulatedInventory> LoadInventoryYaml(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
-  if (!file) return absl::NotFoundError(absl::StrCat("inventory file ", path, " cannot be opened"));
+  if (!file) return absl::NotFoundError(absl::StrCat("inventory: ", path, " cannot be read: ", std::strerror(errno)));
   std::string text(kMaxInventoryBytes + 1, '\0');
   file.read(text.data(), static_cast<std::streamsize>(text.size()));
   text.resize(static_cast<size_t>(file.gcount()));

@@ -116,6 +116,8 @@ TEST(InventoryYamlTest, ErrorsInTheWhole) {
 
 TEST(InventoryYamlTest, MissingFile) {
   EXPECT_EQ(LoadInventoryYaml(testing::TempDir() + "/no-such-file.yaml").status().code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(LoadInventoryYaml(testing::TempDir() + "/no-such-file.yaml").status().message(),
+              HasSubstr("no-such-file.yaml cannot be read: No such file or directory"));
 }
 
 // The examples are what demonstrations and tests start from.
