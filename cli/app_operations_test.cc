@@ -144,7 +144,7 @@ TEST_F(AppTest, PlacesAreFound) {
   EXPECT_THAT(out(), HasSubstr("a/smmu0"));
   EXPECT_THAT(out(), HasSubstr("blue-1"));
   EXPECT_THAT(out(), HasSubstr("HOST_CORDONED"));
-  EXPECT_THAT(err(), HasSubstr("1 SMMUs of 2 hosts have a place"));
+  EXPECT_THAT(err(), HasSubstr("1 SMMUs have a place, on 2 hosts looked at"));
   EXPECT_EQ(Run({"place", "1", "-o", "name"}), 0) << err();
   EXPECT_EQ(out(), "hosts/a/smmus/smmu0\n");
 }

@@ -108,7 +108,7 @@ absl::StatusOr<ExitCode> Place(Session& session, const PlaceArguments& arguments
     if (!response.placements().empty()) out << "\n";
     out << table.Print(colour);
   }
-  *session.terminal().err << fmt::format("{} SMMUs of {} hosts have a place (revision {})\n",
+  *session.terminal().err << fmt::format("{} SMMUs have a place, on {} hosts looked at (revision {})\n",
                                          response.placements_size(), response.hosts(), response.revision());
   return code;
 }
