@@ -86,6 +86,7 @@ class FakeBackend : public Backend {
   struct HeldDevice {
     std::string attached_to;  // "nested", "stage2" or nothing
     ObjectId attached_id = 0;
+    bool translates = false;          // it is attached to a nested one that does
     std::optional<uint64_t> virt_id;  // of its vdevice, if it has one
   };
   std::map<std::string, HeldDevice> HeldDevices() const;
@@ -342,6 +343,7 @@ class FakeContext : public Context, private FakeBackend::Content {
       const auto attached = objects_.find(objects_.at(id).parent);
       held[pci].attached_to = attached == objects_.end() ? "" : attached->second.kind;
       held[pci].attached_id = objects_.at(id).parent;
+      held[pci].translates = attached != objects_.end() && attached->second.translates;
       for (const auto& [other, object] : objects_) {
         if (object.kind == "vdevice" && object.device == id) held[pci].virt_id = object.virt_id;
       }

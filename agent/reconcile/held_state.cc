@@ -180,6 +180,7 @@ void HeldState::Put(const v1::Resource& resource) {
   HeldItem& item = items_[uid];
   // A rebind changes the name and keeps the uid.
   if (item.resource.kind_case() != v1::Resource::KIND_NOT_SET) {
+    OutdateKept(item.resource, resource);
     const auto live = live_uid_.find(item.name());
     if (live != live_uid_.end() && live->second == uid) live_uid_.erase(live);
   }
@@ -189,6 +190,14 @@ void HeldState::Put(const v1::Resource& resource) {
   item.acted = false;
   item.done = false;
   if (!item.deleting) live_uid_[NameOf(resource)] = uid;
+}
+
+void HeldState::OutdateKept(const v1::Resource& held, const v1::Resource& next) {
+  if (held.kind_case() == next.kind_case() && ChangedImmutableField(held, next).empty()) return;
+  for (auto& [vm, state] : kept_) {
+    const auto object = state.objects.find(UidOf(next));
+    if (object != state.objects.end()) object->second.set_outdated(true);
+  }
 }
 
 void HeldState::Erase(const std::string& uid) {

@@ -109,6 +109,8 @@ class HeldState {
   void ApplyKept(const journal::Kept& kept);
   void SnapshotKept(std::vector<journal::Record>& records) const;
   void Put(const v1::Resource& resource);
+  // Objects of contexts that are kept were made of what was held, and `next` cannot come of them.
+  void OutdateKept(const v1::Resource& held, const v1::Resource& next);
   void Erase(const std::string& uid);
   void AddTombstone(const std::string& uid, const std::string& name, int64_t generation);
   void Collapse();

@@ -1,9 +1,12 @@
 #include "agent/reconcile/held_state.h"
 
 #include <fmt/format.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <string>
+#include <vector>
 
 #include "agent/reconcile/testing.h"
 
@@ -104,6 +107,50 @@ TEST(HeldStateTest, OrphansAreToBeTornDown) {
   ASSERT_EQ(state.items().size(), 1u);
   EXPECT_TRUE(state.Find("u")->deleting);
   EXPECT_EQ(state.FindLive("viommus/v"), nullptr);
+}
+
+// Until it is gone, or there is another one.
+TEST(HeldStateTest, KnowsWhichKeptObjectsNoLongerFit) {
+  HeldState state;
+  const auto hold = [&state](const v1::Resource& item) {
+    journal::Record record;
+    *record.mutable_intent()->add_items() = item;
+    ASSERT_TRUE(state.Apply(record).ok());
+  };
+  const auto keep = [&state](const std::function<void(journal::Kept&)>& fill) {
+    journal::Record record;
+    record.mutable_kept()->set_vm("vm1");
+    fill(*record.mutable_kept());
+    ASSERT_TRUE(state.Apply(record).ok());
+  };
+  const auto make = [&keep](const std::string& uid) {
+    keep([&uid](journal::Kept& k) { k.mutable_object()->set_uid(uid); });
+  };
+  const auto outdated = [](const HeldState& of) {
+    std::vector<std::string> uids;
+    for (const auto& [uid, object] : of.kept().at("vm1").objects) {
+      if (object.outdated()) uids.push_back(uid);
+    }
+    return uids;
+  };
+  keep([](journal::Kept& k) { k.mutable_opened()->set_key("key"); });
+  for (const auto& item : {Viommu("v", "v", 3), Nested("n", "v", "n", 4), Vdevice("d", "v", 7, 5, 0, "n")}) {
+    hold(item);
+    make(UidOf(item));
+  }
+  hold(Viommu("v", "v", 20));
+  hold(Vdevice("d", "v", 8, 21, 0, "n"));
+  EXPECT_THAT(outdated(state), testing::IsEmpty()) << "that can be changed";
+  hold(Vdevice("d", "v", 8, 22, 1, "n"));
+  hold(Bypassing(Nested("n", "v", "n", 23)));
+  hold(Bypassing(Nested("n", "v", "n", 24)));
+  EXPECT_THAT(outdated(state), testing::ElementsAre("d", "n"));
+  HeldState rewritten;
+  for (const auto& record : state.Snapshot()) ASSERT_TRUE(rewritten.Apply(record).ok());
+  EXPECT_THAT(outdated(rewritten), testing::ElementsAre("d", "n"));
+  make("n");
+  keep([](journal::Kept& k) { k.set_gone("d"); });
+  EXPECT_THAT(outdated(state), testing::IsEmpty());
 }
 
 TEST(HeldStateTest, KeptContexts) {

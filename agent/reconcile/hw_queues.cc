@@ -313,6 +313,7 @@ Step Realizer::AdvanceHwQueue(const HeldItem& item) {
   const auto& queue = item.resource.hw_queue();
   const HeldItem* viommu = held_.FindLive(queue.viommu());
   if (viommu == nullptr) return WaitFor(nullptr, queue.viommu());
+  if (auto step = WaitForEnd(viommu)) return *step;
   const Made* below = Find(viommu->uid());
   if (below == nullptr) {
     if (DeviceOfViommu(viommu->uid()) == 0) return {.kind = Step::Kind::kDormant};
@@ -323,7 +324,7 @@ Step Realizer::AdvanceHwQueue(const HeldItem& item) {
   if (queue.index() > 0) {
     const std::string lower_name = fmt::format("{}/hwQueues/{}", queue.viommu(), queue.index() - 1);
     const HeldItem* lower = held_.FindLive(lower_name);
-    if (lower == nullptr || Find(lower->uid()) == nullptr) return WaitFor(lower, lower_name);
+    if (lower == nullptr || FindCurrent(lower->uid()) == nullptr) return WaitFor(lower, lower_name);
     parent = lower->uid();
   }
   Made made = {.kind = ItemKind::kHwQueue, .vm = below->vm, .parent = parent};

@@ -103,7 +103,7 @@ bool Inspection::IsThere(const Context& context, const std::string& uid, const M
   if (parent == nullptr || object.parent != parent->id || !IsThere(context, *parent_uid, *parent)) return false;
   if (made.kind == ItemKind::kViommu) {
     const HeldItem* item = held_.Find(uid);
-    return item == nullptr || item->resource.viommu().smmu().ends_with("/" + object.smmu);
+    return item == nullptr || made.outdated || item->resource.viommu().smmu().ends_with("/" + object.smmu);
   }
   if (made.kind == ItemKind::kVdevice) return object.device == made.device && IsBound(context, uid, made);
   return true;

@@ -347,19 +347,5 @@ TEST_F(OtherJournalTest, ADeviceThatItShouldNotHaveIsLetGo) {
   ExpectMended();
 }
 
-TEST_F(OtherJournalTest, WhatCannotBeEndedIsToldAndStaysAsItIs) {
-  v1::Resource other = Nested("n", "v", "n", 4);
-  other.mutable_nested_domain()->mutable_config()->mutable_translate()->set_word0(0x1);
-  Believe(other);
-  backend_.faults["Destroy"] = {EBUSY};
-  ASSERT_TRUE(Send({Nested("n", "v", "n", 20)}).ok());
-  EXPECT_THAT(Run(), testing::UnorderedElementsAre("d@5 APPLIED", "n@20 FAILED BACKEND_FAILED"));
-  EXPECT_EQ(reconciler_->held().Find("n")->generation(), 4) << "the next hello says so, and it is sent again";
-  EXPECT_EQ(backend_.HeldDevices().at("0000:01:00.0").attached_to, "nested");
-  ASSERT_TRUE(Send({Nested("n", "v", "n", 20)}).ok());
-  EXPECT_THAT(Run(), Contains("n@20 APPLIED"));
-  ExpectMended();
-}
-
 }  // namespace
 }  // namespace viommu::agent

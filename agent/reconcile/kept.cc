@@ -44,6 +44,10 @@ absl::StatusOr<KeptContext> DescribeKept(const KeptState& kept, const HeldState&
   for (const auto& [uid, object] : kept.objects) {
     const HeldItem* item = held.Find(uid);
     if (item == nullptr) return InDoubt(fmt::format("{} is in it and not held", uid));
+    // The journal has what it is to be, and not the SMMU that it is on.
+    if (object.outdated() && (item->kind == ItemKind::kStage2Domain || item->kind == ItemKind::kViommu)) {
+      return InDoubt(fmt::format("{} was made of something else than is held", item->name()));
+    }
     switch (item->kind) {
       case ItemKind::kStage2Domain:
         context.stage2s.push_back({object.id(), LastSegment(item->resource.stage2_domain().smmu())});

@@ -2,7 +2,8 @@
 //
 // Ids of kernel objects are worth nothing without the descriptors that they belong to, and a context cannot be asked
 // what it holds. So one is adopted as a whole or not at all: of this boot, with no change under way when its process
-// ended, of resources that are held, and everything in it as the backend can see it to be. Whatever is in doubt is
+// ended, of resources that are held, and everything in it as the backend can see it to be. What was to be made anew of
+// something else goes on being so (Realizer::Unmake), but for what tells the SMMU. Whatever is in doubt is
 // destroyed and made anew, and the log says what was lost.
 
 #ifndef VIOMMU_AGENT_RECONCILE_KEPT_H_

@@ -1,5 +1,9 @@
 // Drift: looking at what the backend holds, and going on from what was found.
 
+#include <fmt/format.h>
+
+#include <utility>
+
 #include "agent/reconcile/realizer.h"
 #include "common/log.h"
 
@@ -81,21 +85,53 @@ size_t Realizer::EndStrays(const std::string& vm, const std::vector<ObjectInfo>&
   return left;
 }
 
-std::optional<Step> Realizer::Unmake(const HeldItem& item, std::vector<std::string>& ended) {
-  if (Find(item.uid()) == nullptr) return std::nullopt;
-  for (const auto& [uid, above] : held_.items()) {
-    const Made* made = Find(uid);
-    if (made == nullptr) continue;
-    if (made->parent == item.uid()) {
-      if (auto failure = Unmake(above, ended)) return failure;
-    } else if (made->attached_to == item.uid()) {
-      if (auto failure = Detach(above, *made)) return failure;
-      ended.push_back(uid);
-    }
+std::set<std::string> Realizer::Outdate(const HeldItem& item) {
+  if (Find(item.uid()) != nullptr) {
+    objects_.SetOutdated(item.uid());
+    ++changes_;
   }
-  if (Step step = Release(item); step.kind != Step::Kind::kReleased) return step;
-  ended.push_back(item.uid());
-  return std::nullopt;
+  std::set<std::string> found;
+  std::vector<std::string> next = {item.uid()};
+  // Devices are bound before what they are to stand on is made.
+  if (item.kind == ItemKind::kStage2Domain) {
+    const auto& bound = objects_.BoundToStage2(item.name());
+    next.insert(next.end(), bound.begin(), bound.end());
+  }
+  while (!next.empty()) {
+    const std::string uid = std::move(next.back());
+    next.pop_back();
+    if (!found.insert(uid).second) continue;
+    const auto& above = objects_.StandingOn(uid);
+    next.insert(next.end(), above.begin(), above.end());
+  }
+  std::erase_if(found, [this](const std::string& uid) {
+    const HeldItem* each = held_.Find(uid);
+    return each == nullptr || each->deleting || !MustUnmake(*each);
+  });
+  return found;
+}
+
+bool Realizer::MustUnmake(const HeldItem& item) const {
+  const Made* made = Find(item.uid());
+  if (made == nullptr) return false;
+  if (IsOutdated(*made)) return true;
+  const Made* attached_to = Find(made->attached_to);
+  return attached_to != nullptr && IsOutdated(*attached_to);
+}
+
+Step Realizer::Unmake(const HeldItem& item) {
+  const Made* made = Find(item.uid());
+  if (made == nullptr || !MustUnmake(item)) return {.kind = Step::Kind::kReleased};
+  if (!IsOutdated(*made)) return Detach(item, *made).value_or(Step{.kind = Step::Kind::kReleased});
+  for (const std::string& above : objects_.StandingOn(item.uid())) {
+    if (!hooks_.has_failed(above)) continue;
+    return {.kind = Step::Kind::kBlocked,
+            .reason = MakeReason(v1::ERROR_REASON_DEPENDENCY_NOT_READY,
+                                 fmt::format("is to be made anew, and {} on it cannot be ended; it goes on by itself "
+                                             "once that is gone",
+                                             held_.Find(above)->name()))};
+  }
+  return Release(item);
 }
 
 }  // namespace viommu::agent

@@ -8,15 +8,18 @@ namespace {
 const std::string kNobody;
 const std::set<std::string> kNone;
 
-void Take(absl::node_hash_map<std::string, std::set<std::string>>& sets, const std::string& key,
-          const std::string& uid) {
+}  // namespace
+
+void Objects::Put(Sets& sets, const std::string& key, const std::string& uid) {
+  if (!key.empty()) sets[key].insert(uid);
+}
+
+void Objects::Take(Sets& sets, const std::string& key, const std::string& uid) {
   const auto it = sets.find(key);
   if (it == sets.end()) return;
   it->second.erase(uid);
   if (it->second.empty()) sets.erase(it);
 }
-
-}  // namespace
 
 void Objects::Count(Counts& counts, const std::string& key, bool more) {
   if (key.empty()) return;
@@ -43,15 +46,15 @@ void Objects::Add(const std::string& uid, Made made) {
   const auto [it, fresh] = made_.emplace(uid, std::move(made));
   if (!fresh || !it->second.attached_to.empty()) std::abort();
   const Made& added = it->second;
-  Count(standing_on_, added.parent, true);
+  Put(standing_on_, added.parent, uid);
   Count(of_vm_, added.vm, true);
   for (const ObjectId id : {added.id, added.device, added.event_queue}) {
     if (id != 0) by_id_[{added.vm, id}] = uid;
   }
   if (added.kind != ItemKind::kVdevice || added.device == 0) return;
   if (!by_pci_.emplace(added.pci_address, uid).second) std::abort();
-  bound_by_viommu_[added.parent].insert(uid);
-  bound_by_stage2_[added.stage2_name].insert(uid);
+  Put(bound_by_viommu_, added.parent, uid);
+  Put(bound_by_stage2_, added.stage2_name, uid);
 }
 
 void Objects::Erase(const std::string& uid) {
@@ -70,7 +73,7 @@ void Objects::Erase(const std::string& uid) {
   TakeId(uid, made.vm, made.id);
   TakeId(uid, made.vm, made.device);
   TakeId(uid, made.vm, made.event_queue);
-  Count(standing_on_, made.parent, false);
+  Take(standing_on_, made.parent, uid);
   Count(of_vm_, made.vm, false);
   made_.erase(it);
 }
@@ -94,11 +97,13 @@ void Objects::SetEventQueue(const std::string& uid, ObjectId id) {
   if (id != 0) by_id_[{made.vm, id}] = uid;
 }
 
+void Objects::SetOutdated(const std::string& uid) { made_.at(uid).outdated = true; }
+
 void Objects::SetAttached(const std::string& uid, const std::string& to) {
   Made& made = made_.at(uid);
-  Count(standing_on_, made.attached_to, false);
+  Take(standing_on_, made.attached_to, uid);
   made.attached_to = to;
-  Count(standing_on_, made.attached_to, true);
+  Put(standing_on_, made.attached_to, uid);
 }
 
 const std::string& Objects::OwnerOf(const std::string& vm, ObjectId id) const {
@@ -114,6 +119,11 @@ const std::string& Objects::HolderOf(const std::string& pci_address) const {
 const std::string& Objects::HolderOf(const std::string& viommu_uid, uint64_t virt_id) const {
   const auto it = by_virt_id_.find({viommu_uid, virt_id});
   return it == by_virt_id_.end() ? kNobody : it->second;
+}
+
+const std::set<std::string>& Objects::StandingOn(const std::string& uid) const {
+  const auto it = standing_on_.find(uid);
+  return it == standing_on_.end() ? kNone : it->second;
 }
 
 const std::set<std::string>& Objects::BoundToViommu(const std::string& viommu_uid) const {

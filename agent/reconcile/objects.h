@@ -24,6 +24,8 @@ struct Made {
   std::string vm;
   std::string parent;  // uid; of a viommu: its stage 2; of a nested domain or vdevice: its viommu
   ObjectId id = 0;     // 0: none yet
+  // It was made of something that cannot be changed to what is recorded now, and is to go.
+  bool outdated = false;
 
   // Of a viommu.
   uint32_t vmid = 0;
@@ -51,6 +53,8 @@ class Objects {
   void SetVdevice(const std::string& uid, ObjectId id, uint64_t virt_id);
   // The event queue of a viommu; 0: it is gone.
   void SetEventQueue(const std::string& uid, ObjectId id);
+  // See Made.
+  void SetOutdated(const std::string& uid);
   // What a vdevice's device is attached to; empty: nothing.
   void SetAttached(const std::string& uid, const std::string& to);
 
@@ -64,7 +68,8 @@ class Objects {
   // name.
   const std::set<std::string>& BoundToViommu(const std::string& viommu_uid) const;
   const std::set<std::string>& BoundToStage2(const std::string& stage2_name) const;
-  // Whether something has it as its parent or is attached to it.
+  // uids of what has it as its parent or is attached to it.
+  const std::set<std::string>& StandingOn(const std::string& uid) const;
   bool SomethingStandsOn(const std::string& uid) const { return standing_on_.contains(uid); }
   bool VmHasObjects(const std::string& vm) const { return of_vm_.contains(vm); }
 
@@ -73,6 +78,8 @@ class Objects {
   using Sets = absl::node_hash_map<std::string, std::set<std::string>>;
 
   static void Count(Counts& counts, const std::string& key, bool more);
+  static void Put(Sets& sets, const std::string& key, const std::string& uid);
+  static void Take(Sets& sets, const std::string& key, const std::string& uid);
   // A later object may have the id by now, where this one was gone at the backend without our doing.
   void TakeId(const std::string& uid, const std::string& vm, ObjectId id);
 
@@ -82,7 +89,7 @@ class Objects {
   absl::flat_hash_map<std::pair<std::string, ObjectId>, std::string> by_id_;  // by VM and id
   Sets bound_by_viommu_;
   Sets bound_by_stage2_;
-  Counts standing_on_;
+  Sets standing_on_;
   Counts of_vm_;
 };
 

@@ -48,10 +48,15 @@ TEST(ObjectsTest, KnowsWhoHoldsWhatUntilItIsGone) {
 
   EXPECT_TRUE(objects.SomethingStandsOn("v"));
   EXPECT_FALSE(objects.SomethingStandsOn("n"));
+  EXPECT_THAT(objects.StandingOn("v"), ElementsAre("d", "e", "n"));
+  EXPECT_THAT(objects.StandingOn("n"), IsEmpty());
   objects.SetAttached("d", "n");
   EXPECT_TRUE(objects.SomethingStandsOn("n"));
+  EXPECT_THAT(objects.StandingOn("n"), ElementsAre("d"));
   objects.SetAttached("d", "s");
   EXPECT_FALSE(objects.SomethingStandsOn("n"));
+
+  EXPECT_THAT(objects.StandingOn("s"), ElementsAre("d", "v"));
 
   objects.Erase("d");  // with all it had
   EXPECT_EQ(objects.HolderOf("v", 9), "");

@@ -73,6 +73,8 @@ Step Realizer::Bind(const HeldItem& item) {
   const auto& vdevice = item.resource.vdevice();
   const Lineage lineage = LineageOf(vdevice.viommu());
   if (!lineage.whole()) return WaitFor(lineage.viommu, vdevice.viommu());
+  if (auto step = WaitForEnd(lineage.viommu)) return *step;
+  if (auto step = WaitForEnd(lineage.stage2)) return *step;
   const std::string pci_address = LastSegment(vdevice.device());
   if (const Made* made = Find(item.uid()); made != nullptr) {
     if (made->parent == lineage.viommu->uid() && made->device != 0) return {.kind = Step::Kind::kApplied};
@@ -153,9 +155,10 @@ Step Realizer::AdvanceStage2(const HeldItem& item) {
 Step Realizer::AdvanceViommu(const HeldItem& item) {
   if (const Made* made = Find(item.uid())) return {.kind = Step::Kind::kApplied, .vmid = made->vmid};
   const auto& viommu = item.resource.viommu();
+  const HeldItem* stage2 = held_.FindLive(viommu.stage2_domain());
+  if (auto step = WaitForEnd(stage2)) return *step;
   const ObjectId device = DeviceOfViommu(item.uid());
   if (device == 0) return {.kind = Step::Kind::kDormant};
-  const HeldItem* stage2 = held_.FindLive(viommu.stage2_domain());
   const Made* below = stage2 != nullptr ? Find(stage2->uid()) : nullptr;
   if (below == nullptr) return WaitFor(stage2, viommu.stage2_domain());
   Made made = {.kind = ItemKind::kViommu, .vm = below->vm, .parent = stage2->uid()};
@@ -180,6 +183,7 @@ Step Realizer::AdvanceNested(const HeldItem& item) {
   const auto& nested = item.resource.nested_domain();
   const HeldItem* viommu = held_.FindLive(nested.viommu());
   if (viommu == nullptr) return WaitFor(nullptr, nested.viommu());
+  if (auto step = WaitForEnd(viommu)) return *step;
   const ObjectId device = DeviceOfViommu(viommu->uid());
   if (device == 0) return {.kind = Step::Kind::kDormant};
   const Made* below = Find(viommu->uid());
@@ -233,7 +237,7 @@ Step Realizer::AttachVdevice(const HeldItem& item, const Made& made, const std::
   std::string wanted = stage2_uid;
   if (!nested_name.empty()) {
     const HeldItem* nested = held_.FindLive(nested_name);
-    if (nested == nullptr || Find(nested->uid()) == nullptr) return WaitFor(nested, nested_name);
+    if (nested == nullptr || FindCurrent(nested->uid()) == nullptr) return WaitFor(nested, nested_name);
     wanted = nested->uid();
   }
   if (made.attached_to == wanted) return {.kind = Step::Kind::kApplied};
@@ -380,6 +384,11 @@ Realizer::Lineage Realizer::LineageOf(std::string_view viommu_name) const {
   return lineage;
 }
 
+std::optional<Step> Realizer::WaitForEnd(const HeldItem* below) const {
+  if (below == nullptr || Find(below->uid()) == nullptr || FindCurrent(below->uid()) != nullptr) return std::nullopt;
+  return WaitFor(below, below->name());
+}
+
 Step Realizer::WaitFor(const HeldItem* needed, std::string_view name) const {
   if (needed == nullptr || !hooks_.has_failed(needed->uid())) return {.kind = Step::Kind::kWaiting};
   return {.kind = Step::Kind::kBlocked,
@@ -388,16 +397,40 @@ Step Realizer::WaitFor(const HeldItem* needed, std::string_view name) const {
                                            IsHeldKind(needed->resource) ? needed->name() : std::string(name)))};
 }
 
+bool Realizer::IsOutdated(const Made& made) const {
+  if (made.outdated) return true;
+  if (made.kind == ItemKind::kVdevice) {
+    // Bound on the way to a viommu that is not made yet, and by now to be on another stage 2.
+    const HeldItem* viommu = held_.Find(made.parent);
+    if (viommu != nullptr && !viommu->deleting) {
+      const HeldItem* stage2 = held_.FindLive(viommu->resource.viommu().stage2_domain());
+      if (stage2 != nullptr &&
+          (stage2->name() != made.stage2_name || stage2->resource.stage2_domain().vm() != made.vm)) {
+        return true;
+      }
+    }
+  }
+  const Made* parent = Find(made.parent);
+  return parent != nullptr && IsOutdated(*parent);
+}
+
+const Made* Realizer::FindCurrent(const std::string& uid) const {
+  const Made* made = Find(uid);
+  return made == nullptr || IsOutdated(*made) ? nullptr : made;
+}
+
 ObjectId Realizer::DeviceOfViommu(const std::string& viommu_uid) const {
-  const auto& bound = objects_.BoundToViommu(viommu_uid);
-  return bound.empty() ? 0 : Find(*bound.begin())->device;
+  for (const std::string& uid : objects_.BoundToViommu(viommu_uid)) {
+    if (const Made* made = FindCurrent(uid)) return made->device;
+  }
+  return 0;
 }
 
 ObjectId Realizer::DeviceOfStage2(const HeldItem& stage2) const {
   for (const std::string& uid : objects_.BoundToStage2(stage2.name())) {
     const Made& made = *Find(uid);
     const HeldItem* viommu = held_.Find(made.parent);
-    if (viommu == nullptr || viommu->deleting) continue;
+    if (viommu == nullptr || viommu->deleting || IsOutdated(made)) continue;
     if (held_.FindLive(stage2.name()) == &stage2) return made.device;
   }
   return 0;
@@ -457,6 +490,7 @@ void Realizer::Adopt(AdoptedContext adopted) {
               .vm = name,
               .parent = object.parent(),
               .id = vdevice ? 0 : object.id(),
+              .outdated = object.outdated(),
               .vmid = object.vmid(),
               .event_queue = object.event_queue(),
               .pci_address = object.pci_address(),
@@ -525,6 +559,7 @@ void Realizer::NoteObjects(const std::string& vm, const std::string& uid) {
   object.set_device(made->device);
   object.set_virt_id(made->virt_id);
   object.set_attached_to(made->attached_to);
+  object.set_outdated(made->outdated);
   Note(vm, std::move(note));
 }
 

@@ -147,9 +147,16 @@ class Realizer {
   void LoseIoas(const std::string& vm);
   // Ends objects of a VM's context that are nobody's, in this order. Returns how many are left.
   size_t EndStrays(const std::string& vm, const std::vector<ObjectInfo>& strays);
-  // Ends the item's objects, and before them what stands on them; a device that is only attached to one is detached.
-  // Adds the uids of what has to be made anew to `ended`, also when it returns why it could not go on.
-  std::optional<Step> Unmake(const HeldItem& item, std::vector<std::string>& ended);
+
+  // A later generation of the item cannot come of the objects that are there: they are to end first, and before them
+  // what stands on them. Nothing is changed at the backend. Returns the uids of all that MustUnmake() is true of now,
+  // for the item's sake.
+  std::set<std::string> Outdate(const HeldItem& item);
+  // Whether Unmake() comes before Advance(); of items that are not deleting.
+  bool MustUnmake(const HeldItem& item) const;
+  // Ends the item's objects if they are not what its record can come of, or stand on such; a device that is only
+  // attached to such is detached. Done when the Step is kReleased; until then what stands on it is waited for.
+  Step Unmake(const HeldItem& item);
 
   // Whether there are viommus whose event queue could not be made, and may be another time.
   bool LacksEventQueues() const { return !lacking_queues_.empty(); }
@@ -247,8 +254,14 @@ class Realizer {
   Lineage LineageOf(std::string_view viommu_name) const;
   // Waiting, or blocked when that resource has failed.
   Step WaitFor(const HeldItem* needed, std::string_view name) const;
+  // Nothing to wait for unless what is there of `below` is outdated; null: it is not held.
+  std::optional<Step> WaitForEnd(const HeldItem* below) const;
   const Made* Find(const std::string& uid) const { return objects_.Find(uid); }
-  // A bound device of the viommu; of any viommu on the stage 2. 0: none.
+  // Whether it was made of something that cannot be changed to what is held now, or stands on what was.
+  bool IsOutdated(const Made& made) const;
+  // What others can be made on or attached to: null also when it is outdated.
+  const Made* FindCurrent(const std::string& uid) const;
+  // A bound device of the viommu; of any viommu on the stage 2; none that is to be let go first. 0: none.
   ObjectId DeviceOfViommu(const std::string& viommu_uid) const;
   ObjectId DeviceOfStage2(const HeldItem& stage2) const;
   std::optional<Step> OpenContext(const HeldItem& item, const std::string& vm, Vm& context);

@@ -52,6 +52,9 @@ absl::StatusOr<std::unique_ptr<Reconciler>> Reconciler::Open(Journal& journal, B
   }
   std::unique_ptr<Reconciler> reconciler(new Reconciler(journal, backend, targets, inventory, std::move(options)));
   reconciler->Adopt(std::move(adopted));
+  for (const auto& [uid, item] : reconciler->held().items()) {
+    if (reconciler->TaskOf(item) == Task::kUnmake) reconciler->Activate(uid);
+  }
   reconciler->realizer_.ForgetUsers(reconciler->options_.boot_id);
   return reconciler;
 }
@@ -262,27 +265,18 @@ absl::Status Reconciler::Sort(const v1::Resource& item, Sorting& sorting) const 
   return absl::OkStatus();
 }
 
-void Reconciler::EndWhatCannotChange(Sorting& sorting) {
-  auto& items = *sorting.intent.mutable_intent()->mutable_items();
-  std::vector<std::string> ended;
-  for (int i = 0; i < items.size();) {
-    const HeldItem* item = held().Find(UidOf(items[i]));
-    std::optional<Step> failure;
-    if (item != nullptr && !IsDeleting(items[i])) {
-      if (const auto field = ChangedImmutableField(item->resource, items[i]); !field.empty()) {
-        VIOMMU_LOG(kWarning, "item is not as recorded and is made anew",
-                   {{"name", item->name()}, {"uid", item->uid()}, {"field", field}});
-        failure = realizer_.Unmake(*item, ended);
-      }
-    }
-    if (!failure) {
-      ++i;
-      continue;
-    }
-    sorting.answers.push_back(FailureOf(items[i], std::move(failure->reason)));
-    items.DeleteSubrange(i, 1);
+std::vector<std::string> Reconciler::FindOutdated(const journal::Intent& intent) const {
+  std::vector<std::string> outdated;
+  for (const v1::Resource& next : intent.items()) {
+    const HeldItem* item = held().Find(UidOf(next));
+    if (item == nullptr || IsDeleting(next)) continue;
+    const std::string_view field = ChangedImmutableField(item->resource, next);
+    if (field.empty()) continue;
+    VIOMMU_LOG(kWarning, "item is not as recorded and is made anew",
+               {{"name", item->name()}, {"uid", item->uid()}, {"field", field}});
+    outdated.push_back(item->uid());
   }
-  for (const std::string& uid : ended) Activate(uid);
+  return outdated;
 }
 
 absl::Status Reconciler::Accept(const v1::Desired& desired) {
@@ -293,9 +287,6 @@ absl::Status Reconciler::Accept(const v1::Desired& desired) {
   }
   Sorting sorting;
   for (const auto& item : desired.items()) VIOMMU_RETURN_IF_ERROR(Sort(item, sorting));
-  // Before it is written: should the process end in between, what is gone is made anew of what was held, and the next
-  // hello says that this is older than what is recorded.
-  EndWhatCannotChange(sorting);
   journal::Intent& intent = *sorting.intent.mutable_intent();
   for (const auto& uid : desired.unknown_uids()) {
     const HeldItem* item = held().Find(uid);
@@ -304,11 +295,15 @@ absl::Status Reconciler::Accept(const v1::Desired& desired) {
   if (sorting.gone.released().tombstones_size() > 0) {
     VIOMMU_RETURN_IF_ERROR(journal_.Append(sorting.gone, Journal::Sync::kYes));
   }
+  const std::vector<std::string> outdated = FindOutdated(intent);
   if (intent.items_size() > 0 || intent.orphans_size() > 0) {
     VIOMMU_RETURN_IF_ERROR(journal_.Append(
         sorting.intent, Mutated(Mutation::kActBeforeJournal) ? Journal::Sync::kNo : Journal::Sync::kYes));
   }
   last_nonce_ = std::max(last_nonce_, desired.nonce());
+  for (const std::string& uid : outdated) {
+    for (const std::string& each : realizer_.Outdate(*held().Find(uid))) Activate(each);
+  }
   for (const auto& item : intent.items()) {
     Activate(UidOf(item));
     Expect(UidOf(item), desired.nonce());
@@ -388,8 +383,8 @@ void Reconciler::Activate(const std::string& uid) {
   runtime.answer.reset();
   runtime.backoff.Reset();
   runtime.due = {};
-  Deactivate(item);
-  active_[SetOf(item.kind, item.deleting)].insert(uid);
+  Deactivate(item.kind, uid);
+  active_[SetOf(item.kind, TaskOf(item))].insert(uid);
   // A walk that is under way may be past it. It is not begun anew, or commands without end would keep it from its end.
   sweep_.worked |= sweep_.phase > 0 || !sweep_.after.empty();
   outbox_.erase(uid);  // it speaks of an earlier generation
@@ -408,10 +403,17 @@ absl::Status Reconciler::Begin(const HeldItem& item, Operation operation) {
   return journal_.Append(record, Journal::Sync::kNo);
 }
 
-size_t Reconciler::SetOf(ItemKind kind, bool deleting) { return 2 * static_cast<size_t>(kind) + (deleting ? 1 : 0); }
+size_t Reconciler::SetOf(ItemKind kind, Task task) {
+  return kTasks * static_cast<size_t>(kind) + static_cast<size_t>(task);
+}
 
-void Reconciler::Deactivate(const HeldItem& item) {
-  for (const bool deleting : {false, true}) active_[SetOf(item.kind, deleting)].erase(item.uid());
+Reconciler::Task Reconciler::TaskOf(const HeldItem& item) const {
+  if (item.deleting) return Task::kRelease;
+  return realizer_.MustUnmake(item) ? Task::kUnmake : Task::kMake;
+}
+
+void Reconciler::Deactivate(ItemKind kind, const std::string& uid) {
+  for (const Task task : {Task::kMake, Task::kUnmake, Task::kRelease}) active_[SetOf(kind, task)].erase(uid);
 }
 
 bool Reconciler::IsDue(const Runtime& runtime, MonotonicTime now) const {
@@ -423,21 +425,18 @@ bool Reconciler::IsDue(const Runtime& runtime, MonotonicTime now) const {
 std::optional<MonotonicTime> Reconciler::Run(int max_changes) {
   struct Phase {
     ItemKind kind;
-    bool deleting;
+    Task task;
     bool bind = false;
   };
   static constexpr std::array kPhases = {
-      Phase{ItemKind::kHwQueue, true},
-      Phase{ItemKind::kVdevice, true},
-      Phase{ItemKind::kVdevice, false, /*bind=*/true},
-      Phase{ItemKind::kStage2Domain, false},
-      Phase{ItemKind::kViommu, false},
-      Phase{ItemKind::kNestedDomain, false},
-      Phase{ItemKind::kVdevice, false},
-      Phase{ItemKind::kHwQueue, false},
-      Phase{ItemKind::kNestedDomain, true},
-      Phase{ItemKind::kViommu, true},
-      Phase{ItemKind::kStage2Domain, true},
+      Phase{ItemKind::kHwQueue, Task::kRelease},     Phase{ItemKind::kVdevice, Task::kRelease},
+      Phase{ItemKind::kHwQueue, Task::kUnmake},      Phase{ItemKind::kVdevice, Task::kUnmake},
+      Phase{ItemKind::kNestedDomain, Task::kUnmake}, Phase{ItemKind::kViommu, Task::kUnmake},
+      Phase{ItemKind::kStage2Domain, Task::kUnmake}, Phase{ItemKind::kVdevice, Task::kMake, /*bind=*/true},
+      Phase{ItemKind::kStage2Domain, Task::kMake},   Phase{ItemKind::kViommu, Task::kMake},
+      Phase{ItemKind::kNestedDomain, Task::kMake},   Phase{ItemKind::kVdevice, Task::kMake},
+      Phase{ItemKind::kHwQueue, Task::kMake},        Phase{ItemKind::kNestedDomain, Task::kRelease},
+      Phase{ItemKind::kViommu, Task::kRelease},      Phase{ItemKind::kStage2Domain, Task::kRelease},
   };
   if (!believes_) return std::nullopt;
   const MonotonicTime now = options_.clock->Monotonic();
@@ -448,7 +447,7 @@ std::optional<MonotonicTime> Reconciler::Run(int max_changes) {
   while (true) {
     for (; sweep_.phase < kPhases.size(); ++sweep_.phase, sweep_.after.clear()) {
       const Phase& phase = kPhases[sweep_.phase];
-      const auto& uids = active_[SetOf(phase.kind, phase.deleting)];
+      const auto& uids = active_[SetOf(phase.kind, phase.task)];
       for (auto it = uids.upper_bound(sweep_.after); it != uids.end(); it = uids.upper_bound(sweep_.after)) {
         if (realizer_.changes() >= stop_at || attempts_left == 0 || looks_left == 0) return now;
         --looks_left;
@@ -469,10 +468,15 @@ std::optional<MonotonicTime> Reconciler::Run(int max_changes) {
         sweep_.worked = true;
         runtime.seen_version = version();
         const uint64_t before = realizer_.changes();
-        const Step step = realizer_.Advance(*item);
+        const bool unmakes = phase.task == Task::kUnmake;
+        const Step step = unmakes ? realizer_.Unmake(*item) : realizer_.Advance(*item);
         // What it changed itself is no news to it.
         runtime.seen_version += realizer_.changes() - before;
-        Settle(uid, step);
+        if (unmakes && step.kind == Step::Kind::kReleased) {
+          SettleUnmade(*item);
+        } else {
+          Settle(uid, step);
+        }
       }
     }
     const bool again = sweep_.worked;
@@ -515,7 +519,7 @@ void Reconciler::Settle(const std::string& uid, const Step& step) {
   switch (step.kind) {
     case Step::Kind::kApplied: {
       runtime.backoff.Reset();
-      Deactivate(item);
+      Deactivate(item.kind, uid);
       journal::Record record;
       record.mutable_done()->set_uid(uid);
       record.mutable_done()->set_generation(item.generation());
@@ -553,6 +557,16 @@ void Reconciler::Settle(const std::string& uid, const Step& step) {
   }
 }
 
+void Reconciler::SettleUnmade(const HeldItem& item) {
+  Runtime& runtime = *runtimes_.at(item.uid());
+  runtime.attempted = false;
+  runtime.last = {};
+  runtime.backoff.Reset();
+  ++bumps_;
+  Deactivate(item.kind, item.uid());
+  active_[SetOf(item.kind, Task::kMake)].insert(item.uid());
+}
+
 void Reconciler::SettleReleased(const HeldItem& item, Runtime& runtime) {
   const std::string uid = item.uid();
   const ItemKind kind = item.kind;
@@ -567,7 +581,7 @@ void Reconciler::SettleReleased(const HeldItem& item, Runtime& runtime) {
   }
   ++bumps_;
   if (kind == ItemKind::kViommu || kind == ItemKind::kNestedDomain) targets_.Forget(uid);
-  for (const bool deleting : {false, true}) active_[SetOf(kind, deleting)].erase(uid);
+  Deactivate(kind, uid);
   Answer(runtime, std::move(result), kind);
   runtimes_.erase(uid);
 }

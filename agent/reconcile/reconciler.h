@@ -4,8 +4,8 @@
 // order of their dependencies (Run), with waits between failed attempts that grow per resource. What became of each is
 // collected for the session (TakeResults).
 //
-//   vdevices that go → devices of vdevices that come → stage 2 → viommu → nested domain → vdevice, attach →
-//   nested domains, viommus, stage 2s that go
+//   vdevices that go → what is to be made anew of something else, from the top down → devices of vdevices that come →
+//   stage 2 → viommu → nested domain → vdevice, attach → nested domains, viommus, stage 2s that go
 //
 // Beliefs. In the boot in which the server last said that the agent has everything, the journal is enough to work from,
 // also without a server. In another boot nothing from before is believed: no step is taken before the server's next
@@ -81,7 +81,8 @@ class Reconciler {
   absl::Status BeginSession(const v1::Welcome& welcome);
   void EndSession();
 
-  // Takes commands. What is older than what is held, or was released, is answered and changes nothing.
+  // Takes commands, and leaves the backend alone. What is older than what is held, or was released, is answered and
+  // changes nothing.
   //   FAILED_PRECONDITION  STALE_EPOCH
   //   INVALID_ARGUMENT     PROTOCOL_VIOLATION
   //   UNAVAILABLE          the journal; nothing was taken
@@ -168,6 +169,13 @@ class Reconciler {
 
     explicit Runtime(Backoff b) : backoff(b) {}
   };
+  // What an item that is not as it should be is in need of.
+  enum class Task {
+    kMake,
+    kUnmake,   // and then kMake: what is there is not what it can come of
+    kRelease,  // it is deleting
+  };
+  static constexpr size_t kTasks = 3;
   // How far a walk through the phases has come: of `phase` everything up to `after` was seen.
   struct Sweep {
     size_t phase = 0;
@@ -183,13 +191,16 @@ class Reconciler {
 
   // Anything that could let a waiting resource go on changes it.
   uint64_t version() const { return realizer_.changes() + bumps_; }
-  static size_t SetOf(ItemKind kind, bool deleting);
-  void Deactivate(const HeldItem& item);
+  static size_t SetOf(ItemKind kind, Task task);
+  Task TaskOf(const HeldItem& item) const;
+  void Deactivate(ItemKind kind, const std::string& uid);
   bool IsDue(const Runtime& runtime, MonotonicTime now) const;
   // Tries what event queues are lacking, until one fails again or `stop_at` changes have been made. Returns when to
   // come again; nothing when none are lacking.
   std::optional<MonotonicTime> RetryEventQueues(MonotonicTime now, uint64_t stop_at);
   void Settle(const std::string& uid, const Step& step);
+  // What was there of it has ended.
+  void SettleUnmade(const HeldItem& item);
   void SettleReleased(const HeldItem& item, Runtime& runtime);
   void Answer(Runtime& runtime, v1::ItemResult result, ItemKind kind);
   // Queues the result for the session, if there is one.
@@ -206,9 +217,8 @@ class Reconciler {
   };
   // The fate of one item of a message.
   absl::Status Sort(const v1::Resource& item, Sorting& sorting) const;
-  // Of what is to be taken: ends what was made of it in another way than it can be changed to, so that it is made anew.
-  // What cannot be ended is answered, and not taken.
-  void EndWhatCannotChange(Sorting& sorting);
+  // uids of those of the items that are held, and whose objects cannot be changed to what they are to be.
+  std::vector<std::string> FindOutdated(const journal::Intent& intent) const;
   void Expect(const std::string& uid, int64_t nonce);
   absl::Status AdvanceRevision(const v1::Desired& desired);
   absl::Status Begin(const HeldItem& item, Operation operation);
@@ -219,8 +229,8 @@ class Reconciler {
   Realizer realizer_;
   bool believes_ = false;
   absl::btree_map<std::string, std::unique_ptr<Runtime>> runtimes_;  // by uid, of held items
-  // uids that are not as they should be, by kind and whether they are on their way out.
-  std::array<absl::btree_set<std::string>, 2 * kItemKinds> active_;
+  // uids that are not as they should be, by kind and task.
+  std::array<absl::btree_set<std::string>, kTasks * kItemKinds> active_;
   Sweep sweep_;
   Backoff queue_backoff_;
   std::optional<MonotonicTime> queues_due_;  // when lacking event queues are tried
