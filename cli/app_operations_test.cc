@@ -147,6 +147,8 @@ TEST_F(AppTest, PlacesAreFound) {
   EXPECT_THAT(err(), HasSubstr("1 SMMUs have a place, on 2 hosts looked at"));
   EXPECT_EQ(Run({"place", "1", "-o", "name"}), 0) << err();
   EXPECT_EQ(out(), "hosts/a/smmus/smmu0\n");
+  EXPECT_EQ(Run({"place", "1", "--stage2domain", "blue-1"}), 0) << err();
+  EXPECT_EQ(operations_.Last<v1::FindPlacementRequest>().stage2_domain(), "stage2Domains/blue-1");
 }
 
 TEST_F(AppTest, NoPlaceIsAnAnswerOfItsOwn) {

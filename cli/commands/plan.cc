@@ -22,6 +22,7 @@ struct PlaceArguments {
   std::vector<std::string> wishes;
   std::string host;
   std::string vm;
+  std::string stage2_domain;
   std::vector<std::string> host_labels;
   bool hw_queue = false;
   std::string max_vdev_id;
@@ -66,6 +67,9 @@ absl::StatusOr<ExitCode> Place(Session& session, const PlaceArguments& arguments
     VIOMMU_ASSIGN_OR_RETURN(*request.mutable_host(), FullName(Kind::kHost, arguments.host));
   }
   request.set_vm(arguments.vm);
+  if (!arguments.stage2_domain.empty()) {
+    VIOMMU_ASSIGN_OR_RETURN(*request.mutable_stage2_domain(), FullName(Kind::kStage2Domain, arguments.stage2_domain));
+  }
   VIOMMU_ASSIGN_OR_RETURN(const auto labels, ParsePairs(arguments.host_labels, "--host-label"));
   for (const auto& [key, value] : labels) (*request.mutable_host_labels())[key] = value;
   if (arguments.hw_queue) request.set_type(v1::VIOMMU_TYPE_TEGRA241_CMDQV);
@@ -168,10 +172,14 @@ void DeclarePlan(Command& root) {
           "All of them have to be free behind one SMMU. Nothing is reserved. Exits with 4 when there is no place.")
       .WithExample("place 2,kind=gpu,ats 1,kind=nic", "two GPUs that can use ATS and a network card behind one SMMU")
       .WithExample("place 4 --host-label zone=a", "any four devices of one zone")
+      .WithExample("place 1,kind=nic --stage2domain web-1", "a network card more for the VM of that stage 2")
       .Positionals("WISH", &place->wishes, "devices that are wanted", /*required=*/true)
       .Flag("--host", &place->host, "HOST", "only on this host", {.names_of = Kind::kHost})
       .Flag("--vm", &place->vm, "VM",
             "for this VM: devices that share an IOMMU group with its own are free for the same stage 2")
+      .Flag("--stage2domain", &place->stage2_domain, "NAME",
+            "to share the memory that a VM has on a host already: only what can be on this stage 2",
+            {.names_of = Kind::kStage2Domain})
       .Flags("--host-label", &place->host_labels, "KEY=VALUE", "only hosts with this label")
       .Switch("--hw-queue", &place->hw_queue, "for a viommu with hardware queues (TEGRA241_CMDQV)")
       .Flag("--max-vdev-id", &place->max_vdev_id, "VDEV_ID", "the largest vdev_id that has to fit")

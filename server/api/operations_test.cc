@@ -186,6 +186,25 @@ TEST_F(OperationsTest, PlacementsAndRefusals) {
   EXPECT_EQ(Do(request).hosts(), 0) << "it has no such label";
 }
 
+TEST_F(OperationsTest, PlacementsOnAStage2ThatIsThere) {
+  v1::FindPlacementRequest request;
+  request.add_devices();
+  request.set_stage2_domain("stage2Domains/s");
+  const auto found = Do(request);
+  EXPECT_EQ(found.hosts(), 1) << "its own";
+  ASSERT_FALSE(found.placements().empty());
+  for (const auto& placement : found.placements()) EXPECT_EQ(placement.stage2_domain(), "stage2Domains/s");
+  request.set_host(kSmall);
+  Refused(request, StatusCode::kFailedPrecondition, v1::ERROR_REASON_HOST_MISMATCH);
+  request.set_host(kGrace);
+  request.set_vm("somebody-else");
+  Refused(request, StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_FIELD);
+  request.set_stage2_domain("stage2Domains/none");
+  Refused(request, StatusCode::kNotFound, v1::ERROR_REASON_STAGE2_DOMAIN_NOT_FOUND);
+  request.set_stage2_domain("none");
+  Refused(request, StatusCode::kInvalidArgument, v1::ERROR_REASON_INVALID_FIELD);
+}
+
 TEST_F(OperationsTest, Comparisons) {
   v1::CompareHostsRequest request;
   request.set_source("viommus/v");

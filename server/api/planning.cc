@@ -67,14 +67,17 @@ absl::StatusOr<Side> FindSide(const View& view, std::string_view field, std::str
 
 }  // namespace
 
-absl::Status FindPlacement(const CommitCore& core, const v1::FindPlacementRequest& request,
+absl::Status FindPlacement(const CommitCore& core, const v1::FindPlacementRequest& asked,
                            v1::FindPlacementResponse* response) {
-  VIOMMU_RETURN_IF_ERROR(CheckFindPlacement(request));
+  VIOMMU_RETURN_IF_ERROR(CheckFindPlacement(asked));
+  v1::FindPlacementRequest request = asked;
   std::vector<std::shared_ptr<const v1::Host>> hosts;
-  core.Read([&](const Tables& tables, int64_t revision) {
+  VIOMMU_RETURN_IF_ERROR(core.Read([&](const Tables& tables, int64_t revision) -> absl::Status {
     response->set_revision(revision);
+    VIOMMU_RETURN_IF_ERROR(NarrowToStage2(tables, request));
     hosts = tables.Scan<v1::Host>(request.host());  // they are kept parsed: this takes pointers
-  });
+    return absl::OkStatus();
+  }));
   std::vector<v1::Placement> placements;
   std::vector<v1::Refusal> refusals;
   bool is_there = request.host().empty();
@@ -87,8 +90,11 @@ absl::Status FindPlacement(const CommitCore& core, const v1::FindPlacementReques
       continue;
     }
     const auto devices = DevicesOf(core, host->name());
-    core.Read(
-        [&](const Tables& tables, int64_t) { PlaceOnHost(tables, request, *host, devices, placements, refusals); });
+    VIOMMU_RETURN_IF_ERROR(core.Read([&](const Tables& tables, int64_t) -> absl::Status {
+      VIOMMU_RETURN_IF_ERROR(NarrowToStage2(tables, request));  // it may have gone meanwhile
+      PlaceOnHost(tables, request, *host, devices, placements, refusals);
+      return absl::OkStatus();
+    }));
   }
   if (!is_there) return NotFound(Kind::kHost, request.host());
   RankPlacements(request, placements);

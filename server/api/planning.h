@@ -9,7 +9,7 @@
 
 namespace viommu::server {
 
-// Any thread. INVALID_FIELD, LIMIT_EXCEEDED, HOST_NOT_FOUND.
+// Any thread. INVALID_FIELD, LIMIT_EXCEEDED, HOST_NOT_FOUND, STAGE2_DOMAIN_NOT_FOUND, HOST_MISMATCH.
 absl::Status FindPlacement(const CommitCore& core, const v1::FindPlacementRequest& request,
                            v1::FindPlacementResponse* response);
 

@@ -13,6 +13,7 @@
 
 #include "common/error.h"
 #include "server/fleet/names.h"
+#include "server/fleet/quota.h"
 #include "server/fleet/record.h"
 #include "server/fleet/rules.h"
 
@@ -105,10 +106,16 @@ class Matching {
   std::map<unsigned long, Class> classes_;  // NOLINT(google-runtime-int): std::bitset's
 };
 
-// What the viommu itself needs.
+// What the viommu itself needs; `stage2` is the one that it is to share, null: it may be any one.
 std::optional<v1::Refusal> RefuseSmmu(const View& view, const v1::FindPlacementRequest& request, const v1::Host& host,
-                                      const v1::Smmu& smmu, int wanted) {
+                                      const v1::Smmu& smmu, const v1::Stage2Domain* stage2, int wanted) {
   const std::string& name = smmu.name();
+  if (stage2 != nullptr) {
+    if (const absl::Status serves = CheckStage2(*stage2, host, smmu); !serves.ok()) return Because(name, serves);
+    const std::string& owner = OwnerOf(*stage2);
+    if (const absl::Status room = CheckViommuQuota(view, owner); !room.ok()) return Because(name, room);
+    if (const absl::Status room = CheckVdeviceQuota(view, owner); !room.ok()) return Because(name, room);
+  }
   if (const absl::Status can = CheckCanNest(smmu); !can.ok()) return Because(name, can);
   if (request.type() == v1::VIOMMU_TYPE_TEGRA241_CMDQV) {
     if (const absl::Status free = CheckInterfaceFree(view, smmu); !free.ok()) return Because(name, free);
@@ -118,7 +125,10 @@ std::optional<v1::Refusal> RefuseSmmu(const View& view, const v1::FindPlacementR
                                  smmu.hw_queue().sid_slots(), wanted));
     }
   }
-  if (const absl::Status free = CheckVmidFree(view, host, smmu); !free.ok()) return Because(name, free);
+  // Where stage 2 belongs to one SMMU, it has brought the VMID along.
+  if (stage2 == nullptr || host.stage2_sharing() != v1::STAGE2_SHARING_PER_SMMU) {
+    if (const absl::Status free = CheckVmidFree(view, host, smmu); !free.ok()) return Because(name, free);
+  }
   const uint32_t bits = VdevIdBits(request.type(), smmu);
   if (request.max_vdev_id() >> bits != 0) {
     return Because(name, v1::ERROR_REASON_VDEV_ID_TOO_WIDE,
@@ -191,17 +201,18 @@ Stage2s ChoicesOf(const View& view, const v1::FindPlacementRequest& request, con
   return choices;
 }
 
-// `devices` would do, if it were not for the groups of some.
-v1::Refusal RefuseGroups(const std::string& smmu, const std::vector<FreeDevice>& free,
+// `devices` would do for a viommu on that stage-2 domain ("": whichever), if it were not for the groups of some.
+v1::Refusal RefuseGroups(const std::string& smmu, const std::vector<FreeDevice>& free, const std::string& stage2,
                          const std::vector<std::string>& devices) {
   for (const std::string& name : devices) {
     const auto device = std::find_if(free.begin(), free.end(), [&](const FreeDevice& one) { return one.name == name; });
-    if (device->holders.empty()) continue;
+    if (device->UsableOn(stage2)) continue;
+    const auto holder = std::find_if(device->holders.begin(), device->holders.end(),
+                                     [&](const std::string& one) { return one != stage2; });
     return Because(
         smmu, v1::ERROR_REASON_IOMMU_GROUP_TAKEN,
-        fmt::format("enough devices are free, but not for one stage 2: {} is in an IOMMU group with one that "
-                    "is on {}",
-                    name, *device->holders.begin()));
+        fmt::format("enough devices are free, but not for {}: {} is in an IOMMU group with one that is on {}",
+                    stage2.empty() ? "one stage 2" : stage2, name, *holder));
   }
   return Because(smmu, v1::ERROR_REASON_IOMMU_GROUP_TAKEN, "enough devices are free, but not for one stage 2");
 }
@@ -248,9 +259,30 @@ absl::Status CheckFindPlacement(const v1::FindPlacementRequest& request) {
   if (request.host_labels_size() > kMaxLabels) return too_many("host_labels", kMaxLabels);
   if (!request.host().empty()) VIOMMU_RETURN_IF_ERROR(CheckName(Kind::kHost, "host", request.host()));
   if (!request.vm().empty()) VIOMMU_RETURN_IF_ERROR(CheckVm("vm", request.vm()));
+  if (!request.stage2_domain().empty()) {
+    VIOMMU_RETURN_IF_ERROR(CheckName(Kind::kStage2Domain, "stage2_domain", request.stage2_domain()));
+  }
   if (request.max_placements() < 0) {
     return InvalidField("max_placements", "{} is negative", request.max_placements());
   }
+  return absl::OkStatus();
+}
+
+absl::Status NarrowToStage2(const View& view, v1::FindPlacementRequest& request) {
+  if (request.stage2_domain().empty()) return absl::OkStatus();
+  VIOMMU_ASSIGN_OR_RETURN(const auto stage2, Get<v1::Stage2Domain>(view, "stage2_domain", request.stage2_domain()));
+  if (!request.host().empty() && request.host() != stage2->host()) {
+    return Refusal(v1::ERROR_REASON_HOST_MISMATCH, stage2->name(),
+                   "{} is on {}, and {} is asked for; leave one of them out", stage2->name(), stage2->host(),
+                   request.host())
+        .Meta("stage2_domain", stage2->name())
+        .Meta("host", request.host());
+  }
+  if (!request.vm().empty() && request.vm() != stage2->vm()) {
+    return InvalidField("vm", "'{}' is not the VM of {}, which is '{}'; leave one of them out", request.vm(),
+                        stage2->name(), stage2->vm());
+  }
+  request.set_host(stage2->host());
   return absl::OkStatus();
 }
 
@@ -279,8 +311,10 @@ void PlaceOnHost(const View& view, const v1::FindPlacementRequest& request, cons
   int wanted = 0;
   for (const v1::DeviceWish& wish : request.devices()) wanted += CountOf(wish);
   GroupHolders holders(view, host);
+  const std::string& shared = request.stage2_domain();
+  const auto shared_stage2 = shared.empty() ? nullptr : MustFind<v1::Stage2Domain>(view, shared);
   for (const v1::Smmu& smmu : host.smmus()) {
-    if (auto refused = RefuseSmmu(view, request, host, smmu, wanted); refused.has_value()) {
+    if (auto refused = RefuseSmmu(view, request, host, smmu, shared_stage2.get(), wanted); refused.has_value()) {
       refusals.push_back(*std::move(refused));
       continue;
     }
@@ -300,8 +334,9 @@ void PlaceOnHost(const View& view, const v1::FindPlacementRequest& request, cons
       if (is_free) free.push_back({device->name(), granted, holders.Of(*device)});
     }
     // A place for whatever stage 2 is the better one: it comes first.
-    Stage2s choices = ChoicesOf(view, request, host, smmu, free);
-    choices.insert("");
+    Stage2s choices;
+    if (shared.empty()) choices = ChoicesOf(view, request, host, smmu, free);
+    choices.insert(shared);
     const auto fits = [&](const std::string& stage2) {
       Matching matching(wishes);
       int64_t usable = 0;
@@ -328,7 +363,7 @@ void PlaceOnHost(const View& view, const v1::FindPlacementRequest& request, cons
       const auto at = static_cast<size_t>(*unmet);
       refusals.push_back(RefuseDevices(smmu.name(), request.devices(*unmet), *unmet, fitting[at], free_of[at]));
     } else {
-      refusals.push_back(RefuseGroups(smmu.name(), free, regardless.Devices()));
+      refusals.push_back(RefuseGroups(smmu.name(), free, shared, regardless.Devices()));
     }
   }
 }

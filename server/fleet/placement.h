@@ -24,6 +24,12 @@ inline constexpr int kMaxRefusals = 1000;  // in one answer
 // INVALID_FIELD, LIMIT_EXCEEDED.
 absl::Status CheckFindPlacement(const v1::FindPlacementRequest& request);
 
+// Of a request for a stage-2 domain that is to be shared: asks for its host. Others stay as they are.
+//   NOT_FOUND            STAGE2_DOMAIN_NOT_FOUND
+//   FAILED_PRECONDITION  HOST_MISMATCH: another host is asked for
+//   INVALID_ARGUMENT     INVALID_FIELD: another VM is asked for
+absl::Status NarrowToStage2(const View& view, v1::FindPlacementRequest& request);
+
 // Whether the host is to be looked at: it has the labels, and is the one asked for. Others are no part of the question,
 // and get no refusal: in a large fleet theirs would be all that fits into the answer.
 bool IsCandidate(const v1::FindPlacementRequest& request, const v1::Host& host);
@@ -32,7 +38,7 @@ bool IsCandidate(const v1::FindPlacementRequest& request, const v1::Host& host);
 std::optional<v1::Refusal> RefuseHost(const v1::Host& host);
 
 // Looks at each SMMU of a host that is not refused: adds a placement or a refusal. `devices` are all of the host, as
-// recorded in `view` or a moment before.
+// recorded in `view` or a moment before. The request has been narrowed in `view`.
 void PlaceOnHost(const View& view, const v1::FindPlacementRequest& request, const v1::Host& host,
                  absl::Span<const std::shared_ptr<const v1::Device>> devices, std::vector<v1::Placement>& placements,
                  std::vector<v1::Refusal>& refusals);

@@ -14,10 +14,11 @@ namespace {
 class PlacementTest : public FleetTest {
  protected:
   // Looks at both hosts.
-  void Find(const v1::FindPlacementRequest& request) {
+  void Find(v1::FindPlacementRequest request) {
     placements_.clear();
     refusals_.clear();
     ASSERT_TRUE(CheckFindPlacement(request).ok()) << CheckFindPlacement(request);
+    ASSERT_TRUE(NarrowToStage2(fleet_.tables(), request).ok());
     for (const auto& host : fleet_.tables().Scan<v1::Host>("")) {
       if (!IsCandidate(request, *host)) continue;
       if (const auto refused = RefuseHost(*host); refused.has_value()) {
@@ -108,6 +109,71 @@ TEST_F(PlacementTest, DevicesOfAGroupAreForItsStage2) {
   Find(request);
   EXPECT_EQ(Places(), std::vector<std::string>{SmmuOf(kGrace, 1)});
   EXPECT_EQ(ReasonFor(SmmuOf(kGrace, 0)), "IOMMU_GROUP_TAKEN");
+}
+
+// What is offered is taken by the rules, and what is refused is refused by them for the same reason.
+TEST_F(PlacementTest, OnlyWhatCanBeOnTheStage2ThatIsThere) {
+  v1::Hello hello = GraceHello();
+  for (int i = 0; i < 2; ++i) hello.mutable_devices(i)->set_iommu_group(7);
+  ASSERT_TRUE(fleet_.Hello(hello).ok());
+  Accepted(CreateStage2("second", kGrace, "", fleet_.viommu("v").vm()));
+  Accepted(CreateViommu("v-second", SmmuOf(kGrace, 0), "second"));
+  Accepted(SetVdevId("v", DeviceOf(kGrace, 0), 1));
+  auto request = Wishing(1);
+  request.set_stage2_domain("stage2Domains/second");
+  Find(request);
+  EXPECT_EQ(Places(), std::vector<std::string>{SmmuOf(kGrace, 1)});
+  EXPECT_EQ(placements_[0].stage2_domain(), "stage2Domains/second");
+  ASSERT_EQ(refusals_.size(), 1U) << "other hosts are no part of the question";
+  EXPECT_EQ(ReasonFor(SmmuOf(kGrace, 0)), "IOMMU_GROUP_TAKEN");
+  EXPECT_NE(refusals_[0].message().find("that is on stage2Domains/s"), std::string::npos) << refusals_[0].message();
+  Refused(SetVdevId("v-second", DeviceOf(kGrace, 1), 1), absl::StatusCode::kFailedPrecondition,
+          v1::ERROR_REASON_IOMMU_GROUP_TAKEN);
+  Accepted(CreateViommu("w", SmmuOf(kGrace, 1), "second"));
+  Accepted(SetVdevId("w", placements_[0].devices(0), 1));
+  request.set_stage2_domain("stage2Domains/s");
+  Find(request);
+  EXPECT_EQ(Places().size(), 2U) << "the group is on this one";
+  v1::DeleteStage2DomainRequest deletion;
+  deletion.set_name("stage2Domains/second");
+  deletion.set_cascade(true);
+  Accepted(deletion);
+  request.set_stage2_domain("stage2Domains/second");
+  Find(request);
+  EXPECT_TRUE(placements_.empty());
+  EXPECT_EQ(ReasonFor(SmmuOf(kGrace, 1)), "BEING_DELETED");
+}
+
+TEST_F(PlacementTest, AStage2OfOneSmmuIsForThatOne) {
+  Accepted(CreateStage2("one", kSmall, SmmuOf(kSmall, 0)));
+  for (int i = 0; i < 2; ++i) Accepted(CreateStage2("more" + std::to_string(i), kSmall, SmmuOf(kSmall, 0)));
+  auto request = Wishing(1);
+  request.set_stage2_domain("stage2Domains/one");
+  Find(request);
+  EXPECT_EQ(Places(), std::vector<std::string>{SmmuOf(kSmall, 0)}) << "it has its VMID, the last one";
+  EXPECT_EQ(ReasonFor(SmmuOf(kSmall, 1)), "STAGE2_NOT_SHAREABLE");
+  Accepted(CreateViommu("one", SmmuOf(kSmall, 0), "one"));
+  Refused(CreateViommu("other", SmmuOf(kSmall, 1), "one"), absl::StatusCode::kFailedPrecondition,
+          v1::ERROR_REASON_STAGE2_NOT_SHAREABLE);
+}
+
+TEST_F(PlacementTest, TheOwnersQuotaOfAStage2Counts) {
+  auto owned = CreateStage2("owned", kGrace, "", "theirs");
+  (*owned.mutable_stage2_domain()->mutable_labels())["owner"] = "acme";
+  Accepted(owned);
+  v1::SetQuotaRequest quota;
+  quota.mutable_quota()->set_name("quotas/acme");
+  quota.mutable_quota()->set_max_viommus(0);
+  Accepted(quota);
+  auto request = Wishing(1);
+  request.set_stage2_domain("stage2Domains/owned");
+  Find(request);
+  EXPECT_EQ(ReasonFor(SmmuOf(kGrace, 0)), "QUOTA_EXCEEDED");
+  quota.mutable_quota()->set_max_viommus(1);
+  quota.mutable_quota()->set_max_vdevices(0);
+  Accepted(quota);
+  Find(request);
+  EXPECT_EQ(ReasonFor(SmmuOf(kGrace, 0)), "QUOTA_EXCEEDED");
 }
 
 // Two groups on two stage-2 domains: no viommu could have devices of both.
