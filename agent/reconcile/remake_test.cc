@@ -10,9 +10,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <deque>
-#include <functional>
 #include <memory>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>

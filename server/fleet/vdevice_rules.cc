@@ -1,6 +1,5 @@
 // Rules of vdevices: who has a device, and under which guest StreamID.
 
-#include <algorithm>
 #include <memory>
 #include <string>
 #include <utility>

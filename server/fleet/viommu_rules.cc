@@ -1,6 +1,5 @@
 // Rules of viommus.
 
-#include <algorithm>
 #include <utility>
 
 #include "server/fleet/deletion.h"

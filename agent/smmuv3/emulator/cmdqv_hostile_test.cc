@@ -11,7 +11,6 @@
 #include <unistd.h>
 
 #include <atomic>
-#include <cstring>
 #include <optional>
 #include <vector>
 

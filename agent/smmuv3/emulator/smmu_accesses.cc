@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <cstring>
 
 #include "agent/smmuv3/emulator/smmu.h"
 

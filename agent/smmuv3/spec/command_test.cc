@@ -4,7 +4,6 @@
 #include <rapidcheck.h>
 #include <rapidcheck/gtest.h>
 
-#include <cstring>
 #include <set>
 #include <string>
 #include <vector>
