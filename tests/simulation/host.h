@@ -1,31 +1,22 @@
-// A host of the simulated fleet: the machine (SMMUs, disk, boot id), which outlives its agent, and the agent's process.
+// A host of the simulated fleet: the machine (SMMUs, disk, boot id), which outlives its agent, the agent's process
+// (agent_process.h), what may happen to both, and what must hold on it (host_checks.h).
 //
-// The agent's session, reconciler and journal are the program's own, and the SMMUs are the emulated backend's
-// (machine.h). What agent.cc, client.cc and driver.cc do around them with threads and gRPC is done here with events;
-// the waits between connections are shorter than the program's.
+// Not thread-safe.
 
 #ifndef VIOMMU_TESTS_SIMULATION_HOST_H_
 #define VIOMMU_TESTS_SIMULATION_HOST_H_
 
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <memory>
-#include <optional>
-#include <set>
 #include <string>
-#include <tuple>
 
-#include "absl/status/status.h"
-#include "agent/reconcile/journal.h"
-#include "agent/reconcile/reconciler.h"
-#include "agent/reconcile/targets.h"
-#include "agent/session/host_work.h"
-#include "agent/session/session.h"
+#include "tests/simulation/agent_process.h"
 #include "tests/simulation/checker.h"
 #include "tests/simulation/disk.h"
+#include "tests/simulation/host_checks.h"
+#include "tests/simulation/host_state.h"
 #include "tests/simulation/machine.h"
-#include "tests/simulation/network.h"
 #include "tests/simulation/scheduler.h"
 #include "tests/simulation/server_process.h"
 
@@ -33,13 +24,7 @@ namespace viommu::simulation {
 
 class Host {
  public:
-  // Finds a server for a connection; nullptr when none can be reached.
-  using FindServer = std::function<ServerProcess*()>;
-
-  // Everything must outlive the host.
-  Host(Scheduler& scheduler, Checker& checker, const Weather& weather, FindServer find_server, std::string name,
-       const Machine::Hardware& hardware);
-  ~Host();
+  Host(const Surroundings& surroundings, std::string name, const Machine::Hardware& hardware);
 
   // --- What may happen to it.
 
@@ -67,14 +52,14 @@ class Host {
   // Another machine has answered for its name: this one is switched off at once, and what its journal says may be old.
   void Fence();
   // So, and nobody switched it off: what is on it means nothing until everything has settled.
-  void Doubt() { doubted_ = true; }
+  void Doubt() { host_.doubted = true; }
 
   // --- How it is.
 
-  const std::string& name() const { return name_; }  // "hosts/h1"
-  AgentDisk& disk() { return disk_; }
-  SimulatedClock& clock() { return clock_; }
-  Machine& machine() { return *machine_; }
+  const std::string& name() const { return host_.name; }  // "hosts/h1"
+  AgentDisk& disk() { return host_.disk; }
+  SimulatedClock& clock() { return host_.clock; }
+  Machine& machine() { return *host_.machine; }
   bool running() const { return process_ != nullptr; }
   // Whether every VMM has handed its guest's memory over.
   bool has_all_memory() const;
@@ -83,10 +68,10 @@ class Host {
   // Whether `server` has it connected, and has heard of it within the last `within`.
   bool ConnectedTo(const ServerProcess& server, nanoseconds within) const;
   // Called when its hello has arrived at the server: whether it is to be refused.
-  void set_on_hello(std::function<bool(v1::Hello&)> on_hello) { on_hello_ = std::move(on_hello); }
-  void set_on_welcome(std::function<void()> on_welcome) { on_welcome_ = std::move(on_welcome); }
+  void set_on_hello(std::function<bool(v1::Hello&)> on_hello) { host_.on_hello = std::move(on_hello); }
+  void set_on_welcome(std::function<void()> on_welcome) { host_.on_welcome = std::move(on_welcome); }
   // Why its last session was refused, until one begins: ERROR_REASON_UNSPECIFIED when it was not.
-  v1::ErrorReason refused() const { return refused_; }
+  v1::ErrorReason refused() const { return host_.refused; }
   // Whether all that it knows of what came after `revision` of `timeline` is that something was released.
   bool OnlyAReleaseTells(int64_t timeline, int64_t revision) const;
 
@@ -98,65 +83,13 @@ class Host {
   void CheckEnd();
 
  private:
-  struct Process;
-
-  // What of a store's history the agent has obeyed.
-  struct Memory {
-    int64_t timeline = 0;
-    int64_t revision = 0;    // that it was told
-    int64_t generation = 0;  // the newest that it holds
-    int64_t released = 0;    // the newest release that it has taken on
-    int64_t epoch = 0;
-  };
-
-  absl::Status Open();
-  void After(nanoseconds delay, std::function<void()> event);
-  void Connect();
-  void Hear(const v1::ConnectResponse& message);
-  void Pump();
-  void Work();
-  // VMMs hand over their guests' memory, where they have not yet.
-  void HandMemoryOver();
-  void EndSession(const absl::Status& why);
-  bool EndIfCrashed();
   void Forget();
-  bool Obeys(const Timeline& timeline) const;
-  // What Check last looked at: nothing new, nothing to check.
-  using Looked = std::tuple<uint64_t, int64_t, int64_t, uint64_t, uint64_t, bool>;
-  Looked Look(const Timeline& timeline) const;
-  // The vdevice of a forgotten host that still has the device, here; nullptr: none.
-  const agent::HeldItem* ForgottenHolder(const Timeline& timeline, const std::string& device) const;
-  // Whatever the record says: devices reach the memory of whom they are bound for, while he lets them.
-  void CheckReached();
-  void CheckLeftovers();
-  void CheckInvalidations(const agent::HeldItem& viommu);
-  // The server has promised that everything up to `revision` was sent.
-  void CheckTold(int64_t revision);
-  void CheckRefusal(v1::ErrorReason reason);
-  // Takes note of what the journal has kept.
-  void Remember();
-  void RememberReleases(const v1::Desired& desired);
 
+  const Surroundings around_;
   Scheduler& scheduler_;
-  Checker& checker_;
-  const Weather& weather_;
-  const FindServer find_server_;
-  const std::string name_;
-  SimulatedClock clock_;
-  AgentDisk disk_;
-  std::unique_ptr<Machine> machine_;
-  std::string boot_id_;
-  bool synced_this_boot_ = false;
-  std::set<std::string> lent_;  // VMs whose memory devices may reach
-  Memory memory_;
-  v1::ErrorReason refused_ = v1::ERROR_REASON_UNSPECIFIED;
-  Looked looked_;
-  bool outdated_ = false;  // its journal may have what another machine has released
-  bool doubted_ = false;
-  bool foreign_ioas_ = false;  // one may have the id of the agent's, which was taken away
-  std::function<bool(v1::Hello&)> on_hello_;
-  std::function<void()> on_welcome_;
-  std::unique_ptr<Process> process_;
+  HostState host_;
+  HostChecks checks_;
+  std::unique_ptr<AgentProcess> process_;
 };
 
 }  // namespace viommu::simulation

@@ -101,6 +101,8 @@ class Lifetime {
     });
   }
   void End() { alive_.reset(); }
+  // Expired when it has ended.
+  std::weak_ptr<const void> handle() const { return alive_; }
 
  private:
   Scheduler& scheduler_;

@@ -9,19 +9,9 @@
 #define VIOMMU_TESTS_SIMULATION_WORLD_H_
 
 #include <cstdint>
-#include <functional>
-#include <memory>
-#include <optional>
 #include <string>
-#include <vector>
 
-#include "tests/simulation/checker.h"
-#include "tests/simulation/client.h"
-#include "tests/simulation/disk.h"
-#include "tests/simulation/host.h"
-#include "tests/simulation/network.h"
 #include "tests/simulation/scheduler.h"
-#include "tests/simulation/server_process.h"
 
 namespace viommu::simulation {
 
