@@ -44,14 +44,17 @@ enum class Mutation {
   kBuildOnFailedWrite,   // the journal goes on after a failed write
   kForgetDirectorySync,  // a rewritten journal's name is not made durable
   kStayBound,            // a released device is not unbound
+  kTrustKeptQueues,      // a context with hardware queues is taken for one that is known
   // In the emulated backend.
   kStayAttached,         // a detached device's stream table entry stays as it was
   kShareVmid,            // all nested stream table entries bear the same VMID
   kKeepTranslations,     // a VMID is given back, and its translations stay in the TLB
   kKeepUnmapped,         // what is unmapped stays in the TLB
   kInvalidateEverybody,  // a guest's invalidation of everything is not its own alone
+  kForgetPin,            // memory is given back although a hardware queue lies in it
+  kBelieveQueueVmid,     // a hardware queue's commands bear the VMID that the guest writes
 };
-inline constexpr int kMutations = static_cast<int>(Mutation::kInvalidateEverybody) + 1;
+inline constexpr int kMutations = static_cast<int>(Mutation::kBelieveQueueVmid) + 1;
 
 namespace mutation_internal {
 inline Mutation active = Mutation::kNone;

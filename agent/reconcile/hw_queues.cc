@@ -125,7 +125,8 @@ void Realizer::ForgetUsers(const std::string& boot_id) {
   for (const std::string& vm : gone) NoteNobody(vm);
 }
 
-absl::Status Realizer::MapMemory(const std::string& vm, uint64_t iova, VmMemory::Range range) {
+absl::Status Realizer::MapMemory(const std::string& vm, uint64_t iova, VmMemory::Range range,
+                                 std::vector<std::string>& ended) {
   if (!memory_.contains(vm) && memory_.size() >= kMaxVms) {
     return Error(absl::StatusCode::kResourceExhausted, v1::ERROR_REASON_LIMIT_EXCEEDED)
         .Message("the memory of {} VMs is known already, and no more are taken", memory_.size())
@@ -134,6 +135,9 @@ absl::Status Realizer::MapMemory(const std::string& vm, uint64_t iova, VmMemory:
   VIOMMU_RETURN_IF_ERROR(CheckUser(range.user, vm));
   // What one who is gone has left would be in the way.
   if (const auto found = memory_.find(vm); found != memory_.end() && !found->second.Leaving().empty()) TidyMemory(vm);
+  if (ReasonOf(memory_[vm].Check(iova, range)) == v1::ERROR_REASON_MEMORY_TAKEN) {
+    MakeWay(vm, iova, range.length, ended);
+  }
   VmMemory& memory = memory_[vm];
   VIOMMU_RETURN_IF_ERROR(memory.Check(iova, range));
   const bool first = !held_.vm_users().contains(vm);
@@ -150,6 +154,29 @@ absl::Status Realizer::MapMemory(const std::string& vm, uint64_t iova, VmMemory:
   }
   memory.Add(iova, std::move(range));
   return absl::OkStatus();
+}
+
+void Realizer::MakeWay(const std::string& vm, uint64_t iova, uint64_t length, std::vector<std::string>& ended) {
+  std::vector<std::string> in_the_way;
+  for (const auto& [start, range] : memory_.at(vm).ranges()) {
+    const bool apart = start < iova ? iova - start >= range.length : start - iova >= length;
+    if (apart) continue;
+    if (range.owner != VmMemory::kAgent && !range.leaving) return;  // somebody's, who is there
+    for (const auto& [uid, queue] : queues_) {
+      if (queue.vm == vm && queue.iova < start + range.length && start < queue.iova + queue.length) {
+        in_the_way.push_back(uid);
+      }
+    }
+  }
+  for (const std::string& uid : in_the_way) EndQueue(uid, ended);
+}
+
+void Realizer::EndQueue(const std::string& uid, std::vector<std::string>& ended) {
+  const HeldItem* item = held_.Find(uid);
+  if (item == nullptr || Find(uid) == nullptr) return;
+  const std::set<std::string> above = objects_.StandingOn(uid);
+  for (const std::string& next : above) EndQueue(next, ended);
+  if (Release(*item).kind == Step::Kind::kReleased) ended.push_back(uid);
 }
 
 std::map<std::string, uint64_t> Realizer::UnclaimedBytes() const {

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "common/log.h"
+#include "common/mutation.h"
 
 namespace viommu::agent {
 namespace {
@@ -62,7 +63,8 @@ absl::StatusOr<KeptContext> DescribeKept(const KeptState& kept, const HeldState&
         if (absl::Status status = AddVdevice(kept, object, context); !status.ok()) return status;
         break;
       case ItemKind::kHwQueue:
-        return InDoubt("it has hardware queues");
+        if (!Mutated(Mutation::kTrustKeptQueues)) return InDoubt("it has hardware queues");
+        break;
     }
   }
   return context;

@@ -112,9 +112,12 @@ class Realizer {
   //
   // Who hands memory of a VM over first has the VM, and so it stays across restarts of the agent: until all of the
   // memory is gone and the last of it was theirs, or until nothing of the VM is here any more.
+  //
+  // Hardware queues that lie where the agent has supplied the memory, or one who is gone has left his, are made anew in
+  // what is handed over there: their uids are added to `ended`, also with an error.
   //   errors of VmMemory::Check(); PERMISSION_DENIED NOT_AUTHORIZED: another one has the VM;
   //   RESOURCE_EXHAUSTED LIMIT_EXCEEDED; UNAVAILABLE STORE_UNAVAILABLE: the journal; BACKEND_FAILED
-  absl::Status MapMemory(const std::string& vm, uint64_t iova, VmMemory::Range range);
+  absl::Status MapMemory(const std::string& vm, uint64_t iova, VmMemory::Range range, std::vector<std::string>& ended);
   // Bytes that no device reaches any more.
   //   errors of VmMemory::Inside(); FAILED_PRECONDITION BACKEND_FAILED: a hardware queue lies in it
   absl::StatusOr<uint64_t> UnmapMemory(VmMemory::Owner owner, const std::string& vm, uint64_t iova, uint64_t length);
@@ -197,6 +200,11 @@ class Realizer {
   Step AdvanceHwQueue(const HeldItem& item);
   // Memory of the agent's own for a queue that lies where nothing is mapped.
   absl::Status SupplyMemory(Vm& vm, VmMemory& memory, uint64_t iova, uint64_t length);
+  // Ends the VM's hardware queues in what is nobody's and overlaps [iova, iova + length), and the memory with them; see
+  // MapMemory(). Where that fails, the memory stays in the way.
+  void MakeWay(const std::string& vm, uint64_t iova, uint64_t length, std::vector<std::string>& ended);
+  // A queue, after those above it.
+  void EndQueue(const std::string& uid, std::vector<std::string>& ended);
   // Of a VM: unmaps what the agent supplied for queues that are gone, and what owners have left behind.
   void TidyMemory(const std::string& vm);
   // Whether somebody else has the VM; whether `user` may read what is its guest's.

@@ -265,6 +265,14 @@ absl::Status Reconciler::Sort(const v1::Resource& item, Sorting& sorting) const 
   return absl::OkStatus();
 }
 
+absl::Status Reconciler::MapMemory(const std::string& vm, uint64_t iova, VmMemory::Range range) {
+  ++bumps_;
+  std::vector<std::string> ended;
+  absl::Status status = realizer_.MapMemory(vm, iova, std::move(range), ended);
+  for (const std::string& uid : ended) Activate(uid);
+  return status;
+}
+
 std::vector<std::string> Reconciler::FindOutdated(const journal::Intent& intent) const {
   std::vector<std::string> outdated;
   for (const v1::Resource& next : intent.items()) {

@@ -103,10 +103,7 @@ class Reconciler {
   static constexpr uint64_t kLooksPerChange = 64;
 
   // ---- Guests' memory and hardware queues: see Realizer. What waits for memory is due again.
-  absl::Status MapMemory(const std::string& vm, uint64_t iova, VmMemory::Range range) {
-    ++bumps_;
-    return realizer_.MapMemory(vm, iova, std::move(range));
-  }
+  absl::Status MapMemory(const std::string& vm, uint64_t iova, VmMemory::Range range);
   absl::StatusOr<uint64_t> UnmapMemory(VmMemory::Owner owner, const std::string& vm, uint64_t iova, uint64_t length) {
     return realizer_.UnmapMemory(owner, vm, iova, length);
   }

@@ -60,7 +60,12 @@ absl::Status AgentProcess::Open() {
 
 void AgentProcess::Begin() {
   Remember();
-  HandMemoryOver();
+  // VMMs come back when they notice that the agent is there again.
+  if (scheduler_.random.OneIn(2)) {
+    HandMemoryOver();
+  } else {
+    After(scheduler_.random.Between(milliseconds(1), milliseconds(300)), [this] { HandMemoryOver(); });
+  }
   Work();
   Connect();
 }
@@ -256,6 +261,7 @@ void AgentProcess::HandMemoryOver() {
     if (reconciler_->MapMemory(vm, kGuestMemory, GuestMemory(vm, i + 1)).ok()) {
       handed_over_.insert(vm);
       host_.lent.insert(vm);
+      host_.leaving.erase(vm);
     }
     if (EndIfCrashed()) return;
   }
@@ -275,14 +281,28 @@ void AgentProcess::RestartVmm() {
     reconciler_->ForgetOwner(i + 1);
     handed_over_.erase(vm);
     // What cannot be written down of a context that is kept is not done before it has to be.
-    if (!host_.machine->hardware().keeps) host_.lent.erase(vm);
+    if (!host_.machine->hardware().keeps) {
+      host_.lent.erase(vm);
+      host_.leaving.insert(vm);
+    }
   } else if (reconciler_->UnmapMemory(i + 1, vm, kGuestMemory, GuestMemory(vm, i + 1).length).ok()) {
+    if (!host_.doubted && HasQueue(vm)) {
+      checker_.Fail(fmt::format("memory of {} on {} is given back, and a hardware queue lies in it", vm, host_.name));
+    }
     handed_over_.erase(vm);
     host_.lent.erase(vm);
   }
   if (EndIfCrashed()) return;
   After(scheduler_.random.Between(milliseconds(1), milliseconds(800)), [this] { HandMemoryOver(); });
   Work();
+}
+
+bool AgentProcess::HasQueue(const std::string& vm) const {
+  const auto& items = held().items();
+  return std::any_of(items.begin(), items.end(), [&](const auto& entry) {
+    const auto& [uid, item] = entry;
+    return item.resource.has_hw_queue() && item.resource.hw_queue().vm() == vm && reconciler_->HasObjects(uid);
+  });
 }
 
 void AgentProcess::MendDrift() {

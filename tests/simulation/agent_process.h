@@ -92,6 +92,8 @@ class AgentProcess {
   void Work();
   // VMMs hand over their guests' memory, where they have not yet.
   void HandMemoryOver();
+  // Whether a hardware queue of the VM is made.
+  bool HasQueue(const std::string& vm) const;
   // The server has promised that everything up to `revision` was sent.
   void CheckTold(int64_t revision);
   void CheckRefusal(v1::ErrorReason reason);

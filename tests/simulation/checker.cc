@@ -157,6 +157,7 @@ void Checker::CheckEvicted(const Timeline& timeline, const std::string& host) {
     const bool deleting = (resource.has_stage2_domain() && resource.stage2_domain().state() == v1::STATE_DELETING) ||
                           (resource.has_viommu() && resource.viommu().state() == v1::STATE_DELETING) ||
                           (resource.has_nested_domain() && resource.nested_domain().state() == v1::STATE_DELETING) ||
+                          (resource.has_hw_queue() && resource.hw_queue().state() == v1::STATE_DELETING) ||
                           (resource.has_vdevice() && resource.vdevice().state() == v1::STATE_DELETING);
     if (!deleting) return Fail(fmt::format("{} was evicted, and {} stays", host, key.second));
   }

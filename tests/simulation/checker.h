@@ -98,8 +98,10 @@ class Checker {
   // What was looked at on the hosts, so that one knows that there was something to see.
   void CountReached(uint64_t devices) { reached_ += devices; }
   void CountInvalidation() { ++invalidations_; }
+  void CountQueueUse() { ++queue_uses_; }
   uint64_t reached() const { return reached_; }
   uint64_t invalidations() const { return invalidations_; }
+  uint64_t queue_uses() const { return queue_uses_; }
 
  private:
   static uint64_t HashOfChange(const server::Change& change);
@@ -116,6 +118,7 @@ class Checker {
   uint64_t checks_ = 0;
   uint64_t reached_ = 0;
   uint64_t invalidations_ = 0;
+  uint64_t queue_uses_ = 0;
   std::map<int64_t, std::pair<int64_t, int64_t>> forks_{{1, {0, 0}}};  // by timeline: its parent, and up to where
 };
 

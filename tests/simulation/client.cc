@@ -40,6 +40,8 @@ Answer AnswerOf(const Response& response) {
     add(response.viommu());
   } else if constexpr (requires { response.stage2_domain(); }) {
     add(response.stage2_domain());
+  } else if constexpr (requires { response.hw_queue(); }) {
+    add(response.hw_queue());
   } else if constexpr (requires { response.quota(); }) {
     add(response.quota());
   } else {
@@ -147,12 +149,15 @@ std::shared_ptr<const Request> Client::Choose(const Timeline& timeline) {
   const bool wait = random.OneIn(2);
   const uint64_t vdev_id = random.Below(kVdevIds);
   const std::string stage2 = Some(timeline, random, Kind::kStage2Domain);
-  const std::string viommu_name = Some(timeline, random, Kind::kViommu);
+  const std::string queue = Some(timeline, random, Kind::kHwQueue);
+  // Those with hardware queues need devices for these to be made.
+  const std::string viommu_name = !queue.empty() && random.OneIn(3) ? Find<v1::HwQueue>(timeline, queue)->viommu()
+                                                                    : Some(timeline, random, Kind::kViommu);
   const std::string vdevice = Some(timeline, random, Kind::kVdevice);
   const std::string nested = Some(timeline, random, Kind::kNestedDomain);
   const auto* viommu = Find<v1::Viommu>(timeline, viommu_name);
   const std::string host = Some(timeline, random, Kind::kHost);
-  const uint64_t dice = random.Below(100);
+  const uint64_t dice = random.Below(110);
   if (stage2.empty() || dice < 6) {
     v1::CreateStage2DomainRequest request;
     request.set_stage2_domain_id(fmt::format("{}-s{}", name_, ++next_id_ % 4));
@@ -163,14 +168,8 @@ std::shared_ptr<const Request> Client::Choose(const Timeline& timeline) {
     }
     return RequestOf(request, id, wait);
   }
-  if (viommu == nullptr || dice < 14) {
-    v1::CreateViommuRequest request;
-    request.set_viommu_id(fmt::format("{}-v{}", name_, ++next_id_ % 5));
-    request.mutable_viommu()->set_stage2_domain(stage2);
-    request.mutable_viommu()->set_smmu(
-        fmt::format("{}/smmus/s{}", Find<v1::Stage2Domain>(timeline, stage2)->host(), random.Below(2)));
-    return RequestOf(request, id, wait);
-  }
+  if (viommu == nullptr || dice < 14) return CreateViommu(timeline, id, wait);
+  if (dice >= 100) return ChooseHwQueue(timeline, id, wait);
   if (dice < 36) {
     v1::SetVdevIdRequest request;
     request.set_viommu(viommu_name);
@@ -256,6 +255,45 @@ std::shared_ptr<const Request> Client::Choose(const Timeline& timeline) {
   v1::UncordonHostRequest request;
   request.set_name(host);
   return RequestOf(request, id, false);
+}
+
+std::shared_ptr<const Request> Client::CreateViommu(const Timeline& timeline, const std::string& id, bool wait) {
+  Random& random = scheduler_.random;
+  const std::string stage2 = Some(timeline, random, Kind::kStage2Domain);
+  v1::CreateViommuRequest request;
+  request.set_viommu_id(fmt::format("{}-v{}", name_, ++next_id_ % 5));
+  request.mutable_viommu()->set_stage2_domain(stage2);
+  const uint64_t smmu = random.Below(2);
+  const auto* on = Find<v1::Host>(timeline, Find<v1::Stage2Domain>(timeline, stage2)->host());
+  request.mutable_viommu()->set_smmu(fmt::format("{}/smmus/s{}", on->name(), smmu));
+  if (on->smmus(static_cast<int>(smmu)).has_hw_queue() ? random.OneIn(2) : random.OneIn(32)) {
+    request.mutable_viommu()->set_type(v1::VIOMMU_TYPE_TEGRA241_CMDQV);
+  }
+  return RequestOf(request, id, wait);
+}
+
+std::shared_ptr<const Request> Client::ChooseHwQueue(const Timeline& timeline, const std::string& id, bool wait) {
+  Random& random = scheduler_.random;
+  const std::string present = Some(timeline, random, Kind::kHwQueue);
+  if (!present.empty() && random.OneIn(3)) {
+    v1::DeleteHwQueueRequest request;
+    request.set_name(present);
+    return RequestOf(request, id, wait);
+  }
+  std::vector<std::string> able;
+  for (auto it = timeline.state.lower_bound({Kind::kViommu, ""});
+       it != timeline.state.end() && it->first.first == Kind::kViommu; ++it) {
+    const auto& viommu = static_cast<const v1::Viommu&>(*it->second);
+    if (viommu.type() == v1::VIOMMU_TYPE_TEGRA241_CMDQV || random.OneIn(16)) able.push_back(viommu.name());
+  }
+  if (able.empty() && random.OneIn(2)) return CreateViommu(timeline, id, wait);
+  v1::CreateHwQueueRequest request;
+  request.set_viommu(able.empty() ? Some(timeline, random, Kind::kViommu) : random.Pick(able));
+  v1::HwQueue& queue = *request.mutable_hw_queue();
+  queue.set_index(static_cast<uint32_t>(random.Below(2)));
+  queue.set_length_bytes(uint64_t{64} << random.Below(6));
+  queue.set_nesting_parent_iova(GuestRing(random.Below(kGuestRings)));
+  return RequestOf(request, id, wait);
 }
 
 std::shared_ptr<const Request> Client::ChooseOperation(const Timeline& timeline, const std::string& id) {
@@ -484,6 +522,7 @@ void Watcher::Hear(const Watch& watch, const v1::WatchResponse& message) {
         if (resource.has_viommu()) take(resource.viommu());
         if (resource.has_vdevice()) take(resource.vdevice());
         if (resource.has_nested_domain()) take(resource.nested_domain());
+        if (resource.has_hw_queue()) take(resource.hw_queue());
         if (resource.has_quota()) take(resource.quota());
       }
       if (message.events().more() || !complete_) return;

@@ -51,6 +51,9 @@ class Client {
  private:
   void Think();
   std::shared_ptr<const Request> Choose(const Timeline& timeline);
+  // Of the stage 2s, one is there.
+  std::shared_ptr<const Request> CreateViommu(const Timeline& timeline, const std::string& id, bool wait);
+  std::shared_ptr<const Request> ChooseHwQueue(const Timeline& timeline, const std::string& id, bool wait);
   std::shared_ptr<const Request> ChooseOperation(const Timeline& timeline, const std::string& id);
   // Of one that is idle.
   void Ask(std::shared_ptr<const Request> request);

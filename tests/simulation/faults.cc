@@ -112,9 +112,9 @@ void ChooseAgentFaults(Fleet& fleet) {
   }
   if (fleet.Often(3)) {
     fleet.Every(milliseconds(300), [&fleet] {
-      static const std::vector<std::string> kCalls = {"BindDevice",  "UnbindDevice", "AllocStage2", "AllocViommu",
-                                                      "AllocNested", "AllocVdevice", "Attach",      "Detach",
-                                                      "Destroy",     "OpenContext",  "AllocIoas",   "MapIoas"};
+      static const std::vector<std::string> kCalls = {
+          "BindDevice", "UnbindDevice", "AllocStage2", "AllocViommu", "AllocNested", "AllocVdevice", "Attach",
+          "Detach",     "Destroy",      "OpenContext", "AllocIoas",   "MapIoas",     "AllocHwQueue"};
       auto& faults = fleet.SomeHost().machine().faults[fleet.random().Pick(kCalls)];
       if (faults.size() < 4) faults.push_back(fleet.Often(2) ? EBUSY : EIO);
     });
@@ -125,7 +125,7 @@ void ChooseAgentFaults(Fleet& fleet) {
     });
   }
   if (fleet.Often(3)) fleet.Every(milliseconds(600), [&fleet] { fleet.SomeHost().RestartVmm(); });
-  if (fleet.Often(2)) fleet.Every(milliseconds(400), [&fleet] { fleet.SomeHost().InvalidateForGuest(); });
+  if (fleet.Often(2)) fleet.Every(milliseconds(200), [&fleet] { fleet.SomeHost().InvalidateForGuest(); });
   if (fleet.Often(4)) {
     fleet.Every(milliseconds(1200), [&fleet] { fleet.SomeHost().TamperWithObjects(); });
     fleet.Every(milliseconds(2000), [&fleet] { fleet.SomeHost().MendDrift(); });

@@ -17,6 +17,7 @@ void Fleet::Build(bool faults) {
     hardware.linux72 = Often(2);
     hardware.keeps = Often(2);
     if (Often(2)) hardware.group_size = 2;
+    hardware.hw_queues = Often(2);
     if (faults && Often(4)) {
       hardware.broken.insert(fmt::format("0000:01:0{}.{}", random().Below(2), random().Below(4)));
     }

@@ -17,13 +17,12 @@ using agent::TestGuest;
 constexpr uint64_t kCd = TestGuest::kBase;
 constexpr uint64_t kTables = TestGuest::kBase + TestGuest::kPage;
 constexpr uint64_t kWhose = TestGuest::kBase + 2 * TestGuest::kPage;
-constexpr uint16_t kAsid = 1;
 
 // Of the whole process: nobody changes it.
 struct Guest {
   explicit Guest(const std::string& vm) {
     if (memory.NewPage() != kCd || memory.NewPage() != kTables || memory.NewPage() != kWhose) std::abort();
-    memory.WriteCd(kCd, kTables, kAsid);
+    memory.WriteCd(kCd, kTables, kGuestAsid);
     memory.Map(kTables, kWhose, kWhose);
     memory.Word(kWhose).store(WhoseWord(vm));
     file = std::make_shared<const FileDescriptor>(::fcntl(memory.handle().fd, F_DUPFD_CLOEXEC, 0));
@@ -53,6 +52,8 @@ const std::vector<std::string>& Vms() {
 }
 
 uint64_t WhoseWord(const std::string& vm) { return HashOf(vm); }
+
+uint64_t GuestRing(uint64_t i) { return TestGuest::kBase + TestGuest::kBytes / 2 + i * TestGuest::kPage; }
 
 std::string WhoseVm(uint64_t word) {
   for (const std::string& vm : Vms()) {

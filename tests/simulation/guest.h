@@ -33,6 +33,12 @@ std::string WhoseVm(uint64_t word);
 extern const uint64_t kGuestMemory;
 agent::VmMemory::Range GuestMemory(const std::string& vm, agent::VmMemory::Owner owner);
 
+// Pages of it in which guests have their own command queues: none of what is above lies there.
+inline constexpr uint64_t kGuestRings = 4;
+uint64_t GuestRing(uint64_t i);
+// The ASID that is in each guest's descriptor.
+inline constexpr uint16_t kGuestAsid = 1;
+
 // What a guest writes in its stream table: translate, by the descriptor and tables in its memory.
 smmuv3::RawVste TranslatingVste();
 

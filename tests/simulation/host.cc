@@ -46,6 +46,7 @@ void Host::KillAgent() {
   host_.disk.AfterKill();
   if (!host_.machine->hardware().keeps) {
     host_.lent.clear();
+    host_.leaving.clear();
     host_.foreign_ioas = false;
   }
   checks_.CheckLeftovers();
@@ -59,6 +60,7 @@ void Host::Reboot() {
   host_.boot_id = scheduler_.random.Uuid();
   host_.synced_this_boot = false;
   host_.lent.clear();
+  host_.leaving.clear();
   host_.foreign_ioas = false;
 }
 
@@ -127,13 +129,21 @@ void Host::RestartVmm() {
 
 void Host::InvalidateForGuest() {
   if (process_ == nullptr || process_->dying()) return;
-  std::vector<const agent::HeldItem*> viommus;
+  std::vector<const agent::HeldItem*> viommus, queues;
   for (const auto& [uid, item] : process_->held().items()) {
+    if (!process_->reconciler().HasObjects(uid)) continue;
     if (item.resource.has_viommu()) viommus.push_back(&item);
+    if (item.resource.has_hw_queue()) queues.push_back(&item);
   }
-  if (!viommus.empty()) {
-    GuestDriver(scheduler_, around_.checker, host_, *process_).Invalidate(*scheduler_.random.Pick(viommus));
-  }
+  if (viommus.empty()) return;
+  const bool by_queue = !queues.empty() && scheduler_.random.OneIn(2);
+  DriveGuest(*scheduler_.random.Pick(by_queue ? queues : viommus));
+}
+
+void Host::DriveGuest(const agent::HeldItem& item) {
+  GuestDriver driver(scheduler_, around_.checker, host_, *process_);
+  if (item.resource.has_viommu()) driver.Invalidate(item);
+  if (item.resource.has_hw_queue()) driver.UseQueue(item);
 }
 
 void Host::BreakLink() {
@@ -178,10 +188,7 @@ void Host::Check(const Timeline& timeline) { checks_.Check(timeline, process_.ge
 
 void Host::CheckSettled(const Timeline& timeline) {
   checks_.CheckSettled(timeline);
-  GuestDriver driver(scheduler_, around_.checker, host_, *process_);
-  for (const auto& [uid, item] : process_->held().items()) {
-    if (item.resource.has_viommu()) driver.Invalidate(item);
-  }
+  for (const auto& [uid, item] : process_->held().items()) DriveGuest(item);
 }
 
 void Host::CheckEnd() {

@@ -11,6 +11,7 @@
 #include <memory>
 #include <string>
 
+#include "agent/reconcile/held_state.h"
 #include "tests/simulation/agent_process.h"
 #include "tests/simulation/checker.h"
 #include "tests/simulation/disk.h"
@@ -84,6 +85,8 @@ class Host {
 
  private:
   void Forget();
+  // A guest invalidates through its viommu or its hardware queue.
+  void DriveGuest(const agent::HeldItem& item);
 
   const Surroundings around_;
   Scheduler& scheduler_;

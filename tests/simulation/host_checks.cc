@@ -90,7 +90,7 @@ void HostChecks::CheckReached() {
   const auto& reached = host_.machine->Reached();
   checker_.CountReached(reached.size());
   for (const auto& [pci, vm] : reached) {
-    if (!host_.lent.contains(vm)) {
+    if (!host_.lent.contains(vm) && !(host_.leaving.contains(vm) && QueueLiesIn(vm))) {
       return checker_.Fail(fmt::format("{} of {} reaches memory of {}, which nobody lends it", pci, host_.name, vm));
     }
     if (held.contains(pci)) continue;
@@ -105,8 +105,17 @@ void HostChecks::CheckReached() {
   }
 }
 
+bool HostChecks::QueueLiesIn(const std::string& vm) const {
+  const auto& held = host_.machine->HeldDevices();
+  return std::any_of(held.begin(), held.end(), [&](const auto& device) {
+    const auto found = host_.machine->Reached().find(device.first);
+    return found != host_.machine->Reached().end() && found->second == vm && device.second.context != nullptr &&
+           Machine::CountIn(*device.second.context, agent::ObjectKind::kHwQueue) != 0;
+  });
+}
+
 void HostChecks::CheckSettled(const Timeline& timeline) {
-  size_t viommus = 0, nested = 0, vdevices = 0;
+  size_t viommus = 0, nested = 0, vdevices = 0, queues = 0;
   std::set<std::pair<std::string, std::string>> stage2s;  // with the SMMU, where each has its own
   const auto& held = host_.machine->HeldDevices();
   const auto& reached = host_.machine->Reached();
@@ -139,6 +148,7 @@ void HostChecks::CheckSettled(const Timeline& timeline) {
         stage2s.insert({viommu.stage2_domain(), viommu.smmu()});
       }
     }
+    if (key.first == Kind::kHwQueue) check(static_cast<const v1::HwQueue&>(*record), &queues);
     if (key.first == Kind::kNestedDomain) check(static_cast<const v1::NestedDomain&>(*record), &nested);
     if (key.first != Kind::kVdevice) continue;
     const auto& vdevice = static_cast<const v1::Vdevice&>(*record);
@@ -168,12 +178,14 @@ void HostChecks::CheckSettled(const Timeline& timeline) {
   }
   const std::array counts = {
       host_.machine->Count(agent::ObjectKind::kHwpt), host_.machine->Count(agent::ObjectKind::kViommu),
-      host_.machine->Count(agent::ObjectKind::kNested), host_.machine->Count(agent::ObjectKind::kVdevice)};
-  if (counts != std::array{stage2s.size(), viommus, nested, vdevices}) {
-    checker_.Fail(
-        fmt::format("{} has {} stage 2s, {} viommus, {} nested domains and {} vdevices; recorded are {}, {}, "
-                    "{} and {}",
-                    host_.name, counts[0], counts[1], counts[2], counts[3], stage2s.size(), viommus, nested, vdevices));
+      host_.machine->Count(agent::ObjectKind::kNested), host_.machine->Count(agent::ObjectKind::kVdevice),
+      host_.machine->Count(agent::ObjectKind::kHwQueue)};
+  if (counts != std::array{stage2s.size(), viommus, nested, vdevices, queues}) {
+    checker_.Fail(fmt::format(
+        "{} has {} stage 2s, {} viommus, {} nested domains, {} vdevices and {} hardware queues; recorded are {}, {}, "
+        "{}, {} and {}",
+        host_.name, counts[0], counts[1], counts[2], counts[3], counts[4], stage2s.size(), viommus, nested, vdevices,
+        queues));
   }
   if (const std::string lost = host_.machine->LostVmids(); !lost.empty()) checker_.Fail(host_.name + ": " + lost);
 }

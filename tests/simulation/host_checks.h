@@ -6,6 +6,7 @@
 #define VIOMMU_TESTS_SIMULATION_HOST_CHECKS_H_
 
 #include <cstdint>
+#include <string>
 #include <tuple>
 
 #include "tests/simulation/agent_process.h"
@@ -32,6 +33,8 @@ class HostChecks {
   Looked Look(const Timeline& timeline, const AgentProcess* agent) const;
   // Whatever the record says: devices reach the memory of whom they are bound for, while he lets them.
   void CheckReached();
+  // Whether a VM's context, one of whose devices reaches the VM's memory, has a hardware queue.
+  bool QueueLiesIn(const std::string& vm) const;
 
   Checker& checker_;
   const HostState& host_;

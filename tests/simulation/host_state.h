@@ -65,6 +65,7 @@ struct HostState {
   Obeyed obeyed;
   bool synced_this_boot = false;  // the server has told it everything
   std::set<std::string> lent;     // VMs whose memory devices may reach
+  std::set<std::string> leaving;  // VMs whose memory nobody lends any more, while hardware queues lie in it
   // Why its last session was refused, until one begins: ERROR_REASON_UNSPECIFIED when it was not.
   v1::ErrorReason refused = v1::ERROR_REASON_UNSPECIFIED;
   bool outdated = false;      // its journal may have what another machine has released

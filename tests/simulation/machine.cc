@@ -51,6 +51,10 @@ agent::EmulatedInventory MakeInventory(const Machine::Hardware& hardware) {
     inventory.smmus.push_back({agent::MakeSmmuInfo(name, smmuv3::EncodeIdRegisters(features), 0, 0), /*canwbs=*/true});
     features.vmid_bits = 8;  // of the second one
   }
+  // As few as can run out.
+  if (hardware.hw_queues) {
+    inventory.smmus.front().info.hw_queue = agent::HwQueueInventory{.vintfs = 3, .queues_per_vintf = 2, .sid_slots = 3};
+  }
   for (uint32_t behind = 0; behind < std::size(kSmmus); ++behind) {
     for (uint32_t function = 0; function < 4; ++function) {
       agent::EmulatedDevice device;
@@ -160,6 +164,7 @@ class MachineContext final : public agent::Context {
   }
   absl::StatusOr<ObjectId> AllocHwQueue(ObjectId viommu, agent::HwQueueType type, uint32_t index, uint64_t iova,
                                         uint64_t length) override {
+    if (absl::Status status = machine_.Fault("AllocHwQueue"); !status.ok()) return status;
     return Changed(emulated_->AllocHwQueue(viommu, type, index, iova, length));
   }
   absl::StatusOr<agent::VintfMapping> MapVintf(ObjectId viommu) override { return emulated_->MapVintf(viommu); }
@@ -316,13 +321,15 @@ const std::map<std::string, Machine::HeldDevice>& Machine::HeldDevices() const {
   return held_.value;
 }
 
+size_t Machine::CountIn(const agent::Context& context, ObjectKind kind) {
+  const std::vector<agent::ObjectInfo> objects = *context.Objects();
+  return static_cast<size_t>(
+      std::count_if(objects.begin(), objects.end(), [kind](const auto& object) { return object.kind == kind; }));
+}
+
 size_t Machine::Count(ObjectKind kind) const {
   size_t count = 0;
-  for (const Content* content : contents_) {
-    const std::vector<agent::ObjectInfo> objects = *content->emulated->Objects();
-    count += static_cast<size_t>(
-        std::count_if(objects.begin(), objects.end(), [kind](const auto& object) { return object.kind == kind; }));
-  }
+  for (const Content* content : contents_) count += CountIn(*content->emulated, kind);
   return count;
 }
 

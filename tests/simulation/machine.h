@@ -38,6 +38,7 @@ class Machine final : public agent::Backend {
     bool linux72 = false;          // it behaves like that kernel (docs/personalities.md)
     bool keeps = false;            // contexts stay when the agent's process ends, for the next one
     uint32_t group_size = 1;       // functions .0 on of a device that are in one IOMMU group
+    bool hw_queues = false;        // s0 has interfaces for guests' own command queues
     std::set<std::string> broken;  // PCI addresses of what cannot be bound (EIO)
   };
   explicit Machine(const Hardware& hardware);
@@ -66,6 +67,8 @@ class Machine final : public agent::Backend {
   void RunShortOfMemory(uint32_t skip) { emulated_->FailNextAllocation(skip); }
   // From now on nothing goes wrong.
   void Heal();
+  // The hardware looks at guests' queues: what is in them is carried out.
+  void RunHwQueues() { emulated_->RunHwQueues(); }
   // Nobody will ask for what is kept.
   void DropKept();
   // What happens behind the agent's back: the context that was opened i-th of those that are open.
@@ -89,8 +92,9 @@ class Machine final : public agent::Backend {
   };
   // What is bound, over all contexts, also those that are kept, by PCI address.
   const std::map<std::string, HeldDevice>& HeldDevices() const;
-  // Objects of a kind, over all contexts.
+  // Objects of a kind, over all contexts; in one that is open.
   size_t Count(agent::ObjectKind kind) const;
+  static size_t CountIn(const agent::Context& context, agent::ObjectKind kind);
 
   // A device reads where the guests say who they are (guest.h).
   struct Access {

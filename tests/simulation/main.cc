@@ -70,7 +70,8 @@ int Main(int argc, char** argv) {
 
   const auto begin = std::chrono::steady_clock::now();
   const auto elapsed = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count(); };
-  uint64_t done = 0, failures = 0, steps = 0, commits = 0, answers = 0, events = 0, reached = 0, invalidations = 0;
+  uint64_t done = 0, failures = 0, steps = 0, commits = 0, answers = 0, events = 0, reached = 0, invalidations = 0,
+           queue_uses = 0;
   double virtual_s = 0;
   while (done < seeds && failures < kMaxFailures && (minutes == 0 || elapsed() < minutes * 60)) {
     const uint64_t now = first + done;
@@ -82,6 +83,7 @@ int Main(int argc, char** argv) {
     events += outcome.watch_events;
     reached += outcome.reached;
     invalidations += outcome.invalidations;
+    queue_uses += outcome.queue_uses;
     virtual_s += std::chrono::duration<double>(outcome.virtual_time).count();
     if (seed != 0) fmt::print("trace {:016x}, {} steps\n", outcome.trace_hash, outcome.steps);
     if (outcome.failure.empty()) continue;
@@ -93,13 +95,14 @@ int Main(int argc, char** argv) {
   const double seconds = elapsed();
   fmt::print(
       "{} seeds in {:.1f} s: {:.1f} seeds/s, {:.0f} steps a seed, {:.0f} checked commits a seed, {:.0f} answers a "
-      "seed, {:.0f} watched changes a seed, {:.0f} devices in memory a seed, {:.1f} invalidations a seed, {:.0f} "
-      "virtual seconds, {} failed\n",
+      "seed, {:.0f} watched changes a seed, {:.0f} devices in memory a seed, {:.1f} invalidations a seed, {:.1f} "
+      "of them through queues, {:.0f} virtual seconds, {} failed\n",
       done, seconds, static_cast<double>(done) / seconds, static_cast<double>(steps) / static_cast<double>(done),
       static_cast<double>(commits) / static_cast<double>(done),
       static_cast<double>(answers) / static_cast<double>(done), static_cast<double>(events) / static_cast<double>(done),
       static_cast<double>(reached) / static_cast<double>(done),
-      static_cast<double>(invalidations) / static_cast<double>(done), virtual_s, failures);
+      static_cast<double>(invalidations) / static_cast<double>(done),
+      static_cast<double>(queue_uses) / static_cast<double>(done), virtual_s, failures);
   return failures == 0 ? 0 : 1;
 }
 

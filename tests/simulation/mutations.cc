@@ -68,6 +68,8 @@ std::string_view MutationName(Mutation mutation) {
       return "forget-directory-sync";
     case Mutation::kStayBound:
       return "stay-bound";
+    case Mutation::kTrustKeptQueues:
+      return "trust-kept-queues";
     case Mutation::kStayAttached:
       return "stay-attached";
     case Mutation::kShareVmid:
@@ -78,6 +80,10 @@ std::string_view MutationName(Mutation mutation) {
       return "keep-unmapped";
     case Mutation::kInvalidateEverybody:
       return "invalidate-everybody";
+    case Mutation::kForgetPin:
+      return "forget-pin";
+    case Mutation::kBelieveQueueVmid:
+      return "believe-queue-vmid";
   }
   return "";
 }

@@ -26,6 +26,7 @@ bool WasReleasedForAnother(const Timeline& timeline, const Host& host) {
     const auto& [key, record] = entry;
     return (key.first == Kind::kStage2Domain && refused(static_cast<const v1::Stage2Domain&>(*record))) ||
            (key.first == Kind::kViommu && refused(static_cast<const v1::Viommu&>(*record))) ||
+           (key.first == Kind::kHwQueue && refused(static_cast<const v1::HwQueue&>(*record))) ||
            (key.first == Kind::kNestedDomain && refused(static_cast<const v1::NestedDomain&>(*record))) ||
            (key.first == Kind::kVdevice && refused(static_cast<const v1::Vdevice&>(*record)));
   });
@@ -116,6 +117,7 @@ std::string Operator::Unsettled() const {
     std::string why;
     if (key.first == Kind::kStage2Domain) why = unsettled(static_cast<const v1::Stage2Domain&>(*record));
     if (key.first == Kind::kViommu) why = unsettled(static_cast<const v1::Viommu&>(*record));
+    if (key.first == Kind::kHwQueue) why = unsettled(static_cast<const v1::HwQueue&>(*record));
     if (key.first == Kind::kNestedDomain) why = unsettled(static_cast<const v1::NestedDomain&>(*record));
     if (key.first == Kind::kVdevice) {
       const auto& vdevice = static_cast<const v1::Vdevice&>(*record);

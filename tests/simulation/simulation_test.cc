@@ -52,6 +52,7 @@ TEST_F(SimulationTest, WorksWithoutFaults) {
   EXPECT_GT(outcome.watch_events, 100u);
   EXPECT_GT(outcome.reached, 100u);
   EXPECT_GT(outcome.invalidations, 0u);
+  EXPECT_GT(outcome.queue_uses, 0u);
 }
 
 TEST_F(SimulationTest, HoldsThroughFaults1) { RunSeeds(0); }

@@ -107,6 +107,7 @@ Outcome World::Run() {
   outcome.watch_events = fleet_.watcher->changes();
   outcome.reached = fleet_.checker.reached();
   outcome.invalidations = fleet_.checker.invalidations();
+  outcome.queue_uses = fleet_.checker.queue_uses();
   outcome.virtual_time = fleet_.scheduler.now() - begin;
   return outcome;
 }

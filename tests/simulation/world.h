@@ -24,6 +24,7 @@ struct Outcome {
   uint64_t watch_events = 0;
   uint64_t reached = 0;  // accesses of devices that reached a guest's memory, each of which was to be the right one
   uint64_t invalidations = 0;  // of guests, each of which was to be their own
+  uint64_t queue_uses = 0;     // likewise, of guests' command queues
   nanoseconds virtual_time{0};
 };
 

@@ -60,6 +60,9 @@ struct CmdqvOptions {
   std::chrono::nanoseconds max_sleep = std::chrono::milliseconds(1);
   std::chrono::nanoseconds long_sleep = std::chrono::milliseconds(16);  // after 16 of those
   uint32_t max_wake_words = 16;  // interfaces in a short sleep, at most kMaxVintfs
+  // Without a thread what waits is carried out by RunTurns() alone: for one thread that has everything happen in an
+  // order that it can repeat.
+  bool own_thread = true;
 };
 
 // LVCMDQ_ERR_MAP of an interface: bit n of word n / 64 is its queue n.
@@ -69,7 +72,7 @@ class Cmdqv {
  public:
   using ErrorHandler = std::function<void(const LvcmdqErrMap& map)>;
 
-  // `memory` outlives it. The thread starts with the first queue.
+  // `memory` outlives it. The thread, if there is to be one, starts with the first queue.
   Cmdqv(const CmdqvParameters& parameters, const CmdqvOptions& options, Memory* memory, CommandExecutor executor);
   // Stops the thread. What is still in queues is not carried out.
   ~Cmdqv();
@@ -101,6 +104,9 @@ class Cmdqv {
   // Puts queue `lvcmdq` of the interface at physical address `base`, aligned to its size of 2^log2_size commands
   // (BASE, CMDQ_ALLOC_MAP). The owner switches it on.
   void AssignQueue(uint32_t vintf, uint32_t lvcmdq, uint64_t base, uint32_t log2_size);
+  // Without a thread of its own: gives every queue its turn until none has anything to do. With one: does nothing. From
+  // one thread at a time.
+  void RunTurns();
   // Switches the queue off for good. When it returns, no command of this queue is being carried out nor will be.
   void DisableQueue(uint32_t vintf, uint32_t lvcmdq);
   // After DisableQueue(): clears its registers and a pending error. The queue can be assigned again.

@@ -6,7 +6,9 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <optional>
+#include <span>
 #include <thread>
 #include <vector>
 
@@ -150,6 +152,26 @@ TEST_F(CmdqvTest, CarriesOutWhatIsSubmittedInOrderAndUnderTheInterfacesVmid) {
   EXPECT_EQ(recorder_.Take(), Asids(0, 200, 11));
   EXPECT_EQ(recorder_.syncs(), 1u);
   EXPECT_EQ(cmdqv_->counters().done[static_cast<uint8_t>(Opcode::kTlbiNhAsid)], 200u);
+}
+
+// Registers by hand: a producer would wait for somebody who never comes.
+TEST_F(CmdqvTest, WithoutAThreadWhoRunsItCarriesOut) {
+  Start({.own_thread = false});
+  ASSERT_TRUE(EnableVintf(1, 11));
+  cmdqv_->AssignQueue(1, 0, SharedTestMemory::kBase, kLog2Size);
+  const std::shared_ptr<VintfPage> page = MapPage(1);
+  const std::vector<RawCommand> commands = Asids(0, 40, 99);
+  const std::span<std::byte> ring = memory_.At(0, kRingBytes);
+  std::memcpy(ring.data(), commands.data(), commands.size() * sizeof(RawCommand));
+  page->Store(0, QueueRegister::kConfig, static_cast<uint32_t>(cmdqv::kConfigEn.mask()));
+  page->Store(0, QueueRegister::kProd, 40);
+  EXPECT_EQ(page->Load(0, QueueRegister::kStatus), 0u);
+  cmdqv_->RunTurns();
+  EXPECT_EQ(page->Load(0, QueueRegister::kStatus), 1u);
+  EXPECT_EQ(page->Load(0, QueueRegister::kCons), 40u);
+  EXPECT_EQ(recorder_.Take(), Asids(0, 40, 11));
+  EXPECT_EQ(cmdqv_->sleeps(), 0u);
+  RemoveQueue(1, 0);
 }
 
 TEST_F(CmdqvTest, InterfacesHaveTheirOwnVmidAndSlots) {

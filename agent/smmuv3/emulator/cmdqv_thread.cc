@@ -45,6 +45,7 @@ void Relax() {
 }  // namespace
 
 void Cmdqv::StartThread() {
+  if (!options_.own_thread) return;
   MutexLock lock(thread_mu_);
   if (!thread_.joinable()) thread_ = std::thread([this] { Run(); });
 }
@@ -52,6 +53,12 @@ void Cmdqv::StartThread() {
 void Cmdqv::WakeThread() {
   Word(attention_).fetch_add(1);
   WakePrivate(&attention_);
+}
+
+void Cmdqv::RunTurns() {
+  if (options_.own_thread) return;
+  while (Round()) {
+  }
 }
 
 void Cmdqv::Run() {

@@ -72,7 +72,8 @@ struct SmmuOptions {
   // How long a device may take to answer an ATC invalidation (PCIe: about a minute; here what tests can wait for).
   std::chrono::nanoseconds atc_timeout = std::chrono::milliseconds(100);
   // Whether commands are carried out by a thread of the SMMU's own, as real ones are beside the CPUs. Without, whoever
-  // waits for them carries them out: for one thread that has everything happen in an order that it can repeat.
+  // waits for them carries them out: for one thread that has everything happen in an order that it can repeat. A CMDQV
+  // beside it has none either.
   bool own_thread = true;
 };
 

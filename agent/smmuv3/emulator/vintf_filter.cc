@@ -1,6 +1,7 @@
 #include "agent/smmuv3/emulator/vintf_filter.h"
 
 #include "agent/smmuv3/spec/command.h"
+#include "common/mutation.h"
 
 namespace viommu::smmuv3 {
 
@@ -16,7 +17,7 @@ std::optional<RawCommand> VintfFilter::Rewrite(const RawCommand& raw) const {
   switch (command->opcode) {
     case Opcode::kTlbiNhAsid:
     case Opcode::kTlbiNhVa:
-      rewritten.dw0 = kVmidField.Set(raw.dw0, vmid);
+      if (!Mutated(Mutation::kBelieveQueueVmid)) rewritten.dw0 = kVmidField.Set(raw.dw0, vmid);
       return rewritten;
     case Opcode::kAtcInv:
       // All 32 bits are compared: a StreamID too wide for a slot matches none.

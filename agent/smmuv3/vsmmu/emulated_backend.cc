@@ -80,6 +80,12 @@ smmuv3::EmulatedSmmu* EmulatedBackend::FindSmmu(std::string_view name) {
   return smmu == nullptr ? nullptr : &smmu->hardware();
 }
 
+void EmulatedBackend::RunHwQueues() {
+  for (const auto& smmu : host_->smmus()) {
+    if (smmu->cmdqv() != nullptr) smmu->cmdqv()->RunTurns();
+  }
+}
+
 smmuv3::RawSte EmulatedBackend::ReadSte(std::string_view name, uint32_t sid) {
   const HostSmmu* smmu = host_->FindSmmu(name);
   return smmu == nullptr ? smmuv3::MakeAbortSte() : smmu->ReadSte(sid);

@@ -49,6 +49,8 @@ class EmulatedBackend final : public Backend {
   // The hardware, to watch its counters or pause it; null when there is no such SMMU. Lives as long as the
   // backend.
   smmuv3::EmulatedSmmu* FindSmmu(std::string_view name);
+  // Has the SMMUs carry out what waits in guests' queues, where they have no threads (SmmuOptions::own_thread).
+  void RunHwQueues();
   // A stream table entry as it is in memory; abort where there is none.
   smmuv3::RawSte ReadSte(std::string_view smmu, uint32_t sid);
 

@@ -67,6 +67,8 @@ class HostCmdqv {
   std::unique_ptr<VintfLease> TakeVintf(uint16_t vmid, std::shared_ptr<ViommuEvents> events, int& error)
       ABSL_LOCKS_EXCLUDED(mu_);
 
+  // See Cmdqv::RunTurns().
+  void RunTurns() { cmdqv_.RunTurns(); }
   uint32_t vintfs_used() const ABSL_LOCKS_EXCLUDED(mu_);
   const smmuv3::Cmdqv& hardware() const { return cmdqv_; }
 

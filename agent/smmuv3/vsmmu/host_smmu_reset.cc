@@ -61,8 +61,8 @@ HostSmmu::HostSmmu(const EmulatedSmmuSpec& spec, const smmuv3::SmmuOptions& opti
                  .on_page_request = [this] { OnPageRequest(); },
                  .on_sync = {}}) {
   if (info_.hw_queue.has_value()) {
-    cmdqv_ = std::make_unique<HostCmdqv>(*info_.hw_queue, smmuv3::CmdqvOptions{}, memory->memory(), &hardware_,
-                                         [this] { static_cast<void>(Settle()); });
+    cmdqv_ = std::make_unique<HostCmdqv>(*info_.hw_queue, smmuv3::CmdqvOptions{.own_thread = options.own_thread},
+                                         memory->memory(), &hardware_, [this] { static_cast<void>(Settle()); });
   }
 }
 

@@ -13,6 +13,7 @@
 #include "agent/smmuv3/spec/words.h"
 #include "agent/smmuv3/vsmmu/context.h"
 #include "agent/smmuv3/vsmmu/context_errors.h"
+#include "common/mutation.h"
 
 namespace viommu::agent {
 namespace {
@@ -98,6 +99,7 @@ absl::StatusOr<ObjectId> EmulatedContext::AllocHwQueue(ObjectId viommu_id, HwQue
   auto queue = std::make_unique<HwQueueObject>();
   queue->viommu = viommu;
   queue->memory = *mappings;
+  if (Mutated(Mutation::kForgetPin)) queue->memory.clear();
   for (IoasMapping* mapping : queue->memory) ++mapping->pins;
   if (!viommu->hw_queues.empty()) ++viommu->hw_queues.back()->users;
   viommu->hw_queues.push_back(queue.get());
