@@ -119,13 +119,15 @@ void HeldState::ApplyKept(const journal::Kept& kept) {
     return;
   }
   KeptState& state = kept_[kept.vm()];
-  state.changing = kept.changing();  // ends with any other record
+  // Ends with any other record, but for what is mapped in an IOAS that is being made: that comes last.
+  if (kept.change_case() != Kept::kMapped || state.ioas != 0) state.changing = kept.changing();
   switch (kept.change_case()) {
     case Kept::kOpened:
       state = {.key = kept.opened().key(), .boot_id = kept.opened().boot_id()};
       break;
     case Kept::kIoas:
       state.ioas = kept.ioas();
+      if (state.ioas == 0) state.ranges.clear();
       break;
     case Kept::kObject:
       state.objects[kept.object().uid()] = kept.object();

@@ -165,6 +165,12 @@ TEST(HeldStateTest, KeptContexts) {
   ASSERT_TRUE(apply([](journal::Kept& k) { k.mutable_opened()->set_key("key"); }).ok());
   ASSERT_TRUE(apply([](journal::Kept& k) { k.set_changing("IOAS_ALLOC"); }).ok());
   EXPECT_EQ(state.kept().at("vm1").changing, "IOAS_ALLOC");
+  ASSERT_TRUE(apply([](journal::Kept& k) { k.mutable_mapped()->set_iova(0x5000); }).ok());
+  EXPECT_EQ(state.kept().at("vm1").changing, "IOAS_ALLOC") << "the IOAS is not known yet";
+  ASSERT_TRUE(apply([](journal::Kept& k) { k.set_ioas(1); }).ok());
+  EXPECT_EQ(state.kept().at("vm1").ranges.size(), 1u);
+  ASSERT_TRUE(apply([](journal::Kept& k) { k.set_ioas(0); }).ok());
+  EXPECT_TRUE(state.kept().at("vm1").ranges.empty()) << "it went with its IOAS";
   ASSERT_TRUE(apply([](journal::Kept& k) { k.set_ioas(2); }).ok());
   EXPECT_EQ(state.kept().at("vm1").changing, "");
   for (const char* uid : {"s", "v"}) {

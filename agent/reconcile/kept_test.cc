@@ -117,6 +117,53 @@ TEST_F(KeptContextTest, NothingOfAnotherBootIsBelieved) {
   EXPECT_TRUE(journal_->state().kept().empty());
 }
 
+// The simulation has found it: the process ended between the records of a new IOAS. The next one made another IOAS, and
+// took for mapped in there what was mapped in the first.
+TEST_F(KeptContextTest, AnIoasThatIsNotKnownLeavesDoubt) {
+  const auto append = [this](auto fill) {
+    journal::Record record;
+    record.mutable_kept()->set_vm("vm1");
+    fill(*record.mutable_kept());
+    ASSERT_TRUE(journal_->Append(record, Journal::Sync::kNo).ok());
+  };
+  append([](journal::Kept& k) { k.set_ioas(0); });
+  append([](journal::Kept& k) { k.set_changing("IOAS_ALLOC"); });
+  append([](journal::Kept& k) { k.mutable_mapped()->set_iova(0x40000000); });
+  Start();
+  EXPECT_THAT(backend_.log, ElementsAre("CloseContext"));
+}
+
+// What was mapped in an IOAS that was lost is not in the one that comes after it.
+TEST_F(KeptContextTest, NothingIsMappedInAnotherIoas) {
+  ASSERT_TRUE(reconciler_->MapMemory("vm1", 0x40000000, Memory()).ok());
+  Start();
+  Connect(5);
+  Run();
+  // Before its owner is back: somebody takes everything away but the device, and it is mended.
+  Context& context = backend_.OpenedContext(0);
+  const std::vector<ObjectInfo> objects = *context.Objects();
+  for (const ObjectInfo& object : objects) {
+    if (object.kind == ObjectKind::kDevice) ASSERT_TRUE(context.Detach(object.id).ok());
+  }
+  for (const ObjectKind kind :
+       {ObjectKind::kVdevice, ObjectKind::kNested, ObjectKind::kViommu, ObjectKind::kHwpt, ObjectKind::kIoas}) {
+    for (const ObjectInfo& object : objects) {
+      if (object.kind == kind) ASSERT_TRUE(context.Destroy(object.id).ok());
+    }
+  }
+  v1::InspectCall call;
+  call.set_repair(true);
+  call.set_max_items(100);
+  v1::InspectReply reply;
+  reconciler_->Inspect(call, reply);
+  Run();
+  EXPECT_EQ(reconciler_->CountDrift().missing, 0u);
+  Start();
+  EXPECT_THAT(reconciler_->UnclaimedBytes(), IsEmpty());
+  ASSERT_TRUE(reconciler_->MapMemory("vm1", 0x40000000, Memory()).ok());
+  EXPECT_THAT(backend_.log, ElementsAre("AdoptContext", "MapIoas 0x40000000"));
+}
+
 TEST_F(KeptContextTest, MemoryStaysMappedUntilItsOwnerIsBack) {
   ASSERT_TRUE(reconciler_->MapMemory("vm1", 0x40000000, Memory()).ok());
   ASSERT_TRUE(reconciler_->MapMemory("vm1", 0x50000000, Memory()).ok());

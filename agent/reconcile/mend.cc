@@ -59,6 +59,9 @@ void Realizer::LoseIoas(const std::string& vm) {
   if (found == contexts_.end()) return;
   found->second.ioas = 0;
   found->second.unclaimed.clear();
+  journal::Kept note;
+  note.set_ioas(0);
+  Note(vm, std::move(note));
   ++changes_;
 }
 
