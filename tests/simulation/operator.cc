@@ -34,6 +34,14 @@ bool WasReleasedForAnother(const Timeline& timeline, const Host& host) {
 
 }  // namespace
 
+Operator::Operator(Fleet& fleet)
+    : fleet_(fleet),
+      client_(
+          fleet.scheduler, fleet.weather, fleet.lost_calls, /*operations=*/0, [&fleet] { return fleet.server.get(); },
+          "operator") {
+  client_.Quiesce();
+}
+
 bool Operator::SettleGroup() {
   using Group = std::pair<std::string, uint32_t>;  // host and number
   std::map<Group, std::string> stuck;
@@ -52,13 +60,12 @@ bool Operator::SettleGroup() {
       stuck[group] = vdevice.name();
     }
   }
-  Client& client = *fleet_.clients.front();
-  if (stuck.empty() || !client.idle()) return false;
+  if (stuck.empty() || !client_.idle()) return false;
   const auto& [group, vdevice] = *stuck.begin();
   if (const auto found = nested.find(group); found != nested.end()) {
-    client.Detach(found->second);
+    client_.Detach(found->second);
   } else {
-    client.Unset(vdevice);
+    client_.Unset(vdevice);
   }
   return true;
 }
@@ -98,6 +105,7 @@ bool Operator::Repair() {
 
 std::string Operator::Unsettled() const {
   if (fleet_.server == nullptr) return "the server does not run";
+  if (!client_.idle()) return "nobody answers the operator: " + client_.Pending();
   for (const auto& client : fleet_.clients) {
     if (!client->idle()) return "nobody answers " + client->Pending();
   }

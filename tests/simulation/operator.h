@@ -8,6 +8,7 @@
 #include <set>
 #include <string>
 
+#include "tests/simulation/client.h"
 #include "tests/simulation/fleet.h"
 #include "tests/simulation/host.h"
 
@@ -16,7 +17,7 @@ namespace viommu::simulation {
 class Operator {
  public:
   // `fleet` must outlive it.
-  explicit Operator(Fleet& fleet) : fleet_(fleet) {}
+  explicit Operator(Fleet& fleet);
 
   // Whether anything had to be done.
   bool Repair();
@@ -29,6 +30,7 @@ class Operator {
   bool SettleGroup();
 
   Fleet& fleet_;
+  Client client_;  // not one of the others: these may wait for what is to be settled
   std::set<const Host*> started_over_;
 };
 
