@@ -44,7 +44,7 @@ enum class Mutation {
   kBuildOnFailedWrite,   // the journal goes on after a failed write
   kForgetDirectorySync,  // a rewritten journal's name is not made durable
   kStayBound,            // a released device is not unbound
-  kTrustKeptQueues,      // a context with hardware queues is taken for one that is known
+  kKeepQueue,            // a released hardware queue is not ended
   // In the emulated backend.
   kStayAttached,         // a detached device's stream table entry stays as it was
   kShareVmid,            // all nested stream table entries bear the same VMID

@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "common/log.h"
-#include "common/mutation.h"
 
 namespace viommu::agent {
 namespace {
@@ -63,8 +62,7 @@ absl::StatusOr<KeptContext> DescribeKept(const KeptState& kept, const HeldState&
         if (absl::Status status = AddVdevice(kept, object, context); !status.ok()) return status;
         break;
       case ItemKind::kHwQueue:
-        if (!Mutated(Mutation::kTrustKeptQueues)) return InDoubt("it has hardware queues");
-        break;
+        return InDoubt("it has hardware queues");
     }
   }
   return context;

@@ -364,9 +364,9 @@ Step Realizer::Release(const HeldItem& item) {
   targets_.Withdraw(item.uid());
   if (auto failure = EndEventQueue(item)) return *failure;
   Context& context = *contexts_.at(made.vm).context;
-  if (auto failure = TryEnd(item, made.vm, Operation::kDestroy, [&] { return context.Destroy(made.id); })) {
-    return *failure;
-  }
+  const bool stays = item.kind == ItemKind::kHwQueue && Mutated(Mutation::kKeepQueue);
+  const auto destroy = [&] { return stays ? absl::OkStatus() : context.Destroy(made.id); };
+  if (auto failure = TryEnd(item, made.vm, Operation::kDestroy, destroy)) return *failure;
   const std::string vm = made.vm;
   objects_.Erase(item.uid());
   NoteObjects(vm, item.uid());

@@ -157,7 +157,7 @@ std::shared_ptr<const Request> Client::Choose(const Timeline& timeline) {
   const std::string nested = Some(timeline, random, Kind::kNestedDomain);
   const auto* viommu = Find<v1::Viommu>(timeline, viommu_name);
   const std::string host = Some(timeline, random, Kind::kHost);
-  const uint64_t dice = random.Below(110);
+  const uint64_t dice = random.Below(118);
   if (stage2.empty() || dice < 6) {
     v1::CreateStage2DomainRequest request;
     request.set_stage2_domain_id(fmt::format("{}-s{}", name_, ++next_id_ % 4));
@@ -275,7 +275,7 @@ std::shared_ptr<const Request> Client::CreateViommu(const Timeline& timeline, co
 std::shared_ptr<const Request> Client::ChooseHwQueue(const Timeline& timeline, const std::string& id, bool wait) {
   Random& random = scheduler_.random;
   const std::string present = Some(timeline, random, Kind::kHwQueue);
-  if (!present.empty() && random.OneIn(3)) {
+  if (!present.empty() && random.OneIn(6)) {
     v1::DeleteHwQueueRequest request;
     request.set_name(present);
     return RequestOf(request, id, wait);

@@ -125,7 +125,12 @@ void ChooseAgentFaults(Fleet& fleet) {
     });
   }
   if (fleet.Often(3)) fleet.Every(milliseconds(600), [&fleet] { fleet.SomeHost().RestartVmm(); });
-  if (fleet.Often(2)) fleet.Every(milliseconds(200), [&fleet] { fleet.SomeHost().InvalidateForGuest(); });
+  if (fleet.Often(2)) {
+    fleet.Every(milliseconds(100), [&fleet] {
+      for (const auto& host : fleet.hosts) host->UseHwQueue();
+    });
+  }
+  if (fleet.Often(2)) fleet.Every(milliseconds(400), [&fleet] { fleet.SomeHost().InvalidateForGuest(); });
   if (fleet.Often(4)) {
     fleet.Every(milliseconds(1200), [&fleet] { fleet.SomeHost().TamperWithObjects(); });
     fleet.Every(milliseconds(2000), [&fleet] { fleet.SomeHost().MendDrift(); });

@@ -128,22 +128,24 @@ void Host::RestartVmm() {
 }
 
 void Host::InvalidateForGuest() {
-  if (process_ == nullptr || process_->dying()) return;
-  std::vector<const agent::HeldItem*> viommus, queues;
-  for (const auto& [uid, item] : process_->held().items()) {
-    if (!process_->reconciler().HasObjects(uid)) continue;
-    if (item.resource.has_viommu()) viommus.push_back(&item);
-    if (item.resource.has_hw_queue()) queues.push_back(&item);
-  }
-  if (viommus.empty()) return;
-  const bool by_queue = !queues.empty() && scheduler_.random.OneIn(2);
-  DriveGuest(*scheduler_.random.Pick(by_queue ? queues : viommus));
+  const std::vector<const agent::HeldItem*> viommus = Made(agent::ItemKind::kViommu);
+  if (!viommus.empty())
+    GuestDriver(scheduler_, around_.checker, host_, *process_).Invalidate(*scheduler_.random.Pick(viommus));
 }
 
-void Host::DriveGuest(const agent::HeldItem& item) {
-  GuestDriver driver(scheduler_, around_.checker, host_, *process_);
-  if (item.resource.has_viommu()) driver.Invalidate(item);
-  if (item.resource.has_hw_queue()) driver.UseQueue(item);
+void Host::UseHwQueue() {
+  const std::vector<const agent::HeldItem*> queues = Made(agent::ItemKind::kHwQueue);
+  if (!queues.empty())
+    GuestDriver(scheduler_, around_.checker, host_, *process_).UseQueue(*scheduler_.random.Pick(queues));
+}
+
+std::vector<const agent::HeldItem*> Host::Made(agent::ItemKind kind) const {
+  std::vector<const agent::HeldItem*> made;
+  if (process_ == nullptr || process_->dying()) return made;
+  for (const auto& [uid, item] : process_->held().items()) {
+    if (item.kind == kind && process_->reconciler().HasObjects(uid)) made.push_back(&item);
+  }
+  return made;
 }
 
 void Host::BreakLink() {
@@ -188,7 +190,9 @@ void Host::Check(const Timeline& timeline) { checks_.Check(timeline, process_.ge
 
 void Host::CheckSettled(const Timeline& timeline) {
   checks_.CheckSettled(timeline);
-  for (const auto& [uid, item] : process_->held().items()) DriveGuest(item);
+  GuestDriver driver(scheduler_, around_.checker, host_, *process_);
+  for (const agent::HeldItem* viommu : Made(agent::ItemKind::kViommu)) driver.Invalidate(*viommu);
+  for (const agent::HeldItem* queue : Made(agent::ItemKind::kHwQueue)) driver.UseQueue(*queue);
 }
 
 void Host::CheckEnd() {

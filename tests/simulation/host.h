@@ -10,8 +10,10 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "agent/reconcile/held_state.h"
+#include "agent/reconcile/resource.h"
 #include "tests/simulation/agent_process.h"
 #include "tests/simulation/checker.h"
 #include "tests/simulation/disk.h"
@@ -48,6 +50,8 @@ class Host {
   void RestartVmm();
   // A guest's driver invalidates: what of it reaches the SMMU must be all of its own and nobody else's.
   void InvalidateForGuest();
+  // The same through a command queue of its own.
+  void UseHwQueue();
   void BreakLink();
   void HalfOpenLink(bool to_server, bool to_agent);
   // Another machine has answered for its name: this one is switched off at once, and what its journal says may be old.
@@ -85,8 +89,8 @@ class Host {
 
  private:
   void Forget();
-  // A guest invalidates through its viommu or its hardware queue.
-  void DriveGuest(const agent::HeldItem& item);
+  // What the agent holds of that kind, and has made.
+  std::vector<const agent::HeldItem*> Made(agent::ItemKind kind) const;
 
   const Surroundings around_;
   Scheduler& scheduler_;

@@ -68,8 +68,8 @@ std::string_view MutationName(Mutation mutation) {
       return "forget-directory-sync";
     case Mutation::kStayBound:
       return "stay-bound";
-    case Mutation::kTrustKeptQueues:
-      return "trust-kept-queues";
+    case Mutation::kKeepQueue:
+      return "keep-queue";
     case Mutation::kStayAttached:
       return "stay-attached";
     case Mutation::kShareVmid:
