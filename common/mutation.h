@@ -35,6 +35,7 @@ enum class Mutation {
   kIgnoreQuota,          // owners get more than their quota allows
   kIgnoreGroups,         // two VMs get devices of one IOMMU group
   kMissDeadline,         // a drain's deadline passes, and nothing is evicted
+  kMissDrift,            // a repair leaves what an agent's journal has otherwise at the same generation
   // In the agent.
   kForgetTombstone,      // what was released is forgotten
   kActBeforeJournal,     // an intent is acted on before it is durable

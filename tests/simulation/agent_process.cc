@@ -13,8 +13,6 @@
 namespace viommu::simulation {
 namespace {
 
-constexpr char kStateDirectory[] = "state";
-
 // A refusal is tried again more slowly, as agent/session/client.h does.
 bool IsRefusal(v1::ErrorReason reason) {
   return reason == v1::ERROR_REASON_CLUSTER_MISMATCH || reason == v1::ERROR_REASON_STORE_INCARNATION_MISMATCH ||

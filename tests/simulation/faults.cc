@@ -131,6 +131,16 @@ void ChooseAgentFaults(Fleet& fleet) {
     });
   }
   if (fleet.Often(2)) fleet.Every(milliseconds(400), [&fleet] { fleet.SomeHost().InvalidateForGuest(); });
+  if (fleet.Often(5)) {
+    fleet.Every(milliseconds(2500), [&fleet] {
+      Host& host = fleet.SomeHost();
+      host.DamageJournal();
+      fleet.RestartAgentSoon(host);
+    });
+    fleet.Every(milliseconds(1500), [&fleet] {
+      if (fleet.server != nullptr) fleet.server->RepairDrift(fleet.SomeHost().name(), [](const auto&) {});
+    });
+  }
   if (fleet.Often(4)) {
     fleet.Every(milliseconds(1200), [&fleet] { fleet.SomeHost().TamperWithObjects(); });
     fleet.Every(milliseconds(2000), [&fleet] { fleet.SomeHost().MendDrift(); });

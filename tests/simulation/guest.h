@@ -35,6 +35,7 @@ agent::VmMemory::Range GuestMemory(const std::string& vm, agent::VmMemory::Owner
 
 // Pages of it in which guests have their own command queues: none of what is above lies there.
 inline constexpr uint64_t kGuestRings = 4;
+inline constexpr uint64_t kGuestPage = 4096;
 uint64_t GuestRing(uint64_t i);
 // The ASID that is in each guest's descriptor.
 inline constexpr uint16_t kGuestAsid = 1;

@@ -7,7 +7,9 @@
 #include <vector>
 
 #include "agent/backend.h"
+#include "agent/reconcile/journal.h"
 #include "agent/smmuv3/spec/ste.h"
+#include "tests/simulation/guest.h"
 #include "tests/simulation/guest_driver.h"
 
 namespace viommu::simulation {
@@ -117,6 +119,45 @@ void Host::TamperWithObjects() {
     for (uint64_t i = 0; i <= what; ++i) take_away(some());
   }
   host_.machine->faults = faults;
+}
+
+void Host::DamageJournal() {
+  if (process_ == nullptr) return;
+  KillAgent();
+  agent::Journal::Options options;
+  options.clock = &host_.clock;
+  auto journal = agent::Journal::Open(host_.disk, kStateDirectory, options);
+  if (!journal.ok()) return host_.disk.AfterKill();
+  agent::journal::Record record;
+  v1::Resource& other = *record.mutable_intent()->add_items();
+  std::vector<const agent::HeldItem*> able;
+  for (const auto& [uid, item] : (*journal)->state().items()) {
+    const bool has = item.resource.has_vdevice() || item.resource.has_nested_domain() || item.resource.has_hw_queue();
+    if (has && !item.deleting) able.push_back(&item);
+  }
+  if (!able.empty()) {
+    other = scheduler_.random.Pick(able)->resource;
+    const uint64_t by = 1 + scheduler_.random.Below(kVdevIds - 1);
+    if (other.has_vdevice()) {
+      other.mutable_vdevice()->set_vdev_id((other.vdevice().vdev_id() + by) % kVdevIds);
+    } else if (other.has_nested_domain()) {
+      v1::NestedConfig& config = *other.mutable_nested_domain()->mutable_config();
+      if (config.has_abort()) {
+        config.mutable_bypass();
+      } else {
+        config.mutable_abort();
+      }
+    } else {
+      other.mutable_hw_queue()->set_nesting_parent_iova(other.hw_queue().nesting_parent_iova() ^ kGuestPage);
+    }
+    scheduler_.Trace("journal: damaged", host_.name, other.kind_case());
+    // What it is otherwise about is for the report of drift to say.
+    host_.doubted = true;
+    host_.journal_damaged = true;
+    static_cast<void>((*journal)->Append(record, agent::Journal::Sync::kYes));
+  }
+  journal->reset();
+  host_.disk.AfterKill();
 }
 
 void Host::MendDrift() {

@@ -42,6 +42,11 @@ class Host {
   void StartOver();
   // Somebody works on the agent's objects behind its back: takes some away, detaches devices, leaves others there.
   void TamperWithObjects();
+  // The agent ends, and its journal loses a bit: something that it holds says something else at the same generation.
+  void DamageJournal();
+  // The report of drift shows nothing any more.
+  void JournalIsMended() { host_.journal_damaged = false; }
+  bool journal_damaged() const { return host_.journal_damaged; }
   // The operator has the agent mend what differs (viommuctl drift --repair), in pages of a few.
   void MendDrift();
   // Objects that are not as the agent believes, of one that runs.

@@ -26,6 +26,9 @@ namespace viommu::simulation {
 // Finds a server for a connection; nullptr when none can be reached.
 using FindServer = std::function<ServerProcess*()>;
 
+// On an agent's disk.
+inline constexpr char kStateDirectory[] = "state";
+
 // The rest of the world, as a host sees it. Everything must outlive the host.
 struct Surroundings {
   Scheduler& scheduler;
@@ -68,9 +71,10 @@ struct HostState {
   std::set<std::string> leaving;  // VMs whose memory nobody lends any more, while hardware queues lie in it
   // Why its last session was refused, until one begins: ERROR_REASON_UNSPECIFIED when it was not.
   v1::ErrorReason refused = v1::ERROR_REASON_UNSPECIFIED;
-  bool outdated = false;      // its journal may have what another machine has released
-  bool doubted = false;       // what is on it means nothing until everything has settled
-  bool foreign_ioas = false;  // one may have the id of the agent's, which was taken away
+  bool outdated = false;         // its journal may have what another machine has released
+  bool doubted = false;          // what is on it means nothing until everything has settled
+  bool journal_damaged = false;  // it may differ from the record at the same generation
+  bool foreign_ioas = false;     // one may have the id of the agent's, which was taken away
   // Called when its hello has arrived at the server: whether it is to be refused.
   std::function<bool(v1::Hello&)> on_hello;
   std::function<void()> on_welcome;

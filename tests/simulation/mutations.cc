@@ -52,6 +52,8 @@ std::string_view MutationName(Mutation mutation) {
       return "ignore-groups";
     case Mutation::kMissDeadline:
       return "miss-deadline";
+    case Mutation::kMissDrift:
+      return "miss-drift";
     case Mutation::kForgetTombstone:
       return "forget-tombstone";
     case Mutation::kActBeforeJournal:

@@ -74,6 +74,12 @@ bool Operator::SettleGroup() {
 bool Operator::Repair() {
   bool at_work = SettleGroup();
   for (const auto& host : fleet_.hosts) {
+    if (host->journal_damaged() && fleet_.server != nullptr) {
+      fleet_.server->RepairDrift(host->name(), [host = host.get()](const absl::StatusOr<int64_t>& drifts) {
+        if (drifts.ok() && *drifts == 0) host->JournalIsMended();
+      });
+      at_work = true;
+    }
     if (host->drift() != 0) {
       host->MendDrift();
       at_work = true;

@@ -2,9 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "common/error.h"
+#include "server/api/drift.h"
 
 namespace viommu::simulation {
 
@@ -49,6 +51,20 @@ class ServerProcess::Change final : public Command {
   const std::shared_ptr<const Request> request_;
   Reply reply_;
   Answer answer_;
+};
+
+// What a repair of drift records, as api/operations_drift.cc does it.
+class ServerProcess::DriftRepair final : public Command {
+ public:
+  explicit DriftRepair(std::vector<server::Compared> anew) : anew_(std::move(anew)) {}
+  absl::Status Judge(const Context& context, Draft& draft) override {
+    server::DesireAnew(anew_, context, draft);
+    return absl::OkStatus();
+  }
+  void Done(absl::Status, int64_t) override { delete this; }
+
+ private:
+  const std::vector<server::Compared> anew_;
 };
 
 std::unique_ptr<ServerProcess> ServerProcess::Start(Scheduler& scheduler, const Clock& clock, Checker& checker,
@@ -143,6 +159,46 @@ void ServerProcess::Call(std::shared_ptr<const Request> request, Reply reply) {
   auto change = std::make_unique<Change>(*this, std::move(request), reply);
   if (const absl::Status status = Submit(change.get()); !status.ok()) return reply(status, 0);
   static_cast<void>(change.release());
+}
+
+void ServerProcess::RepairDrift(const std::string& host, DriftReply done) {
+  v1::GetDriftRequest request;
+  request.set_host(host);
+  request.set_repair(true);
+  request.set_page_size(static_cast<int32_t>(1 + scheduler_.random.Below(6)));
+  RepairDriftFrom(request, 0, done);
+}
+
+void ServerProcess::RepairDriftFrom(const v1::GetDriftRequest& request, int64_t found, const DriftReply& done) {
+  const absl::StatusOr<v1::InspectCall> call = server::AskForDrift(*core_, request);
+  if (!call.ok()) return done(call.status());
+  const auto answered = [this, request, call = *call, found, done](const absl::StatusOr<v1::InspectReply>& reply) {
+    if (!reply.ok()) return done(reply.status());
+    v1::GetDriftResponse page;
+    absl::StatusOr<server::ToTell> to_tell = server::FillDrift(*core_, request, call, *reply, &page);
+    if (!to_tell.ok()) return done(to_tell.status());
+    sessions_->TearDown(request.host(), to_tell->unknown);
+    auto repair = std::make_unique<DriftRepair>(std::move(to_tell->anew));
+    if (const absl::Status status = Submit(repair.get()); !status.ok()) return done(status);
+    static_cast<void>(repair.release());
+    const int64_t more = std::count_if(page.drifts().begin(), page.drifts().end(),
+                                       [](const v1::Drift& drift) { return !drift.expected(); });
+    if (page.next_page_token().empty()) return done(found + more);
+    v1::GetDriftRequest next = request;
+    next.set_page_token(page.next_page_token());
+    RepairDriftFrom(next, found + more, done);
+  };
+  sessions_->Inspect(
+      request.host(), *call,
+      std::chrono::time_point_cast<std::chrono::system_clock::duration>(clock_.Now() + milliseconds(2000)),
+      // Not from within the session.
+      [this, answered](absl::StatusOr<v1::InspectReply> reply) {
+        life_.After(nanoseconds(0), [this, answered, reply] {
+          answered(reply);
+          Drive();
+        });
+      });
+  Drive();
 }
 
 absl::Status ServerProcess::Submit(Command* command) {

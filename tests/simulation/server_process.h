@@ -25,6 +25,7 @@
 #include "tests/simulation/disk.h"
 #include "tests/simulation/network.h"
 #include "tests/simulation/scheduler.h"
+#include "viommu/v1/operations_service.pb.h"
 
 namespace viommu::simulation {
 
@@ -67,6 +68,11 @@ class ServerProcess final : public server::Listener {
   // A change arrives. `reply` is called once, or never.
   void Call(std::shared_ptr<const Request> request, Reply reply);
 
+  // Asks the host's agent for the report of drift, page by page, has it mended (viommuctl drift --repair), and tells
+  // how many drifts it shows that are not to be expected. `done` is called once, or never.
+  using DriftReply = std::function<void(const absl::StatusOr<int64_t>& drifts)>;
+  void RepairDrift(const std::string& host, DriftReply done);
+
   // The sessions' thread: to be called after anything that the server did.
   void Drive();
 
@@ -92,12 +98,14 @@ class ServerProcess final : public server::Listener {
 
  private:
   class Change;
+  class DriftRepair;
 
   ServerProcess(Scheduler& scheduler, const Clock& clock, Checker& checker, ServerDisk& disk,
                 std::shared_ptr<Timeline> timeline, Options options);
 
   absl::Status Open();
   absl::Status Submit(server::Command* command);
+  void RepairDriftFrom(const v1::GetDriftRequest& request, int64_t found, const DriftReply& done);
   void Write();
   void Await(std::shared_ptr<const Request> request, Answer answer, size_t next, int64_t revision, Reply reply);
   void TickSessions();
