@@ -111,6 +111,15 @@ std::string ActualPresence(const v1::InspectedItem& item) {
   }
 }
 
+// Whether two contents bear one generation: each has one content for good, so it is no change that is under way.
+bool IsDamaged(Kind kind, const Message& record, const Message& believed) {
+  if (GenerationOf(kind, record) != GenerationOf(kind, believed)) return false;
+  for (const char* field : FieldsOf(kind)) {
+    if (Text(record, field) != Text(believed, field)) return !Mutated(Mutation::kMissDrift);
+  }
+  return false;
+}
+
 template <typename T>
 void DesireAnewAs(const Compared& compared, const Context& context, Draft& draft) {
   const auto present = draft.Find<T>(compared.name);
@@ -186,21 +195,21 @@ std::optional<v1::Drift> DriftOf(Kind kind, const Message* record, const v1::Ins
   }
   if (drift.fields().empty()) return std::nullopt;
   const bool as_believed = item->presence() != v1::PRESENCE_MISSING && item->presence() != v1::PRESENCE_DIFFERENT;
-  drift.set_expected(as_believed && !settled);
+  const bool damaged = !deleting && IsDamaged(kind, *record, *believed);
+  drift.set_expected(as_believed && !settled && !damaged);
   return drift;
 }
 
 bool GoesByOther(Kind kind, const Message& record, const v1::InspectedItem* item) {
   const v1::State state = StateOf(record);
-  if (state == v1::STATE_PENDING || state == v1::STATE_DELETING) return false;
+  if (state == v1::STATE_DELETING) return false;
+  if (state == v1::STATE_PENDING) return item != nullptr && IsDamaged(kind, record, Inner(item->believed()));
   // What has failed and is not held, the agent would not take: it remembers a release, and only who records it anew can
   // mean that it shall be there.
   if (item == nullptr) return state != v1::STATE_FAILED;
   const Message& believed = Inner(item->believed());
   if (GenerationOf(kind, record) != GenerationOf(kind, believed)) return true;
-  for (const char* field : FieldsOf(kind)) {
-    if (Text(record, field) != Text(believed, field)) return !Mutated(Mutation::kMissDrift);
-  }
+  if (IsDamaged(kind, record, believed)) return true;
   // What has failed there is tried again anyhow, and told.
   const v1::State agents = StateAfter(item->outcome());
   return (agents == v1::STATE_READY || agents == v1::STATE_DORMANT) && agents != state;

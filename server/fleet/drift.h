@@ -22,7 +22,8 @@ namespace viommu::server {
 std::optional<v1::Drift> DriftOf(Kind kind, const google::protobuf::Message* record, const v1::InspectedItem* item);
 
 // Whether the agent goes by something else than the record, which says that it is told already: only another generation
-// gets it to look again. `record` and `item` as above; a change that is under way is not meant.
+// gets it to look again. `record` and `item` as above; a change that is under way is not meant, unless the agent has
+// another one under its generation.
 bool GoesByOther(Kind kind, const google::protobuf::Message& record, const v1::InspectedItem* item);
 
 // A record as it was compared.
