@@ -45,7 +45,7 @@ TEST_F(SimulationTest, ASeedReproducesItsRun) {
 }
 
 TEST_F(SimulationTest, WorksWithoutFaults) {
-  const Outcome outcome = simulation::Run(4, {.faults = false});
+  const Outcome outcome = simulation::Run(7, {.faults = false});
   EXPECT_EQ(outcome.failure, "");
   EXPECT_GT(outcome.answers, 100u);
   EXPECT_GT(outcome.commits, 100u);
