@@ -75,8 +75,8 @@ std::optional<StopReason> Refusal(const smmuv3::RawCommand& command, size_t inde
   }
   if (NamesStream(command) && !has_vdev_id(SidOf(command))) {
     return StopReason{v1::ERROR_REASON_UNKNOWN_VDEV_ID,
-                      at(fmt::format("this viommu has no vdevice with vdev_id {}; `viommuctl get vdevices` lists what "
-                                     "it has",
+                      at(fmt::format("this viommu has no vdevice with vdev_id {0} ({0:#x}); `viommuctl get vdevices` "
+                                     "lists what it has",
                                      SidOf(command)))};
   }
   if (const auto rule = smmuv3::CheckGuestCommand(command, features); rule != smmuv3::GuestCommandRule::kNone) {

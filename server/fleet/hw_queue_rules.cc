@@ -47,7 +47,8 @@ absl::Status CheckIndex(const v1::Viommu& viommu, const v1::Smmu& smmu, uint32_t
                    "{} is of the type ARM_SMMUV3, which has no hardware queues; create a viommu of the type "
                    "TEGRA241_CMDQV",
                    viommu.name())
-        .Meta("viommu", viommu.name());
+        .Meta("viommu", viommu.name())
+        .Meta("smmu", smmu.name());
   }
   const uint32_t total = smmu.hw_queue().queues_per_interface();
   if (index < total) return absl::OkStatus();

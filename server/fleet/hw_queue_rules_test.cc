@@ -41,7 +41,9 @@ TEST_F(HwQueueRulesTest, WhatIsMissingOrTaken) {
 }
 
 TEST_F(HwQueueRulesTest, OnlyAViommuOfTheTypeHasAny) {
-  Refused(CreateHwQueue("v", 0), StatusCode::kFailedPrecondition, v1::ERROR_REASON_SMMU_INCAPABLE);
+  const absl::Status& status =
+      Refused(CreateHwQueue("v", 0), StatusCode::kFailedPrecondition, v1::ERROR_REASON_SMMU_INCAPABLE);
+  EXPECT_EQ(MetaOf(status, "smmu"), SmmuOf(kGrace, 0)) << "the hint names it";
 }
 
 TEST_F(HwQueueRulesTest, AnInterfaceHasSoManyQueues) {
