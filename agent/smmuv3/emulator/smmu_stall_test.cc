@@ -200,9 +200,9 @@ class FewStallsTest : public StallTest {
 TEST_F(FewStallsTest, TooManyAreTerminated) {
   std::future<Access> first = Start();
   Answer(NextStall(), kRetry);
+  NextStall();  // only now it has given its place up and taken another one
   std::future<Access> second = Start(kVa + 0x1000);
-  WaitStalled(2);
-  machine_.TakeEvents();
+  NextStall();
   const Outcome third = Start(kVa + 0x2000).get().outcome;
   EXPECT_EQ(third.result, TransactionResult::kAborted);
   const std::vector<Event> events = machine_.TakeEvents();
