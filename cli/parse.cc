@@ -67,8 +67,9 @@ std::string Unexpected(const Command& command, const std::string& word) {
   for (const auto& child : command.children()) known.push_back(child->name());
   std::string there = DidYouMean(word, known);
   // Of all there are it would be a page.
-  if (there.empty() && command.parent() != nullptr)
+  if (there.empty() && command.parent() != nullptr) {
     there = fmt::format("; there is {} {}", command.Path(), Join(known, ", "));
+  }
   return fmt::format("there is no command \"{}\"{}", Trim(command.Path() + " " + word), there);
 }
 
